@@ -1,0 +1,27 @@
+"""Errors that Faculty shows to its users.
+
+Every message names what was looked at (a file or a path in the recipe), what was expected, what was found and what to
+do about it. The classes are plain and picklable because they cross process borders.
+"""
+
+from __future__ import annotations
+
+
+class FacultyError(Exception):
+    """A failure with its cause first. The command exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class InputError(FacultyError):
+    """Bad input: a recipe key, a file or an option that the user can mend. Exit code 2."""
+
+    exit_code = 2
+
+    def __init__(self, where: str, expected: str, found: str, remedy: str = "") -> None:
+        super().__init__(where, expected, found, remedy)
+        self.where, self.expected, self.found, self.remedy = where, expected, found, remedy
+
+    def __str__(self) -> str:
+        text = f"{self.where}: expected {self.expected}, found {self.found}."
+        return f"{text} {self.remedy}" if self.remedy else text

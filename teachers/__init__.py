@@ -1,0 +1,1 @@
+"""Teachers: pretrained networks behind one boundary, and the ways to fuse what they say."""
