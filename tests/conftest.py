@@ -1,0 +1,116 @@
+"""What several test files need: fixtures, the environment of local Ray clusters, and the `gpu` marker."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+# Read by Ray and MLflow when they are imported or started, here and in the processes that tests start.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")  # a report waits for this poll, 2 s if unset
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One thread: sums keep their order, so figures repeat, and tests share a machine fairly."""
+    torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="needs a CUDA device")
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The checkout's root."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real pictures and checkpoints beside the checkout; tests that need them skip where they are absent."""
+    folder = REPOSITORY.parent / "shared"
+    if not (folder / "data").is_dir() or not (folder / "weights").is_dir():
+        pytest.skip("needs the real pictures and checkpoints of ../shared, which is not here")
+    return folder
+
+
+def natural_picture(height: int, width: int, seed: int) -> np.ndarray:
+    """A picture (H, W, 3) uint8 somewhat like a photograph: 1/f texture and a few hard edges."""
+    rng = np.random.default_rng(seed)
+    fy, fx = np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None, :]
+    spectrum = 1.0 / np.maximum(np.hypot(fy, fx), 1.0 / max(height, width))
+    noise = rng.standard_normal((3, height, width))
+    texture = np.fft.ifft2(np.fft.fft2(noise[:1] + 0.3 * noise) * spectrum).real
+    picture = texture / texture.std() * 22.0 + rng.uniform(90.0, 160.0, (3, 1, 1))
+    rows, columns = np.mgrid[:height, :width]
+    for _ in range(6):  # ellipses and half planes of flat colour: the edges that super-resolution is about
+        y, x = rng.uniform(0, height), rng.uniform(0, width)
+        if rng.random() < 0.5:
+            ry, rx = rng.uniform(0.06, 0.3, 2) * (height, width)
+            inside = ((rows - y) / ry) ** 2 + ((columns - x) / rx) ** 2 < 1.0
+        else:
+            angle = rng.uniform(0.0, np.pi)
+            distance = (rows - y) * np.sin(angle) + (columns - x) * np.cos(angle)
+            inside = np.abs(distance) < rng.uniform(1.0, 6.0)
+        picture = np.where(inside, 0.3 * picture + 0.7 * rng.uniform(0, 255, (3, 1, 1)), picture)
+    return np.clip(np.rint(picture), 0, 255).astype(np.uint8).transpose(1, 2, 0)
+
+
+@pytest.fixture
+def tiny_pictures(tmp_path: Path) -> Path:
+    """A fresh folder with four RGB files: `a.png` 96x128, `b.png` 120x100, `c.png` 97x131, `d.png` 64x64."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    sizes = {"a": (96, 128), "b": (120, 100), "c": (97, 131), "d": (64, 64)}
+    for seed, (name, (height, width)) in enumerate(sizes.items()):
+        Image.fromarray(natural_picture(height, width, seed)).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ray_local() -> Iterator[None]:
+    """A local Ray of two CPUs for the whole session, in a folder of its own, stopped and removed at the end.
+
+    The folder's path is short because Ray puts Unix sockets below it (limit 107 characters). RAY_TMPDIR is
+    set too: it is where Ray looks for an address file that another cluster may have left. The dashboard runs
+    because Ray Train and Tune ask it for the state of their actors.
+    """
+    import ray
+
+    folder = tempfile.mkdtemp(prefix="fray-")
+    path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
+    before = os.environ.get("RAY_TMPDIR")
+    os.environ["RAY_TMPDIR"] = folder
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=True,
+        object_store_memory=200 * 2**20,
+        _temp_dir=folder,
+        log_to_driver=False,
+        logging_level="warning",
+        runtime_env={"env_vars": {"PYTHONPATH": path}},
+    )
+    yield
+    ray.shutdown()
+    if before is None:
+        del os.environ["RAY_TMPDIR"]
+    else:
+        os.environ["RAY_TMPDIR"] = before
+    shutil.rmtree(folder, ignore_errors=True)
