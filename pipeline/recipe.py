@@ -1,0 +1,464 @@
+"""The recipe: one YAML file that is the whole truth of a run.
+
+Every field is documented beside it. Unknown keys, wrong types and impossible combinations end in one `InputError` that
+names the path inside the recipe, before anything is started. Paths are relative to the folder in which the command
+runs; `${NAME}` is replaced by the environment variable of that name.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.errors import InputError
+from pipeline.schedule import Fraction, Ramp, Weight
+
+Positive = Annotated[int, Field(gt=0)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Data(Section):
+    """Where the pictures are and how tiles are cut from them."""
+
+    train: tuple[str, ...] = Field(min_length=1)
+    """Folders (or files) of high-resolution training pictures."""
+    lr_only: tuple[str, ...] = ()
+    """Folders of low-resolution pictures without a high-resolution partner: teachers' targets are their only supervision."""
+    test: tuple[str, ...] = ()
+    """Folders of high-resolution benchmark pictures; never trained on. A set is named after its folder."""
+    holdout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
+    """Share of the training pictures (chosen by their sha256) kept out of training to judge fusion and progress."""
+    degradation: Literal["bicubic"] = "bicubic"
+    """How LR is made from HR: `bicubic` is MATLAB's antialiased bicubic, bit for bit."""
+    tile: Positive = 192
+    """Side of a stored HR tile in pixels; a multiple of the scale. Training patches are cropped from tiles at read time."""
+    margin: Annotated[int, Field(ge=0)] = 4
+    """LR pixels at each side of a tile that crops never touch, because teachers saw padding beyond them."""
+    on_bad: Literal["raise", "quarantine"] = "raise"
+    """A damaged picture stops the run (`raise`), or is listed and left out (`quarantine`)."""
+
+
+class Cache(Section):
+    """Where tiles, teacher outputs and fused targets are kept."""
+
+    root: str = "cache"
+    """Folder or URI (s3://, gs://) that holds every shard."""
+    shard_mb: Annotated[float, Field(gt=0)] = 64.0
+    """Approximate size of one shard's pixels in megabytes (10^6 bytes)."""
+    dtype: Literal["uint8", "float16"] = "uint8"
+    """How teacher outputs are stored: `uint8` (0..255, rounded) or `float16` (0..1, unclamped)."""
+
+
+class TeacherSpec(Section):
+    """One pretrained network."""
+
+    checkpoint: str
+    """A file, or a name from `faculty teachers` such as `swinir-m-x4`."""
+    name: Name | None = None
+    """How reports call it; default: the checkpoint's name without its suffix."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto` takes bf16 where it is measured to be faster and to cost at most 0.005 dB."""
+
+    @property
+    def label(self) -> str:
+        return self.name or re.sub(r"[^A-Za-z0-9._-]", "-", Path(self.checkpoint).stem)
+
+
+class Teach(Section):
+    """How the teachers are run."""
+
+    actors: Positive | dict[str, Positive] | Literal["auto"] = "auto"
+    """Actors per teacher: a number, a table by teacher name, or `auto` (shared out by measured cost)."""
+    cpus_per_actor: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    """CPU share that Ray reserves per actor."""
+    gpus_per_actor: Annotated[float, Field(ge=0)] = 0.0
+    """GPU share per actor; 0.25 puts four actors on one GPU."""
+    batch: Positive = 8
+    """Tiles per forward pass."""
+    max_restarts: Annotated[int, Field(ge=0)] = 3
+    """How often a dead actor is restarted (its shard is taught again) before the run fails."""
+
+
+class Train(Section):
+    """One training: length, optimiser, schedule and what is watched."""
+
+    steps: Positive = 10_000
+    """Optimiser steps."""
+    batch: Positive = 16
+    """Global batch: patches per step over all workers."""
+    patch: Positive = 32
+    """Side of a training patch in LR pixels."""
+    lr: Annotated[float, Field(gt=0)] = 2e-4
+    """Peak learning rate."""
+    schedule: Literal["constant", "cosine", "multistep"] = "cosine"
+    """Learning-rate schedule after the warm-up."""
+    min_lr: Annotated[float, Field(ge=0)] = 1e-6
+    """Floor of the cosine schedule."""
+    milestones: tuple[Fraction, ...] = (0.5, 0.8, 0.9, 0.95)
+    """Progress values at which `multistep` multiplies the rate by `gamma`."""
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Factor of `multistep`."""
+    warmup: Annotated[int, Field(ge=0)] = 0
+    """Steps of linear warm-up."""
+    optimiser: Literal["adam", "adamw"] = "adam"
+    """Optimiser."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam's decay rates."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Weight decay."""
+    clip: Annotated[float, Field(ge=0)] = 0.0
+    """Largest gradient norm; 0 leaves gradients alone."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Decay of the exponential moving average that is evaluated and exported; 0 turns it off."""
+    amp: Literal["off", "bf16", "fp16"] = "off"
+    """Autocast on GPU; losses stay in fp32. Ignored on a CPU."""
+    compile: bool = False
+    """torch.compile on the trained networks."""
+    log_every: Positive = 100
+    """Steps between logged loss values (their mean over the interval)."""
+    evaluate_every: Positive = 1000
+    """Steps between evaluations; also the checkpoint interval and one report to Ray."""
+    keep: Positive = 2
+    """Complete checkpoints kept."""
+
+
+class Mean(Section):
+    """Pixel-wise mean of the teachers."""
+
+    kind: Literal["mean"]
+    """Always `mean`."""
+
+
+class Median(Section):
+    """Pixel-wise median of the teachers."""
+
+    kind: Literal["median"]
+    """Always `median`."""
+
+
+class Best(Section):
+    """For each tile the teacher nearest to HR."""
+
+    kind: Literal["best"]
+    """Always `best`."""
+
+
+class Weighted(Section):
+    """A weighted sum of the teachers."""
+
+    kind: Literal["weighted"]
+    """Always `weighted`."""
+    weights: dict[str, float] | Literal["fit"] = "fit"
+    """Weight by teacher name (they sum to 1), or `fit`: least squares against HR on the training tiles."""
+
+
+class Aggregate(Section):
+    """MTKD's knowledge-aggregation network (DCTSwin), trained on cached teacher outputs (MTKD, section 3.1)."""
+
+    kind: Literal["aggregate"]
+    """Always `aggregate`."""
+    dim: Positive = 96
+    """Channels."""
+    depths: tuple[Positive, ...] = (4, 4)
+    """Blocks in each residual group."""
+    heads: tuple[Positive, ...] = (6, 6)
+    """Attention heads in each residual group."""
+    window: Positive = 8
+    """Window side in LR pixels."""
+    mlp_ratio: Annotated[float, Field(gt=0)] = 2.0
+    """Hidden width of the MLP over `dim`."""
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Drop-path rate of the last block; it rises linearly from 0."""
+    official: bool = False
+    """Behaviour of the released code (un-normalised DCT, transformed mask, output / 255 + mean, no skip)."""
+    skip: Literal["none", "mean", "weighted"] = "mean"
+    """Ours: the network learns a correction to the teachers' mean, or to their learned weighted sum."""
+    train: Train = Train(steps=20_000, batch=16, patch=32, lr=2e-4)
+    """How the network is trained."""
+
+
+Fusion = Annotated[Union[Mean, Median, Best, Weighted, Aggregate], Field(discriminator="kind")]
+
+
+class Student(Section):
+    """The network that ships."""
+
+    name: str = "fsrcnn"
+    """A name from `faculty students`, or `spandrel:<architecture>`."""
+    options: dict[str, Any] = {}
+    """Hyper-parameters of that network."""
+
+    @property
+    def label(self) -> str:
+        return re.sub(r"[^A-Za-z0-9._-]", "-", self.name)
+
+
+class Scratch(Section):
+    """The student alone: L1 against HR. The baseline of every comparison."""
+
+    name: Literal["scratch"]
+    """Always `scratch`."""
+    hr: Weight = 1.0
+    """Weight of L1 against HR."""
+
+
+class KD(Section):
+    """One teacher, L1 on outputs: L = distill * |S - T|_1 + hr * |S - HR|_1."""
+
+    name: Literal["kd"]
+    """Always `kd`."""
+    teacher: str = "best"
+    """The teacher's name, or `best`: the highest PSNR on the held-out tiles."""
+    distill: Weight = 1.0
+    """Weight of L1 against the teacher."""
+    hr: Weight = 1.0
+    """Weight of L1 against HR."""
+
+
+class MTKD(Section):
+    """Several teachers through their fused target, wavelet distillation (Jiang et al., ECCV 2024, eq. 5-7)."""
+
+    name: Literal["mtkd"]
+    """Always `mtkd`."""
+    distill: Weight = 1.0
+    """Weight of the wavelet loss against the fused target."""
+    hr: Weight = 0.1
+    """Weight alpha of L1 against HR."""
+    wavelet: str = "haar"
+    """Any discrete wavelet of PyWavelets."""
+    level: Positive = 1
+    """Decomposition levels K; the paper's choice is 1."""
+    mode: Literal["zero", "symmetric", "reflect", "periodic", "periodization"] = "zero"
+    """Border rule of the transform."""
+    dual_tree: bool = False
+    """Ours: the shift-invariant dual-tree complex transform instead of `wavelet`."""
+    handover: tuple[Fraction, Fraction] | None = None
+    """Ours: [begin, until]. Between these progress values the distillation weight falls linearly to 0 and the HR weight rises
+    to 1, so the last part of the run fits HR itself. Needs constant `distill` and `hr`."""
+
+    @model_validator(mode="after")
+    def _one_schedule(self) -> MTKD:
+        if self.handover and not (isinstance(self.distill, float) and isinstance(self.hr, float)):
+            raise ValueError("handover needs constant weights `distill` and `hr`; give it or schedules, not both")
+        return self
+
+    def weights(self) -> dict[str, Weight]:
+        """The weight of each loss term, with the hand-over spelled out as two ramps."""
+        if self.handover is None:
+            return {"distill": self.distill, "hr": self.hr}
+        begin, until = self.handover
+        return {
+            "distill": Ramp(kind="linear", start=float(self.distill), end=0.0, begin=begin, until=until),
+            "hr": Ramp(kind="linear", start=float(self.hr), end=1.0, begin=begin, until=until),
+        }
+
+
+Method = Annotated[Union[Scratch, KD, MTKD], Field(discriminator="name")]
+METHODS: dict[str, type[Section]] = {"scratch": Scratch, "kd": KD, "mtkd": MTKD}
+
+
+class Distill(Section):
+    """Ray Train's side of a training."""
+
+    workers: Positive | tuple[Positive, Positive] = 1
+    """Workers, or [least, most] for an elastic group. The global batch is split over them."""
+    cpus_per_worker: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    """CPUs per worker, also its thread count; `auto` shares the machine between the trainings that run side by side."""
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs per worker."""
+    side_by_side: Positive | Literal["auto"] = "auto"
+    """Trainings of one comparison that run at the same time."""
+    max_failures: Annotated[int, Field(ge=-1)] = 2
+    """Worker failures after which the run ends; -1 for no limit."""
+
+
+class Compare(Section):
+    """What `faculty run` trains beside the recipe's own method, at the same budget."""
+
+    methods: tuple[Literal["scratch", "kd", "mtkd"], ...] = ("scratch",)
+    """Baselines by name."""
+    seeds: Positive = 1
+    """Seeds per method: seed, seed + 1, ..."""
+
+
+class Tracking(Section):
+    """MLflow."""
+
+    enabled: bool = True
+    """Record the run in MLflow."""
+    uri: str | None = None
+    """Tracking store; default: MLFLOW_TRACKING_URI, else sqlite beside the output folder."""
+    experiment: str | None = None
+    """Experiment; default: the recipe's name."""
+    system_metrics: bool = False
+    """Also record CPU, memory and GPU load."""
+
+
+class Recipe(Section):
+    """One run, from pictures and checkpoints to a student."""
+
+    name: Name
+    """Names the run, its output folder and its MLflow experiment."""
+    scale: Literal[2, 3, 4]
+    """Enlargement."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of everything random."""
+    output: str = "runs"
+    """Folder or URI under which the folder `name` receives checkpoints, students and the report."""
+    data: Data
+    cache: Cache = Cache()
+    teachers: tuple[TeacherSpec, ...] = ()
+    """The pretrained networks; their order is part of the fusion."""
+    teach: Teach = Teach()
+    fusion: Fusion = Mean(kind="mean")
+    """How the teachers become one target: `mean`, `median`, `best`, `weighted` or `aggregate`."""
+    student: Student = Student()
+    method: Method
+    """How the student is trained: `scratch`, `kd` or `mtkd`."""
+    train: Train = Train()
+    distill: Distill = Distill()
+    compare: Compare = Compare()
+    tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        labels = [t.label for t in self.teachers]
+        double = sorted({n for n in labels if labels.count(n) > 1})
+        checks = [
+            (self.data.tile % self.scale, f"data.tile ({self.data.tile}) must be a multiple of scale ({self.scale})"),
+            (bool(double), f"teachers: names must differ, found {double} twice; give each a `name`"),
+            (
+                self.method.name != "scratch" and not self.teachers,
+                f"method {self.method.name} needs at least one teacher; add `teachers:`",
+            ),
+            (
+                isinstance(self.method, KD) and self.method.teacher not in ("best", *labels),
+                f"method.teacher must be `best` or one of {labels}, found {getattr(self.method, 'teacher', '')!r}",
+            ),
+        ]
+        trainings = [("train", self.train)]
+        if isinstance(self.fusion, Aggregate):
+            trainings.append(("fusion.train", self.fusion.train))
+        room = self.data.tile // self.scale - 2 * self.data.margin
+        for path, t in trainings:
+            checks.append((t.patch > room, f"{path}.patch ({t.patch}) exceeds tile/scale - 2*margin ({room})"))
+        for bad, text in checks:
+            if bad:
+                raise ValueError(text)
+        return self
+
+    def with_method(self, method: str) -> Recipe:
+        """The same recipe with another method; its own settings where it is the recipe's, defaults elsewhere."""
+        if method == self.method.name:
+            return self
+        return _validated({**self.model_dump(mode="json"), "method": {"name": method}}, f"--methods {method}")
+
+
+def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Read and validate a recipe; `overrides` are `a.b.c=value` with YAML values.
+
+    Raises InputError naming the recipe's path, the key, what was expected and what was found.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(str(path), "a recipe file (YAML)", "no such file", "See recipes/ for examples.")
+    try:
+        content = yaml.safe_load(_expand(file.read_text(), str(file)))
+    except yaml.YAMLError as error:
+        raise InputError(str(path), "valid YAML", " ".join(str(error).split())) from None
+    if not isinstance(content, dict):
+        raise InputError(str(path), "a table of settings", type(content).__name__)
+    for override in overrides:
+        _apply(content, override)
+    return _validated(content, str(path))
+
+
+def _validated(content: dict[str, Any], where: str) -> Recipe:
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        first, *others = error.errors()
+        key = ".".join(str(p) for p in first["loc"]) or "the recipe"
+        more = f" ({len(others)} more problem{'s' * (len(others) > 1)} after this one.)" if others else ""
+        found = "an unknown key" if first["type"] == "extra_forbidden" else repr(first.get("input"))
+        if len(found) > 120:
+            found = found[:117] + "..."
+        if first["type"] == "extra_forbidden":
+            expected = "one of " + ", ".join(_siblings(first["loc"])) if _siblings(first["loc"]) else "a known key"
+        else:
+            expected = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "value_error":
+            raise InputError(f"{where}: {key}", "a consistent recipe", f"{expected}{more}") from None
+        raise InputError(
+            f"{where}: {key}", expected, found, f"`faculty recipe check FILE` lists every key.{more}"
+        ) from None
+
+
+def _siblings(location: tuple[int | str, ...]) -> list[str]:
+    """The keys allowed where an unknown one stood."""
+    model: Any = Recipe
+    for part in location[:-1]:
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:
+            options = [METHODS.get(str(part))] + [
+                m for m in (Mean, Median, Best, Weighted, Aggregate) if m.__name__.lower() == part
+            ]
+            model = next((m for m in options if m), model)
+            continue
+        model = _model_of(field.annotation) or model
+    return sorted(getattr(model, "model_fields", {}))
+
+
+def _model_of(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for part in getattr(annotation, "__args__", ()):
+        found = _model_of(part)
+        if found is not None:
+            return found
+    return None
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise InputError(f"--set {override}", "key.path=value", override)
+    node: Any = content
+    *parents, last = path.split(".")
+    for part in parents:
+        key: Any = int(part) if isinstance(node, list) and part.isdigit() else part
+        if isinstance(node, dict):
+            node = node.setdefault(key, {})
+        elif isinstance(node, list) and isinstance(key, int) and key < len(node):
+            node = node[key]
+        else:
+            raise InputError(f"--set {path}", "a path of tables and list positions", f"no place {part!r}")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {path}", "a YAML value", " ".join(str(error).split())) from None
+    if isinstance(node, list) and last.isdigit() and int(last) < len(node):
+        node[int(last)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise InputError(f"--set {path}", "a path of tables and list positions", f"no place {last!r}")
+
+
+def _expand(text: str, where: str) -> str:
+    def value(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name not in os.environ:
+            raise InputError(where, f"the environment variable {name}", "not set", f"export {name}=...")
+        return os.environ[name]
+
+    return re.sub(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", value, text)
