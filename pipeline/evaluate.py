@@ -1,0 +1,122 @@
+"""Benchmarks: a picture folder, an upscaler, and the published protocol between them.
+
+HR is cropped to a multiple of the scale, LR is its MATLAB bicubic, the prediction is clamped and rounded to 8 bit, and
+PSNR and SSIM are taken on the luma with `scale` pixels shaved; a set's figure is the mean over its pictures.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.data.decode import decode, scan
+from pipeline.data.degrade import downscale, modcrop, upscale_tensor
+from pipeline.errors import FacultyError, InputError
+from pipeline.metrics import SSIM_SIDE, psnr_y, quantise, ssim_y
+
+log = logging.getLogger(__name__)
+
+Upscaler = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkSet:
+    """HR pictures to evaluate on."""
+
+    name: str
+    pictures: tuple[tuple[str, str], ...]
+    """(picture name, path), sorted by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class PictureScore:
+    set_name: str
+    picture: str
+    psnr_y: float
+    """dB"""
+    ssim_y: float
+
+
+def load_set(folder: str | Path, scale: int) -> BenchmarkSet:
+    """The pictures under `folder`. The set's name is the folder's, or its parent's for a folder called HR.
+
+    Raises InputError for a missing or empty folder, and for a picture that cannot be read or is too small to score.
+    """
+    root = Path(folder).resolve()
+    # What is left after the crop to a multiple of the scale and after shaving must hold one SSIM window.
+    pictures, _ = scan(root, min_side=SSIM_SIDE + 2 * scale + scale - 1, on_bad="raise")
+    name = root.parent.name if root.name == "HR" else root.name
+    return BenchmarkSet(name, tuple((p.name, p.path) for p in pictures))
+
+
+def bicubic(scale: int) -> Upscaler:
+    """The baseline every super-resolution table starts with: MATLAB's bicubic enlargement."""
+
+    def enlarge(lr: torch.Tensor) -> torch.Tensor:
+        levels = quantise(lr).permute(0, 3, 1, 2)
+        return upscale_tensor(levels, scale).float() / 255.0
+
+    return enlarge
+
+
+def predict(upscaler: Upscaler, lr: np.ndarray, scale: int, device: torch.device | str = "cpu") -> np.ndarray:
+    """One (h, w, 3) uint8 picture through `upscaler`: (h * scale, w * scale, 3) uint8.
+
+    Raises InputError where the upscaler's output has another size, FacultyError where it is not finite.
+    """
+    x = torch.from_numpy(np.ascontiguousarray(lr)).to(device).permute(2, 0, 1)[None].float() / 255.0
+    with torch.inference_mode():
+        sr = upscaler(x)
+    wanted = (1, 3, lr.shape[0] * scale, lr.shape[1] * scale)
+    if tuple(sr.shape) != wanted:
+        raise InputError(
+            "the model under evaluation",
+            f"an output of shape {wanted} for scale {scale}",
+            str(tuple(sr.shape)),
+            "Is it a model of another scale?",
+        )
+    if not torch.isfinite(sr).all():
+        raise FacultyError(f"the model under evaluation returned non-finite values for a {lr.shape} picture")
+    return quantise(sr)[0].cpu().numpy()
+
+
+def evaluate(
+    upscaler: Upscaler,
+    sets: Sequence[BenchmarkSet],
+    scale: int,
+    device: torch.device | str = "cpu",
+    on_picture: Callable[[PictureScore], None] | None = None,
+) -> dict[str, dict[str, float]]:
+    """`{set name: {"images": n, "psnr_y": dB, "ssim_y": value}}` of an upscaler (NCHW in [0, 1] to NCHW in [0, 1]).
+
+    `on_picture` is called after each picture, for progress lines and per-picture tables.
+    """
+    results: dict[str, dict[str, float]] = {}
+    for benchmark in sets:
+        if benchmark.name in results:
+            raise InputError(
+                f"benchmark set {benchmark.name}",
+                "sets of different names",
+                "two of one name",
+                "Rename a folder.",
+            )
+        scores = []
+        for name, path in benchmark.pictures:
+            hr = modcrop(decode(path), scale)
+            sr = predict(upscaler, downscale(hr, scale), scale, device)
+            score = PictureScore(benchmark.name, name, psnr_y(sr, hr, scale), ssim_y(sr, hr, scale))
+            log.debug("%s %s: %.3f dB %.4f", score.set_name, name, score.psnr_y, score.ssim_y)
+            scores.append(score)
+            if on_picture is not None:
+                on_picture(score)
+        results[benchmark.name] = {
+            "images": len(scores),
+            "psnr_y": float(np.mean([s.psnr_y for s in scores])),
+            "ssim_y": float(np.mean([s.ssim_y for s in scores])),
+        }
+    return results
