@@ -1,0 +1,92 @@
+"""Students: the networks that Faculty trains. One file a network; `build` makes one by name."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import typing
+from collections.abc import Callable
+from typing import Any
+
+import pydantic
+from torch import nn
+
+from pipeline.errors import InputError
+from students.compact import Compact
+from students.edsr import EDSR
+from students.fsrcnn import FSRCNN
+from students.rcan import RCAN
+from students.span import SPAN, LinearBlock
+from students.swinir_light import SwinIRLight
+
+_NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "compact": Compact,
+    "edsr": EDSR,
+    "fsrcnn": FSRCNN,
+    "rcan": RCAN,
+    "span": SPAN,
+    "swinir_light": SwinIRLight,
+}
+
+SCALES = (2, 3, 4)
+
+
+def names() -> tuple[str, ...]:
+    """Names that `build` takes, besides `spandrel:<Id>`."""
+    return tuple(_NETWORKS)
+
+
+def options(name: str) -> dict[str, Any]:
+    """The hyper-parameters of a registered student with their defaults."""
+    return {key: parameter.default for key, parameter in _signature(_network(name)).items()}
+
+
+def build(name: str, scale: int, **options: Any) -> nn.Module:
+    """Make an untrained student: NCHW RGB in [0, 1] -> NCHW RGB, `scale` times larger, not clamped.
+
+    `name` is one of `names()` or `spandrel:<Id>` (any super-resolution architecture of spandrel, for instance
+    `spandrel:PLKSR`); `options` are its hyper-parameters. The weights come from torch's global generator.
+    Raises InputError for an unknown name, scale or option, or for a value that the option does not take.
+    """
+    if scale not in SCALES:
+        raise InputError(f"student {name}", "scale 2, 3 or 4", repr(scale))
+    network = _network(name)
+    return network(scale, **_checked(name, network, options))
+
+
+def deployed(model: nn.Module) -> nn.Module:
+    """A copy for use and for counting cost: every block that trains as several linear branches is one convolution."""
+    model = copy.deepcopy(model)
+    for module in list(model.modules()):
+        for key, child in module.named_children():
+            if isinstance(child, LinearBlock):
+                setattr(module, key, child.deployed())
+    return model
+
+
+def _network(name: str) -> Callable[..., nn.Module]:
+    if name in _NETWORKS:
+        return _NETWORKS[name]
+    raise InputError("student", f"one of {', '.join(_NETWORKS)} or spandrel:<Id>", repr(name))
+
+
+def _signature(network: Callable[..., nn.Module]) -> dict[str, inspect.Parameter]:
+    parameters = inspect.signature(network).parameters
+    return {key: p for key, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def _checked(name: str, network: Callable[..., nn.Module], options: dict[str, Any]) -> dict[str, Any]:
+    """The options converted to their annotated types (a YAML list becomes a tuple)."""
+    allowed = _signature(network)
+    hints = typing.get_type_hints(network.__init__, include_extras=True)
+    checked = {}
+    for key, value in options.items():
+        where = f"student {name}, option {key}"
+        if key not in allowed:
+            raise InputError(where, f"one of {', '.join(allowed)}", "an unknown option")
+        try:
+            checked[key] = pydantic.TypeAdapter(hints[key]).validate_python(value)
+        except pydantic.ValidationError as error:
+            reasons = "; ".join(e["msg"] for e in error.errors())
+            raise InputError(where, f"{hints[key]}", f"{value!r} ({reasons})") from None
+    return checked

@@ -1,0 +1,41 @@
+"""Compact (SRVGGNetCompact of Real-ESRGAN, Wang et al.; ICCV Workshops 2021): plain convolutions, nearest skip."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from students.layers import Positive, conv3, interpolate, start_small
+
+PARAMETERS = {2: 600_652, 3: 609_307, 4: 621_424}
+"""Of `compact()`: 64 features, 16 convolutions between the first and the last."""
+
+
+class Compact(nn.Module):
+    """(B, 3, h, w) RGB in [0, 1] -> (B, 3, scale*h, scale*w).
+
+    features: channels. convs: 3x3 convolutions between the first and the last one, all at low resolution.
+    """
+
+    def __init__(self, scale: int, *, features: Positive = 64, convs: Positive = 16) -> None:
+        super().__init__()
+        self.scale = scale
+        body: list[nn.Module] = [conv3(3, features), nn.PReLU(features)]
+        for _ in range(convs):
+            body += [conv3(features, features), nn.PReLU(features)]
+        self.body = nn.ModuleList([*body, conv3(features, 3 * scale**2)])
+        self.shuffle = nn.PixelShuffle(scale)
+        self._start()
+
+    def _start(self) -> None:
+        """He initialisation; the last convolution starts near zero, so the network starts at its nearest skip."""
+        for module in self.body:
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, a=0.25)
+                nn.init.zeros_(module.bias)
+        start_small(self.body[-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        for layer in self.body:
+            y = layer(y)
+        return self.shuffle(y) + interpolate(x, self.scale, "nearest")
