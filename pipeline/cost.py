@@ -1,9 +1,10 @@
 """What a network costs: parameters and multiply-adds.
 
-Conventions, those of the super-resolution tables: one multiply-add is one product with its sum; a convolution counts
-kernel area x input channels / groups x output channels for every output pixel, a transposed convolution the same for
-every *input* pixel (a strided deconvolution is often over-counted by the square of its stride); linear layers and
-attention count their matrix products. Biases, normalisation, activations, additions, resizing and FFTs count nothing.
+Conventions, those of the super-resolution tables: one multiply-add is one product with its sum; a convolution
+counts kernel area x input channels / groups x output channels for every output pixel, a transposed
+convolution the same for every *input* pixel (a strided deconvolution is often over-counted by the square of
+its stride); linear layers and attention count their matrix products. Biases, normalisation, activations,
+additions, resizing and FFTs count nothing.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ def parameters(module: nn.Module) -> int:
 def multiply_adds(module: nn.Module, shape: tuple[int, ...]) -> int:
     """Multiply-adds of one inference of `module` on a float input of `shape`, (1, 3, h, w) for most networks.
 
-    Nothing is computed: shapes alone travel through the network, so a 1280x720 output costs no more than a small one.
-    The module is left as it was found.
+    Nothing is computed: shapes alone travel through the network, so a 1280x720 output costs no more than a
+    small one. The module is left as it was found.
     """
     modes = {m: m.training for m in module.modules()}
     like = next(module.parameters(), torch.empty(0))

@@ -1,7 +1,8 @@
 """Benchmarks: a picture folder, an upscaler, and the published protocol between them.
 
-HR is cropped to a multiple of the scale, LR is its MATLAB bicubic, the prediction is clamped and rounded to 8 bit, and
-PSNR and SSIM are taken on the luma with `scale` pixels shaved; a set's figure is the mean over its pictures.
+HR is cropped to a multiple of the scale, LR is its MATLAB bicubic, the prediction is clamped and rounded to 8
+bit, and PSNR and SSIM are taken on the luma with `scale` pixels shaved; a set's figure is the mean over its
+pictures.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class PictureScore:
 def load_set(folder: str | Path, scale: int) -> BenchmarkSet:
     """The pictures under `folder`. The set's name is the folder's, or its parent's for a folder called HR.
 
-    Raises InputError for a missing or empty folder, and for a picture that cannot be read or is too small to score.
+    Raises InputError for a missing or empty folder, and for a picture that cannot be read or is too small to
+    score.
     """
     root = Path(folder).resolve()
     # What is left after the crop to a multiple of the scale and after shaving must hold one SSIM window.
@@ -92,7 +94,9 @@ def evaluate(
     device: torch.device | str = "cpu",
     on_picture: Callable[[PictureScore], None] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """`{set name: {"images": n, "psnr_y": dB, "ssim_y": value}}` of an upscaler (NCHW in [0, 1] to NCHW in [0, 1]).
+    """`{set name: {"images": n, "psnr_y": dB, "ssim_y": value}}` of an upscaler.
+
+    The upscaler takes LR as (1, 3, h, w) in [0, 1] and returns (1, 3, h * scale, w * scale), nominally in [0, 1].
 
     `on_picture` is called after each picture, for progress lines and per-picture tables.
     """

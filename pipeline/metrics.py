@@ -1,8 +1,8 @@
 """PSNR and SSIM as the super-resolution literature reports them.
 
-The protocol: 8-bit pictures, luma of BT.601 in studio swing, `shave` pixels cut from each border (the scale factor in
-published tables), averaged over pictures by the caller. Luma stays in floating point: MATLAB's rounding of it moves a
-picture by about 0.01 dB.
+The protocol: 8-bit pictures, luma of BT.601 in studio swing, `shave` pixels cut from each border (the scale
+factor in published tables), averaged over pictures by the caller. Luma stays in floating point: MATLAB's
+rounding of it moves a picture by about 0.01 dB.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def to_y(picture: Picture) -> np.ndarray:
 
 
 def psnr_y(prediction: Picture, target: Picture, shave: int = 0) -> float:
-    """Peak signal to noise ratio in dB of the luma of two (H, W, 3) uint8 RGB pictures; inf where they are equal."""
+    """Peak signal to noise ratio in dB of the luma of two (H, W, 3) uint8 RGB pictures, inf for equal ones."""
     return _psnr(_shave(to_y(prediction), shave), _shave(to_y(target), shave))
 
 
@@ -48,8 +48,9 @@ def psnr_rgb(prediction: Picture, target: Picture, shave: int = 0) -> float:
 def ssim_y(prediction: Picture, target: Picture, shave: int = 0) -> float:
     """Structural similarity of the luma of two (H, W, 3) uint8 RGB pictures (Wang et al., TIP 2004).
 
-    An 11x11 Gaussian window of sigma 1.5, K1 = 0.01, K2 = 0.03, dynamic range 255, mean over the positions where the
-    window lies inside the picture. Raises ValueError where fewer than 11 pixels a side are left after shaving.
+    An 11x11 Gaussian window of sigma 1.5, K1 = 0.01, K2 = 0.03, dynamic range 255, mean over the positions
+    where the window lies inside the picture. Raises ValueError where fewer than 11 pixels a side are left
+    after shaving.
     """
     x, y = _shave(to_y(prediction), shave), _shave(to_y(target), shave)
     if x.shape != y.shape:
@@ -89,13 +90,13 @@ def _window() -> np.ndarray:
 
 
 def _blur(maps: np.ndarray) -> np.ndarray:
-    """Separable Gaussian of (n, H, W) over the valid area: (n, H - 10, W - 10). The window is symmetric: six products."""
+    """Separable Gaussian of (n, H, W) over the valid area: (n, H - 10, W - 10)."""
     weights, half = _window(), SSIM_SIDE // 2
     for axis in (1, 2):
         size = maps.shape[axis] - SSIM_SIDE + 1
         taps = [_slice(maps, axis, i, size) for i in range(SSIM_SIDE)]
         total = taps[half] * weights[half]
-        for i in range(half):
+        for i in range(half):  # symmetric: six products, not eleven
             pair = taps[i] + taps[-1 - i]
             pair *= weights[i]
             total += pair

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-
 from pipeline.data.degrade import downscale, modcrop
+
 from pipeline.errors import FacultyError, InputError
 from pipeline.evaluate import PictureScore, bicubic, evaluate, load_set
 from pipeline.metrics import psnr_y, ssim_y
