@@ -1,0 +1,169 @@
+"""The list of shards that make up one finished set, and the receipts of a set that is still being filled.
+
+Each shard gets its receipt `<file>.json` right after it is committed, so an interrupted fill goes on where it stopped.
+The manifest is written last: readers trust it alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from pipeline.errors import InputError
+from pipeline.shards.format import SUFFIX, CorruptShard, Receipt, verify
+from pipeline.shards.store import TEMPORARY, Store
+
+VERSION = 1
+RECEIPT_SUFFIX = ".json"
+_FIELDS = {field.name: field.type for field in dataclasses.fields(Receipt)}
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A finished set of shards."""
+
+    kind: str
+    """What the shards hold: tiles, outputs, targets."""
+    fingerprint: str
+    """`fingerprint(inputs)`: 16 hexadecimal digits."""
+    inputs: dict[str, Any]
+    """What the set was made from, in readable form: plain JSON values."""
+    shards: tuple[Receipt, ...]
+    version: int = VERSION
+
+    @property
+    def rows(self) -> int:
+        """Rows of all shards."""
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all shards."""
+        return sum(shard.bytes for shard in self.shards)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with a set."""
+
+    file: str
+    kind: str
+    """damaged (missing, truncated, changed) or extra (there, but in no manifest)."""
+    detail: str
+
+
+def save(manifest: Manifest, store: Store, rel: str) -> None:
+    """Write a manifest atomically, after all its shards."""
+    store.write_bytes(rel, _dump(manifest))
+
+
+def load(store: Store, rel: str) -> Manifest:
+    """Read a manifest. Raises InputError if it is absent, damaged, of another version or with other keys."""
+    where = store.where(rel)
+    data = _parse(where, _read(store, rel, where))
+    if data.get("version") != VERSION:
+        raise InputError(
+            where, f"a manifest of version {VERSION}", f"version {data.get('version')!r}", "Build this cache again."
+        )
+    kinds = {"kind": str, "fingerprint": str, "inputs": dict, "shards": list, "version": int}
+    _check(where, data, kinds)
+    shards = tuple(_receipt(f"{where}: shards.{i}", item) for i, item in enumerate(data["shards"]))
+    return Manifest(**{**data, "shards": shards})
+
+
+def write_receipt(store: Store, receipt: Receipt) -> None:
+    """Record that a shard is committed, as `<file>.json` beside it."""
+    store.write_bytes(receipt.file + RECEIPT_SUFFIX, _dump(receipt))
+
+
+def committed(store: Store, folder: str) -> dict[str, Receipt]:
+    """Return key -> receipt of the shards in `folder` that have a receipt and the size that it says."""
+    sizes = dict(store.list(folder))
+    receipts = {}
+    for rel in sizes:
+        if not rel.endswith(SUFFIX + RECEIPT_SUFFIX):
+            continue
+        where = store.where(rel)
+        try:
+            receipt = _receipt(where, _parse(where, store.read_bytes(rel)))
+        except InputError as error:
+            _log.warning("%s The shard counts as not made.", error)
+            continue
+        if receipt.file == rel.removesuffix(RECEIPT_SUFFIX) and sizes.get(receipt.file) == receipt.bytes:
+            receipts[receipt.key] = receipt
+    return receipts
+
+
+def verify_set(store: Store, manifest: Manifest, full: bool) -> list[Problem]:
+    """Return what is wrong with a set: shards that fail `format.verify`, and shards beside them that it does not list.
+
+    Where sets share a folder, one set's extra shards are another's own.
+    """
+    problems = []
+    for receipt in manifest.shards:
+        try:
+            verify(store, receipt, full)
+        except CorruptShard as error:
+            problems.append(Problem(receipt.file, "damaged", f"expected {error.expected}, found {error.found}"))
+    listed = {receipt.file for receipt in manifest.shards}
+    for folder in sorted({str(PurePosixPath(file).parent) for file in listed}):
+        for rel, size in store.list("" if folder == "." else folder):
+            if rel.endswith(SUFFIX) and rel not in listed:
+                problems.append(Problem(rel, "extra", f"{size} bytes that no row of the manifest names"))
+    return problems
+
+
+def gc(store: Store, folder: str, keep: Collection[str]) -> list[str]:
+    """Delete from `folder` what no one needs and return the names: leftovers of killed writers, shards whose name is
+    not in `keep`, and the receipts of absent shards. Call it under the folder's lock: a live writer's file looks like
+    a leftover.
+    """
+    doomed = []
+    for rel, _ in store.list(folder):
+        shard = rel.removesuffix(RECEIPT_SUFFIX)
+        if rel.endswith(TEMPORARY) or (shard.endswith(SUFFIX) and (shard not in keep or not store.exists(shard))):
+            doomed.append(rel)
+    for rel in sorted(doomed, reverse=True):  # a receipt goes before its shard
+        store.delete(rel)
+    return doomed
+
+
+def _dump(record: Manifest | Receipt) -> bytes:
+    return (json.dumps(dataclasses.asdict(record), indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def _read(store: Store, rel: str, where: str) -> bytes:
+    try:
+        return store.read_bytes(rel)
+    except FileNotFoundError as error:
+        raise InputError(where, "a manifest", "nothing there", "Build this cache first.") from error
+
+
+def _parse(where: str, data: bytes) -> dict[str, Any]:
+    try:
+        parsed = json.loads(data)
+    except ValueError as error:
+        raise InputError(where, "JSON", f"damaged text ({error})", "Delete it and build this cache again.") from error
+    if not isinstance(parsed, dict):
+        raise InputError(where, "a JSON object", type(parsed).__name__, "Delete it and build this cache again.")
+    return parsed
+
+
+def _check(where: str, data: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
+    wrong = sorted(set(data) ^ set(kinds)) or sorted(key for key in kinds if type(data[key]) is not kinds[key])
+    if wrong:
+        found = f"{', '.join(wrong)} missing, unknown or of another type"
+        raise InputError(where, f"the keys {', '.join(kinds)}", found, "Delete it and build this cache again.")
+
+
+def _receipt(where: str, data: Any) -> Receipt:
+    if not isinstance(data, dict):
+        raise InputError(where, "a JSON object", type(data).__name__, "Delete it and build this cache again.")
+    _check(where, data, {name: int if kind == "int" else str for name, kind in _FIELDS.items()})
+    return Receipt(**data)
