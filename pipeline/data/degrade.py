@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from math import gcd
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor
 from pipeline.errors import InputError
 
 SCALES = (2, 3, 4)
+Pictures = TypeVar("Pictures", np.ndarray, Tensor)
 
 
 def modcrop(x: np.ndarray, scale: int) -> np.ndarray:
@@ -35,26 +37,26 @@ def downscale(x: np.ndarray, scale: int) -> np.ndarray:
 
     Raises ValueError for other sides or another dtype.
     """
-    return _on_tensor(downscale_tensor, x, scale)
+    return _planar(downscale_tensor, x, scale)
 
 
 def upscale(x: np.ndarray, scale: int) -> np.ndarray:
-    """Enlarge an HWC uint8 picture: (H, W, C) -> (H*scale, W*scale, C)."""
-    return _on_tensor(upscale_tensor, x, scale)
+    """Enlarge an HWC uint8 picture: (H, W, C) -> (H*scale, W*scale, C). Raises ValueError for another dtype."""
+    return _planar(upscale_tensor, x, scale)
 
 
-def downscale_tensor(x: Tensor, scale: int) -> Tensor:
-    """Shrink uint8 pictures (N, C, H, W) of any memory format and device; the bits of `downscale`."""
+def downscale_tensor(x: Pictures, scale: int) -> Pictures:
+    """Shrink uint8 pictures (..., H, W), a tensor on any device or an array, to the bits of `downscale`."""
     plan = _plan(scale, shrink=True)
     if x.shape[-2] % scale or x.shape[-1] % scale:
         raise ValueError(f"downscale needs sides that are multiples of {scale}, not {tuple(x.shape[-2:])}")
-    return _resize(_resize(x, 2, plan), 3, plan)
+    return _resize(_resize(x, -2, plan), -1, plan)
 
 
-def upscale_tensor(x: Tensor, scale: int) -> Tensor:
-    """Enlarge uint8 pictures (N, C, H, W) of any memory format and device; the bits of `upscale`."""
+def upscale_tensor(x: Pictures, scale: int) -> Pictures:
+    """Enlarge uint8 pictures (..., H, W), a tensor on any device or an array, to the bits of `upscale`."""
     plan = _plan(scale, shrink=False)
-    return _resize(_resize(x, 2, plan), 3, plan)
+    return _resize(_resize(x, -2, plan), -1, plan)
 
 
 DEGRADATIONS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {"bicubic": downscale}
@@ -104,27 +106,32 @@ def _kernel(n: int, scale: int) -> int:
     return -(n**3) + 10 * s * n**2 - 32 * s**2 * n + 32 * s**3 if n < 4 * s else 0
 
 
-def _resize(x: Tensor, dim: int, plan: _Plan) -> Tensor:
-    """One pass along `dim`, uint8 to uint8."""
-    count = x.shape[dim] // plan.stride
-    span = (count - 1) * plan.stride + 1
-    offsets = [offset for taps in plan.phases for offset, _ in taps]
-    if x.dtype != torch.uint8:
+def _resize(x: Pictures, dim: int, plan: _Plan) -> Pictures:
+    """One pass over dimension -2 or -1 of a uint8 array or tensor (..., H, W); the same code serves both."""
+    xp = np if isinstance(x, np.ndarray) else torch
+    if x.dtype != xp.uint8:
         raise ValueError(f"bicubic resizing takes uint8, not {x.dtype}")
-    index = torch.arange(min(offsets), max(offsets) + span, device=x.device) % (2 * x.shape[dim])
-    mirrored = torch.minimum(index, 2 * x.shape[dim] - 1 - index)
-    padded = x.index_select(dim, mirrored).float()
+    tail = (slice(None),) * (-1 - dim)
+    span = (x.shape[dim] // plan.stride - 1) * plan.stride + 1
+    offsets = [offset for taps in plan.phases for offset, _ in taps]
+    first = min(offsets)
+    index = np.arange(first, max(offsets) + span) % (2 * x.shape[dim])
+    mirrored = np.minimum(index, 2 * x.shape[dim] - 1 - index)
+    padded = xp.asarray(x[(..., mirrored, *tail)], dtype=xp.float32)
     phases = []
     for taps in plan.phases:
-        total = torch.full((), plan.denominator // 2, dtype=torch.float32, device=x.device)
+        total = plan.denominator // 2
         for offset, weight in taps:
-            part = padded.narrow(dim, offset - min(offsets), span)
-            part = part[(slice(None),) * dim + (slice(None, None, plan.stride),)]
-            total = torch.add(total, part, alpha=weight) if total.ndim == 0 else total.add_(part, alpha=weight)
-        phases.append(total.div_(plan.denominator).floor_().clamp_(0, 255).to(torch.uint8))
-    return torch.stack(phases, dim + 1).flatten(dim, dim + 1) if len(phases) > 1 else phases[0]
+            part = padded[(..., slice(offset - first, offset - first + span, plan.stride), *tail)] * weight
+            part += total
+            total = part
+        total /= plan.denominator
+        phases.append(xp.asarray(xp.clip(xp.floor(total), 0, 255), dtype=xp.uint8))
+    shape = list(x.shape)
+    shape[dim] = shape[dim] // plan.stride * len(phases)
+    return xp.stack(phases, dim).reshape(shape)
 
 
-def _on_tensor(resize: Callable[[Tensor, int], Tensor], x: np.ndarray, scale: int) -> np.ndarray:
-    planes = torch.from_numpy(np.array(x.transpose(2, 0, 1), order="C"))
-    return resize(planes[None], scale)[0].permute(1, 2, 0).contiguous().numpy()
+def _planar(resize: Callable[[Any, int], Any], x: np.ndarray, scale: int) -> np.ndarray:
+    """Apply `resize` to an HWC picture as planes: long rows vectorise, runs of three channels do not."""
+    return np.ascontiguousarray(resize(np.ascontiguousarray(x.transpose(2, 0, 1)), scale).transpose(1, 2, 0))
