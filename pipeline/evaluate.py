@@ -96,7 +96,7 @@ def evaluate(
 ) -> dict[str, dict[str, float]]:
     """`{set name: {"images": n, "psnr_y": dB, "ssim_y": value}}` of an upscaler.
 
-    The upscaler takes LR as (1, 3, h, w) in [0, 1] and returns (1, 3, h * scale, w * scale), nominally in [0, 1].
+    The upscaler takes LR as (1, 3, h, w) in [0, 1] and returns (1, 3, h * scale, w * scale).
 
     `on_picture` is called after each picture, for progress lines and per-picture tables.
     """

@@ -36,7 +36,7 @@ def to_y(picture: Picture) -> np.ndarray:
 
 
 def psnr_y(prediction: Picture, target: Picture, shave: int = 0) -> float:
-    """Peak signal to noise ratio in dB of the luma of two (H, W, 3) uint8 RGB pictures, inf for equal ones."""
+    """Peak signal to noise ratio in dB of the luma of two (H, W, 3) uint8 pictures, inf for equal ones."""
     return _psnr(_shave(to_y(prediction), shave), _shave(to_y(target), shave))
 
 
