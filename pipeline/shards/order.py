@@ -1,0 +1,60 @@
+"""Counter-based randomness: what sample number n is, as a pure function of (seed, n)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+_ROUNDS = 4
+
+
+def permute(position: np.ndarray, count: int, key: np.ndarray) -> np.ndarray:
+    """Return where the pseudo-random permutation of range(count) named by `key` sends each `position`, as int64.
+
+    `position` and `key` are uint64 of one shape. A Feistel network on pairs (a, b), the cells of the smallest
+    near-square grid that holds `count`; a result in one of the few cells beyond `count` is sent on until it falls
+    below, which keeps it a permutation (cycle walking: Black and Rogaway, "Ciphers with arbitrary finite domains",
+    2002).
+    """
+    height = math.isqrt(count - 1) + 1
+    width = -(-count // height)
+    result = position.copy()
+    beyond = np.arange(len(result))
+    while len(beyond):
+        a, b = np.divmod(result[beyond], np.uint64(width))
+        keys = key[beyond]
+        for _ in range(_ROUNDS):
+            keys = mix(keys)
+            a = (a + mix(keys ^ b)) % np.uint64(height)
+            keys = mix(keys)
+            b = (b + mix(keys ^ a)) % np.uint64(width)
+        result[beyond] = a * np.uint64(width) + b
+        beyond = beyond[result[beyond] >= count]
+    return result.astype(np.int64)
+
+
+def epoch_keys(seed: int, epoch: np.ndarray) -> np.ndarray:
+    """Return the permutation key of each epoch number (uint64)."""
+    return mix(epoch ^ mix(np.array([seed], np.uint64)))
+
+
+def words(seed: int, first: int, count: int) -> np.ndarray:
+    """Return (4, count) random uint64 words: one Philox counter for each of the samples numbered from `first`.
+
+    Raw words, since NumPy promises these alone to stay the same from version to version.
+    """
+    return np.random.Philox(key=seed, counter=first).random_raw(4 * count).reshape(count, 4).T
+
+
+def below(random: np.ndarray, limit: np.ndarray | int) -> np.ndarray:
+    """Map random uint64 words to integers in [0, limit), limit < 2**31, as int64 (bias below limit / 2**32)."""
+    return ((random >> np.uint64(32)) * np.asarray(limit, np.uint64) >> np.uint64(32)).astype(np.int64)
+
+
+def mix(x: np.ndarray) -> np.ndarray:
+    """SplitMix64's step (Steele, Lea and Flood, 2014): each input bit changes every output bit half of the time."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return x ^ x >> np.uint64(31)
