@@ -1,0 +1,55 @@
+"""The command `faculty`. Exit codes: 0 done, 2 bad input, 1 failure with its cause first."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+from pipeline import __version__
+from pipeline.cli import cache, models, road, setup
+from pipeline.errors import FacultyError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(
+        prog="faculty", description="Several large pretrained networks (teachers) into one small, fast one (student)."
+    )
+    top.add_argument("--version", action="version", version=f"faculty {__version__}")
+    top.add_argument("--debug", action="store_true", help="show log messages and full tracebacks")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for module in (road, models, cache, setup):
+        module.add(commands)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.DEBUG if options.debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    if not options.debug:
+        warnings.filterwarnings("ignore")
+        os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    try:
+        return options.run(options) or 0
+    except FacultyError as error:
+        if options.debug:
+            raise
+        print(f"faculty: {error}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("faculty: stopped. The same command goes on from what is committed.", file=sys.stderr)  # noqa: T201
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if options.debug:
+            raise
+        print(f"faculty: {type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
+        print("faculty: run it again with --debug before the command's name for the whole traceback", file=sys.stderr)  # noqa: T201
+        return 1

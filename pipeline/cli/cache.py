@@ -1,0 +1,153 @@
+"""cache ls, verify, gc."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+
+import numpy as np
+
+from pipeline.cli.common import add_json, emit
+from pipeline.errors import FacultyError, InputError
+from pipeline.recipe import load_recipe
+from pipeline.shards import manifest as manifests
+from pipeline.shards.manifest import Manifest
+from pipeline.shards.store import Store
+
+KINDS = ("tiles", "outputs", "fused")
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Declare these commands."""
+    cache = commands.add_parser("cache", help="look at, verify and clean a cache")
+    actions = cache.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, text, run in (
+        ("ls", "list the finished sets", _ls),
+        ("verify", "check every shard against its sha256", _verify),
+        ("gc", "delete what no manifest names", _gc),
+    ):
+        command = actions.add_parser(name, help=text)
+        command.add_argument("root", nargs="?", default="cache", metavar="CACHE", help="folder or URI (default: cache)")
+        add_json(command)
+        command.set_defaults(run=run)
+        if name == "verify":
+            command.add_argument("--rerun", metavar="RECIPE", help="send a sample through this recipe's teachers again")
+            command.add_argument("--sample", type=int, default=16, help="tiles per teacher for --rerun (default: 16)")
+        if name == "gc":
+            command.add_argument("--dry-run", action="store_true", help="only say what would go")
+
+
+def finished(store: Store) -> Iterator[tuple[str, Manifest]]:
+    """Every manifest of a cache with its name."""
+    for kind in KINDS:
+        for rel, _ in store.list(kind):
+            if rel.rsplit("/", 1)[-1].startswith("manifest-") and rel.endswith(".json"):
+                yield rel, manifests.load(store, rel)
+
+
+def _open(options: argparse.Namespace) -> Store:
+    store = Store.open(options.root)
+    if not any(store.list(kind) for kind in KINDS):
+        raise InputError(options.root, "a cache", "none here", "`faculty teach RECIPE` makes one; `cache.root` says where.")
+    return store
+
+
+def _ls(options: argparse.Namespace) -> None:
+    store = _open(options)
+    rows = [
+        {
+            "set": rel,
+            "kind": m.kind,
+            "name": str(m.inputs.get("name", m.inputs.get("kind", ""))),
+            "fingerprint": m.fingerprint,
+            "shards": len(m.shards),
+            "rows": m.rows,
+            "bytes": m.bytes,
+        }
+        for rel, m in finished(store)
+    ]
+    lines = [f"{'kind':8} {'name':16} {'tiles':>8} {'shards':>6} {'MB':>9}  manifest"]
+    lines += [
+        f"{r['kind']:8} {r['name']:16} {r['rows']:>8} {r['shards']:>6} {r['bytes'] / 1e6:>9.1f}  {r['set']}" for r in rows
+    ]
+    emit(options, {"sets": rows}, "\n".join(lines))
+
+
+def _verify(options: argparse.Namespace) -> int:
+    store = _open(options)
+    bad: list[dict[str, str]] = []
+    seen: set[str] = set()
+    folders: set[str] = set()
+    for _, m in finished(store):
+        folders |= {r.file.rsplit("/", 1)[0] for r in m.shards}
+        fresh = tuple(r for r in m.shards if r.file not in seen)
+        seen |= {r.file for r in fresh}
+        part = Manifest(m.kind, m.fingerprint, m.inputs, fresh)
+        for problem in manifests.verify_set(store, part, full=True):
+            if problem.kind != "extra":
+                bad.append({"file": problem.file, "kind": problem.kind, "detail": problem.detail})
+    for folder in sorted(folders):
+        for rel, size in store.list(folder):
+            if rel.endswith(".arrow") and rel not in seen:
+                bad.append({"file": rel, "kind": "extra", "detail": f"{size} bytes that no manifest names"})
+    result: dict[str, object] = {"shards": len(seen), "bad": bad}
+    lines = [f"{len(seen)} shards, {len(bad)} bad"] + [f"{b['kind']:8} {b['file']}: {b['detail']}" for b in bad]
+    if options.rerun:
+        result["rerun"] = rerun = _rerun(store, options)
+        lines += [f"{n}: largest difference {v:g} grey levels over {options.sample} tiles" for n, v in rerun.items()]
+    emit(options, result, "\n".join(lines))
+    return 1 if bad else 0
+
+
+def _rerun(store: Store, options: argparse.Namespace) -> dict[str, float]:
+    """{teacher: largest difference in grey levels} between the cache and the teachers run again, here and now."""
+    import torch
+
+    from pipeline.stages.teach import known_facts, load, read, to_stored
+
+    recipe = load_recipe(options.rerun)
+    kind = "cuda" if torch.cuda.is_available() else "cpu"
+    generator = np.random.default_rng()
+    worst: dict[str, float] = {}
+    for spec in recipe.teachers:
+        facts = known_facts(spec, recipe.scale, store, kind)
+        if facts is None:
+            raise FacultyError(f"{spec.label}: not in this cache; run `faculty teach {options.rerun}` first")
+        teacher = load(facts, kind)
+        error = 0.0
+        for folder in sorted({rel.split("/")[1] for rel, _ in store.list("tiles")}):
+            outputs = manifests.committed(store, facts.folder(f"tiles/{folder}", recipe.cache.dtype))
+            tiles = manifests.committed(store, f"tiles/{folder}")
+            places = [(key, row) for key, r in sorted(outputs.items()) if key in tiles for row in range(r.rows)]
+            for i in generator.permutation(len(places))[: options.sample]:
+                key, row = places[i]
+                lr = np.array(read(store, tiles[key]).columns["lr"][row : row + 1])
+                x = torch.from_numpy(lr).permute(0, 3, 1, 2).float() / 255
+                again = to_stored(teacher(x), recipe.cache.dtype).astype(np.float32)
+                stored = read(store, outputs[key]).columns["sr"][row : row + 1].astype(np.float32)
+                unit = 1.0 if recipe.cache.dtype == "uint8" else 255.0
+                error = max(error, float(np.abs(again - stored).max()) * unit)
+        worst[spec.label] = error
+    return worst
+
+
+def _gc(options: argparse.Namespace) -> None:
+    store = _open(options)
+    with store.lock("building.lock"):
+        keep = {r.file for _, m in finished(store) for r in m.shards}
+        folders = sorted({rel.rsplit("/", 1)[0] for kind in KINDS for rel, _ in store.list(kind) if rel.endswith(".arrow")})
+        doomed: list[str] = []
+        freed = sum(size for kind in KINDS for rel, size in store.list(kind) if rel.endswith(".arrow") and rel not in keep)
+        for folder in folders:
+            if options.dry_run:
+                doomed += [rel for rel, _ in store.list(folder) if rel.endswith(".arrow") and rel not in keep]
+            else:
+                doomed += manifests.gc(store, folder, keep)
+    emit(
+        options,
+        {"deleted": doomed, "bytes": freed},
+        "\n".join([*doomed, f"{'would free' if options.dry_run else 'freed'} {freed / 1e6:.1f} MB"]),
+    )
+
+

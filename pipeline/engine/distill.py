@@ -1,0 +1,165 @@
+"""Trainings under Ray Train: the worker function, its news, and several trainings side by side.
+
+Ray Train (V2) starts the workers, their process group and their restarts. Checkpoints are ours (pipeline/checkpoint.py): complete
+or absent, the same with or without Ray, so a restarted worker group goes on from the newest one.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device
+
+from pipeline.engine.tracking import resume
+from pipeline.engines import note_of, tracked
+from pipeline.errors import FacultyError
+from pipeline.progress import Line
+from pipeline.recipe import Distill
+from pipeline.stages.distill import TrainJob, run_job
+
+
+@ray.remote(num_cpus=0)
+class Board:
+    """Where workers pin their news for the driver's progress lines."""
+
+    def __init__(self) -> None:
+        self.latest: dict[str, tuple[int, str]] = {}
+        self.failures: dict[str, Exception] = {}
+
+    def post(self, label: str, step: int, note: str) -> None:
+        self.latest[label] = (step, note)
+
+    def fail(self, label: str, error: Exception) -> None:
+        self.failures[label] = error
+
+    def read(self) -> tuple[dict[str, tuple[int, str]], dict[str, Exception]]:
+        return self.latest, self.failures
+
+
+def worker(config: dict[str, Any]) -> None:
+    """What every worker of a training runs."""
+    job: TrainJob = config["job"]
+    board = config["board"]
+    context = ray.train.get_context()
+    if config["threads"]:
+        torch.set_num_threads(config["threads"])
+    tracker = resume(config["handle"])
+
+    def log(values: dict[str, float], step: int) -> None:
+        tracker.metrics(values, step)
+        board.post.remote(job.label, step, note_of(values))
+
+    listener = replace(
+        tracked(tracker), log=log, sync=lambda metrics, step: ray.train.report({"step": step, **metrics})
+    )
+    device = get_device()
+    try:
+        run_job(
+            job,
+            device=str(device),
+            rank=context.get_world_rank(),
+            world=context.get_world_size(),
+            listener=listener,
+        )
+    except FacultyError as error:
+        # Trying again would end the same way: tell the driver, and with one worker end without a "failure".
+        ray.get(board.fail.remote(job.label, error))
+        if context.get_world_size() > 1:
+            raise
+    finally:
+        tracker.close()
+
+
+def run(
+    jobs: Sequence[TrainJob],
+    settings: Distill,
+    lines: Mapping[str, Line],
+    handles: Mapping[str, dict[str, Any]],
+) -> None:
+    """Train all jobs, as many side by side as the recipe says or the machine carries. Raises the first job's failure."""
+    cpus = int(ray.cluster_resources().get("CPU", 1))
+    abreast = concurrency(settings, len(jobs), cpus)
+    board = Board.remote()
+    with ThreadPoolExecutor(abreast) as pool:
+        running = [pool.submit(_fit, job, settings, board, cpus // abreast, handles.get(job.label, {})) for job in jobs]
+        while not all(f.done() for f in running):
+            _show(board, lines)
+            if any(f.done() and f.exception() for f in running):
+                for future in running:
+                    future.cancel()
+            time.sleep(0.25)
+        _show(board, lines)
+    for future in running:
+        if not future.cancelled():
+            future.result()
+
+
+def _show(board: Any, lines: Mapping[str, Line]) -> None:
+    latest, _ = ray.get(board.read.remote())
+    for label, (step, note) in latest.items():
+        lines[label].to(step, note)
+
+
+def concurrency(settings: Distill, jobs: int, cpus: int) -> int:
+    """Trainings at the same time. On a CPU one thread each is the best use of the cores; a GPU job gets its share first."""
+    most = settings.workers if isinstance(settings.workers, int) else settings.workers[1]
+    if settings.side_by_side != "auto":
+        return max(1, min(settings.side_by_side, jobs))
+    if settings.gpus_per_worker:
+        fit = int(ray.cluster_resources().get("GPU", 0) / (settings.gpus_per_worker * most))
+    else:
+        fit = cpus // most if settings.cpus_per_worker == "auto" else int(cpus / (settings.cpus_per_worker * most))
+    return max(1, min(fit, jobs))
+
+
+def _fit(job: TrainJob, settings: Distill, board: Any, cpus: int, handle: dict[str, Any]) -> None:
+    most = settings.workers if isinstance(settings.workers, int) else settings.workers[1]
+    share = settings.cpus_per_worker
+    if share == "auto":
+        share = max(1, cpus // most)
+    name = f"{job.label}-{uuid.uuid4().hex[:8]}"
+    # Ray's own record of a run; nothing of ours depends on it. Each attempt has a new name, so none is continued by accident.
+    with tempfile.TemporaryDirectory(prefix="faculty-train-") as storage:
+        trainer = TorchTrainer(
+            worker,
+            train_loop_config={
+                "job": job,
+                "board": board,
+                "handle": handle,
+                "threads": 0 if settings.gpus_per_worker else max(1, int(share)),
+            },
+            scaling_config=ScalingConfig(
+                num_workers=settings.workers,
+                use_gpu=settings.gpus_per_worker > 0,
+                resources_per_worker={"CPU": share, "GPU": settings.gpus_per_worker}
+                if settings.gpus_per_worker
+                else {"CPU": share},
+            ),
+            run_config=RunConfig(
+                name=name, storage_path=storage, failure_config=FailureConfig(max_failures=settings.max_failures)
+            ),
+        )
+        try:
+            trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            _, failures = ray.get(board.read.remote())
+            raise failures.get(job.label) or FacultyError(f"training {job.label} failed: {cause(error)}") from error
+    _, failures = ray.get(board.read.remote())
+    if job.label in failures:
+        raise failures[job.label]
+
+
+def cause(error: BaseException) -> str:
+    """The innermost message of a Ray Train failure, in one line."""
+    text = str(error).strip().splitlines()
+    return text[-1] if text else type(error).__name__

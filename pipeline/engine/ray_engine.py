@@ -1,0 +1,79 @@
+"""The engine over Ray. Ray starts with the first work there is, so a run with nothing to do never starts it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import RayTaskError
+
+from pipeline.engine import distill, session, teach
+from pipeline.engines import Taught
+from pipeline.errors import FacultyError
+from pipeline.progress import Line
+from pipeline.recipe import Recipe
+from pipeline.stages.distill import TrainJob
+from pipeline.stages.teach import TeacherFacts, TeachTask
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@ray.remote
+def call(function: Callable[[Any, str], Any], item: Any) -> Any:
+    """One item of a map, on the device that Ray gave this task."""
+    return function(item, "cuda" if ray.get_gpu_ids() else "cpu")
+
+
+class RayEngine:
+    """Tasks, actors and Ray Train workers, on this machine or on the cluster at `address`."""
+
+    name = "ray"
+
+    def __init__(self, address: str | None = None) -> None:
+        self.address = address
+
+    def map(self, function: Callable[[T, str], R], items: Sequence[T], *, gpus: float = 0.0) -> Iterator[R]:
+        """Bounded: at most twice as many tasks are under way as the cluster has CPUs."""
+        session.start(self.address)
+        limit = 2 * max(int(ray.cluster_resources().get("CPU", 1)), 1)
+        task = call.options(num_cpus=1, num_gpus=gpus)
+        waiting, running = list(reversed(items)), set()
+        with plain_errors():
+            while waiting or running:
+                while waiting and len(running) < limit:
+                    running.add(task.remote(function, waiting.pop()))
+                (done,), rest = ray.wait(list(running), num_returns=1)
+                running = set(rest)
+                yield ray.get(done)
+
+    def teach(
+        self, tasks: Mapping[str, tuple[TeacherFacts, Sequence[TeachTask]]], recipe: Recipe, taught: Taught
+    ) -> None:
+        session.start(self.address)
+        with plain_errors():
+            teach.run(tasks, recipe.teach, taught)
+
+    def train(self, jobs: Sequence[TrainJob], lines: Mapping[str, Line], handles: Mapping[str, dict[str, Any]]) -> None:
+        session.start(self.address)
+        distill.run(jobs, jobs[0].spec.distill, lines, handles)
+
+    def close(self) -> None:
+        session.stop()
+
+
+class plain_errors:  # noqa: N801
+    """Re-raise what a task raised, not Ray's wrapping of it."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, RayTaskError):
+            raise error.cause from None
+        if isinstance(error, ray.exceptions.RayActorError):
+            raise FacultyError(
+                f"a teacher's process died and was restarted too often: {distill.cause(error)}. Out of memory? Lower "
+                "teach.batch or teach.actors; raise teach.max_restarts for unreliable machines. Committed shards are kept."
+            ) from error

@@ -1,0 +1,120 @@
+"""Teacher actors: one pool a teacher, one shard in, one shard out, results written by the actor, receipts returned.
+
+An actor takes two calls at a time and lets one compute: while it does, the other reads its tiles or writes its shard. A call
+is idempotent, so a dead actor is restarted and its shard taught again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+import torch
+
+from pipeline.engines import Taught
+from pipeline.recipe import Teach
+from pipeline.shards.format import Receipt
+from pipeline.stages.teach import TeacherFacts, TeachTask, load
+
+CALLS = 2
+
+
+@ray.remote
+class TeacherActor:
+    """A loaded teacher."""
+
+    def __init__(self, facts: TeacherFacts) -> None:
+        self.device = "cuda" if ray.get_gpu_ids() else "cpu"
+        self.teacher = load(facts, self.device)
+        self.compute = threading.Lock()
+
+    def teach(self, task: TeachTask, threads: int) -> tuple[Receipt, dict[str, float]]:
+        """Teach one shard with `threads` CPU threads."""
+
+        def forward(lr: torch.Tensor) -> torch.Tensor:
+            with self.compute:
+                torch.set_num_threads(threads)
+                return self.teacher(lr)
+
+        return task.run(forward, self.device)
+
+
+@dataclass(slots=True)
+class Pool:
+    """One teacher's actors and what is left for them."""
+
+    label: str
+    todo: list[TeachTask]
+    actors: list[Any]
+    busy: dict[Any, tuple[Any, TeachTask]] = field(default_factory=dict)
+
+    def load_of(self, actor: Any) -> int:
+        return sum(a is actor for a, _ in self.busy.values())
+
+
+def sizes(settings: Teach, tasks: Mapping[str, tuple[TeacherFacts, Sequence[TeachTask]]], slots: int) -> dict[str, int]:
+    """Actors per teacher. `auto` gives each teacher one and shares the remaining slots out by work (multiply-adds x tiles)."""
+    if isinstance(settings.actors, int):
+        wanted = dict.fromkeys(tasks, settings.actors)
+    elif isinstance(settings.actors, dict):
+        wanted = {label: settings.actors.get(label, 1) for label in tasks}
+    else:
+        work = {n: f.multiply_adds * sum(t.tiles.rows for t in todo) for n, (f, todo) in tasks.items()}
+        wanted = dict.fromkeys(tasks, 1)
+        for _ in range(max(slots - len(tasks), 0)):
+            neediest = max(wanted, key=lambda n: work[n] / wanted[n])
+            wanted[neediest] += 1
+    return {label: min(wanted[label], len(todo)) for label, (_, todo) in tasks.items()}
+
+
+def run(
+    tasks: Mapping[str, tuple[TeacherFacts, Sequence[TeachTask]]], settings: Teach, taught: Taught
+) -> None:
+    """Teach everything. Raises what a teacher raised, or RayActorError when an actor died more often than allowed."""
+    resources = ray.cluster_resources()
+    cpus, gpus = int(resources.get("CPU", 1)), resources.get("GPU", 0.0)
+    slots = int(gpus / settings.gpus_per_actor) if settings.gpus_per_actor else cpus
+    counts = sizes(settings, tasks, slots)
+    share = settings.cpus_per_actor
+    if share == "auto":
+        # All actors must fit at once, or the teachers would run one after the other; threads are set per call.
+        share = min(1.0, cpus / max(sum(counts.values()), 1))
+    actor = TeacherActor.options(
+        num_cpus=float(share),
+        num_gpus=settings.gpus_per_actor,
+        max_concurrency=CALLS,
+        max_restarts=settings.max_restarts,
+        max_task_retries=settings.max_restarts,
+    )
+    pools = [
+        Pool(label, list(todo), [actor.remote(facts) for _ in range(counts[label])])
+        for label, (facts, todo) in tasks.items()
+    ]
+    try:
+        _drive(pools, cpus, taught)
+    finally:
+        for pool in pools:
+            for each in pool.actors:
+                ray.kill(each)
+
+
+def _drive(pools: list[Pool], cpus: int, taught: Taught) -> None:
+    """Keep every actor two calls deep; hand each finished shard's receipt on."""
+    while any(p.todo or p.busy for p in pools):
+        running = sum(min(len(p.actors), len(p.todo) + len(p.busy)) for p in pools)
+        threads = max(1, cpus // max(running, 1))
+        for pool in pools:
+            for _ in range(CALLS):
+                for each in pool.actors:
+                    if pool.todo and pool.load_of(each) < CALLS:
+                        task = pool.todo.pop(0)
+                        pool.busy[each.teach.remote(task, threads)] = (each, task)
+        done, _ = ray.wait([ref for p in pools for ref in p.busy], num_returns=1)
+        for ref in done:
+            pool = next(p for p in pools if ref in p.busy)
+            receipt, stats = ray.get(ref)
+            del pool.busy[ref]
+            taught(pool.label, receipt, stats)

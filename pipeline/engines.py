@@ -1,0 +1,105 @@
+"""What the road asks of whoever runs it, and the plain way to do it: here, in this process, one thing after the other.
+
+The Ray engine (pipeline/engine) does the same over actors and workers. Both call the same functions in pipeline/stages, so a
+result does not tell which engine made it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+from pipeline.progress import Line
+from pipeline.shards.format import Receipt
+from pipeline.stages.distill import Listener, TrainJob, run_job
+from pipeline.stages.teach import TeacherFacts, TeachTask, load
+from pipeline.tracking_null import NullTracker, RunTracker
+
+T = TypeVar("T")
+R = TypeVar("R")
+Taught = Callable[[str, Receipt, dict[str, float]], None]
+
+
+class Engine(Protocol):
+    """Runs the stages' functions somewhere. Exceptions come back as they were raised."""
+
+    name: str
+
+    def map(self, function: Callable[[T, str], R], items: Sequence[T], *, gpus: float = 0.0) -> Iterator[R]:
+        """`function(item, device)` for every item, results in the order in which they finish."""
+        ...
+
+    def teach(
+        self, tasks: Mapping[str, tuple[TeacherFacts, Sequence[TeachTask]]], recipe: Any, taught: Taught
+    ) -> None:
+        """Run every teacher's tasks; `taught(label, receipt, stats)` after each committed shard."""
+        ...
+
+    def train(self, jobs: Sequence[TrainJob], lines: Mapping[str, Line], handles: Mapping[str, dict[str, Any]]) -> None:
+        """Run every job to its end. `lines` show steps by label, `handles` say where its curves are recorded."""
+        ...
+
+    def close(self) -> None:
+        """Release what was started."""
+        ...
+
+
+class InlineEngine:
+    """This process alone: no cluster, no fan-out. What `--inline` runs, and what the Ray engine is measured against."""
+
+    name = "inline"
+
+    def __init__(
+        self,
+        device: str | None = None,
+        resume: Callable[[Mapping[str, Any]], RunTracker] | None = None,
+    ) -> None:
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.resume = resume or (lambda handle: NullTracker())
+
+    def map(self, function: Callable[[T, str], R], items: Sequence[T], *, gpus: float = 0.0) -> Iterator[R]:
+        for item in items:
+            yield function(item, self.device)
+
+    def teach(
+        self, tasks: Mapping[str, tuple[TeacherFacts, Sequence[TeachTask]]], recipe: Any, taught: Taught
+    ) -> None:
+        for label, (facts, todo) in tasks.items():
+            teacher = load(facts, self.device)
+            for task in todo:
+                receipt, stats = task.run(teacher, self.device)
+                taught(label, receipt, stats)
+
+    def train(self, jobs: Sequence[TrainJob], lines: Mapping[str, Line], handles: Mapping[str, dict[str, Any]]) -> None:
+        for job in jobs:
+            tracker = self.resume(handles.get(job.label, {}))
+            run_job(job, device=self.device, listener=with_line(tracked(tracker), lines[job.label]))
+            tracker.close()
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+
+def tracked(tracker: RunTracker) -> Listener:
+    """A listener that records a training's values and pictures."""
+    return Listener(log=tracker.metrics, picture=partial(tracker.image, "held_out"))
+
+
+def with_line(listener: Listener, line: Line) -> Listener:
+    """The listener, also moving a progress line."""
+
+    def log(values: dict[str, float], step: int) -> None:
+        line.to(step, note_of(values))
+        if listener.log is not None:
+            listener.log(values, step)
+
+    return Listener(log=log, picture=listener.picture, sync=listener.sync)
+
+
+def note_of(values: dict[str, float]) -> str:
+    """The few figures that fit on a progress line."""
+    shown = {"train/loss": "loss {:.4f}", "held_out/psnr_y": "held-out {:.2f} dB"}
+    return "  ".join(text.format(values[key]) for key, text in shown.items() if key in values)

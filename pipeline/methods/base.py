@@ -1,0 +1,53 @@
+"""What a method is: a list of phases, each a training with its own modules, data and losses.
+
+The training loop (pipeline/train.py) is one piece of code for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from pipeline.losses.pixel import l1
+from pipeline.recipe import Train
+from pipeline.schedule import Weight
+
+Modules = Mapping[str, nn.Module]
+Batch = Mapping[str, Tensor]
+Losses = Callable[[Modules, Batch], dict[str, Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One training.
+
+    `losses(modules, batch)` gets the trainable modules (as the loop wrapped them, so always call these and never ones kept
+    elsewhere) and NCHW float tensors in [0, 1] named by `sources`, plus `has_hr` (B,) float 0/1. It returns scalars by
+    term; the loop adds them up with `weights`, which may be schedules.
+    """
+
+    name: str
+    modules: dict[str, nn.Module]
+    sources: tuple[str, ...]
+    """Cached tensors that a step reads: `lr`, `hr`, `target`, `teacher0`, `teacher1`, ..."""
+    losses: Losses
+    weights: dict[str, Weight]
+    settings: Train
+    artefact: str
+    """The module that is evaluated, exported and handed to the next phase."""
+    inputs: tuple[str, ...] = ("lr",)
+    """Tensors that the artefact maps to a picture when it is evaluated."""
+    require_hr: bool = False
+    """Leave out tiles without an HR partner."""
+
+
+PhaseBuilder = Callable[[Modules], Phase]
+"""Builds a phase from the artefacts of the phases before it, by phase name."""
+
+
+def masked_l1(sr: Tensor, batch: Batch) -> Tensor:
+    """L1 against HR where there is one, divided by the whole batch, so that it does not depend on how workers share it."""
+    has_hr = batch["has_hr"].bool()
+    return l1(sr, batch["hr"], has_hr) * has_hr.float().mean()

@@ -1,0 +1,236 @@
+"""A whole run: the cache, the trainings, the scores, the exports, the report. Everything that is there already is skipped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pipeline.engines import Engine
+from pipeline.evaluate import load_set
+from pipeline.methods import METHODS
+from pipeline.progress import Reporter
+from pipeline.recipe import Recipe
+from pipeline.road import Cached, Fused, Road, Taught
+from pipeline.shards.fingerprint import file_sha256, fingerprint
+from pipeline.shards.store import Store
+from pipeline.stages.distill import TrainJob
+from pipeline.stages.score import Model, Scored, ScoreTask
+from pipeline.tracking_null import NullTracker, RunTracker
+
+Scores = dict[str, dict[str, dict[str, tuple[float, float]]]]
+"""{model: {set: {picture: (PSNR dB, SSIM)}}}"""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run came to."""
+
+    recipe: Recipe
+    tiles: Cached
+    taught: list[Taught]
+    fused: Fused | None
+    jobs: list[TrainJob]
+    models: list[Model]
+    scores: Scores
+    sets: list[str]
+    strip: dict[str, np.ndarray] = field(default_factory=dict)
+    """One test picture by every model: {"LR": ..., name: ..., "HR": ...}, each HWC uint8."""
+
+
+class Tracked:
+    """The run's record in MLflow, opened when the first thing is computed."""
+
+    def __init__(self, open_run: Callable[[], RunTracker] | None) -> None:
+        self._open = open_run
+        self.parent: RunTracker | None = None
+
+    def begin(self) -> None:
+        if self.parent is None:
+            self.parent = self._open() if self._open else NullTracker()
+
+    def child(self, name: str, params: dict[str, Any] | None = None) -> RunTracker:
+        self.begin()
+        assert self.parent is not None
+        return self.parent.child(name, params=params)
+
+    def finish(self, status: str) -> None:
+        if self.parent is not None:
+            self.parent.finish(status)  # type: ignore[arg-type]
+
+
+class Run:
+    """One recipe on one engine."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        engine: Engine,
+        reporter: Reporter,
+        open_run: Callable[[], RunTracker] | None = None,
+    ) -> None:
+        self.recipe, self.engine, self.reporter = recipe, engine, reporter
+        self.tracked = Tracked(open_run)
+        self.road = Road(recipe, engine, reporter, self.tracked.begin)
+        self.output = Store.open(f"{recipe.output}/{recipe.name}")
+
+    def teach(self) -> tuple[Cached, list[Taught]]:
+        """Tiles and teacher outputs."""
+        with self.road.locked():
+            tiles = self.road.tiles()
+            return tiles, self._teach(tiles)
+
+    def _teach(self, tiles: Cached) -> list[Taught]:
+        before = self.road.shards_written
+        taught = self.road.teach(tiles)
+        if self.road.shards_written > before:
+            record = self.tracked.child("teach")
+            for t in taught:
+                name = t.facts.label
+                record.metrics({f"{name}/psnr_y": t.psnr_y, f"{name}/seconds": t.seconds, f"{name}/tiles": t.tiles}, 0)
+            record.tags({f"sha256.{t.facts.label}": t.facts.sha256 for t in taught})
+            record.tags({"tiles": tiles.train.fingerprint})
+            record.finish()
+        return taught
+
+    def distill(self, methods: Sequence[str], seeds: Sequence[int]) -> tuple[Cached, list[Taught], Fused | None, list[TrainJob]]:
+        """Train every method from every seed, on targets that are made where they are missing."""
+        with self.road.locked():
+            tiles = self.road.tiles()
+            targets = {METHODS[m].target for m in methods}
+            taught = self._teach(tiles) if targets - {"none"} else []
+            fused = self.road.fuse(tiles, taught, lambda job: self._train([job])) if "fused" in targets else None
+        jobs = [self.road.student_job(tiles, taught, fused, m, seed) for m in methods for seed in seeds]
+        self._train([job for job in jobs if job.result() is None])
+        return tiles, taught, fused, jobs
+
+    def _train(self, jobs: list[TrainJob]) -> None:
+        if not jobs:
+            return
+        self.tracked.begin()
+        records = {job.label: self.tracked.child(job.label, _params(job)) for job in jobs}
+        with ExitStack() as stack:
+            lines = {
+                job.label: stack.enter_context(self.reporter.line(job.label, _steps(job), "steps")) for job in jobs
+            }
+            try:
+                self.engine.train(jobs, lines, {label: r.handle() for label, r in records.items()})
+            except BaseException:
+                for record in records.values():
+                    record.finish("FAILED")
+                raise
+        for record in records.values():
+            record.finish()
+
+    def everything(self, methods: Sequence[str], seeds: Sequence[int]) -> Outcome:
+        """The road to its end: cache, trainings, scores."""
+        tiles, taught, fused, jobs = self.distill(methods, seeds)
+        models = self.models(taught, fused, jobs)
+        scores, strip, sets = self.score(models)
+        return Outcome(self.recipe, tiles, taught, fused, jobs, models, scores, sets, strip)
+
+    def models(self, taught: Sequence[Taught], fused: Fused | None, jobs: Sequence[TrainJob]) -> list[Model]:
+        """Everything that the table compares, baselines first."""
+        models = [Model("bicubic", "bicubic", "bicubic")]
+        for t in taught:
+            identity = f"teacher-{t.facts.sha256[:16]}-{t.facts.precision}"
+            models.append(Model(t.facts.label, "teacher", identity, facts=t.facts))
+        if fused is not None and fused.kind != "best":
+            fusion = {
+                "kind": fused.kind,
+                "weights": fused.weights,
+                "config": self.recipe.fusion.model_dump(),
+                "teachers": [t.facts.label for t in taught],
+            }
+            weights = (self.road.store.uri, fused.network) if fused.network else None
+            identity = "fused-" + fused.cached.folder.split("-")[-1]
+            models.append(Model(f"fused ({fused.kind})", "fused", identity, weights=weights, fusion=fusion))
+        for job in jobs:
+            weights = (job.output().uri, "weights.safetensors")
+            models.append(Model(job.label, "student", f"student-{job.fingerprint}", weights=weights))
+        return models
+
+    def score(self, models: list[Model]) -> tuple[Scores, dict[str, np.ndarray], list[str]]:
+        """Every model on every test picture; known scores are read, one picture is kept to look at."""
+        recipe = self.recipe
+        sets = [load_set(folder, recipe.scale) for folder in recipe.data.test]
+        books = {m.name: self._book(m) for m in models}
+        tasks = []
+        places: dict[tuple[str, str], str] = {}
+        for number, (benchmark, name, path) in enumerate((b, n, p) for b in sets for n, p in b.pictures):
+            place = f"{benchmark.name}/{name}:{file_sha256(path)[:16]}"
+            places[benchmark.name, name] = place
+            wanted = tuple(m.name for m in models if place not in books[m.name])
+            if wanted:
+                needs_teachers = any(m.role == "fused" and m.name in wanted for m in models)
+                chosen = tuple(m for m in models if m.name in wanted or (needs_teachers and m.role == "teacher"))
+                tasks.append(ScoreTask(benchmark.name, name, path, recipe.scale, chosen, wanted))
+        if tasks:
+            self.tracked.begin()
+            with self.reporter.line("evaluate", len(tasks), "pictures") as line:
+                for scored in self.engine.map(_score, tasks, gpus=recipe.teach.gpus_per_actor):
+                    for name, score in scored.scores.items():
+                        books[name][places[scored.set_name, scored.picture]] = score
+                    line.advance(note=f"{scored.set_name}/{scored.picture}")
+            for model in models:
+                self.output.write_bytes(_book_file(model), json.dumps(books[model.name]).encode())
+        scores: Scores = {m.name: {b.name: {} for b in sets} for m in models}
+        for (set_name, picture), place in places.items():
+            for model in models:
+                psnr, ssim = books[model.name][place]
+                scores[model.name][set_name][picture] = (psnr, ssim)
+        return scores, self._strip(models, scores, sets), [b.name for b in sets]
+
+    def _book(self, model: Model) -> dict[str, tuple[float, float]]:
+        rel = _book_file(model)
+        return json.loads(self.output.read_bytes(rel)) if self.output.exists(rel) else {}
+
+    def _strip(self, models: list[Model], scores: Scores, sets: list[Any]) -> dict[str, np.ndarray]:
+        """One seed of each method on the test picture where the students gain most over bicubic."""
+        seen: dict[str, Model] = {}
+        for m in models:
+            seen.setdefault(m.name.rsplit("-s", 1)[0] if m.role == "student" else m.name, m)
+        chosen = tuple(seen.values())
+        students = [m.name for m in chosen if m.role == "student"]
+        if not sets or not students:
+            return {}
+        benchmark = sets[0]
+
+        def gain(picture: str) -> float:
+            base = scores["bicubic"][benchmark.name][picture][0]
+            return scores[students[-1]][benchmark.name][picture][0] - base
+
+        name, path = max(benchmark.pictures, key=lambda p: gain(p[0]))
+        rel = "strips/" + fingerprint([m.identity for m in chosen] + [file_sha256(path)]) + ".npz"
+        if not self.output.exists(rel):
+            task = ScoreTask(benchmark.name, name, path, self.recipe.scale, chosen, (), keep_pictures=True)
+            (scored,) = self.engine.map(_score, [task], gpus=self.recipe.teach.gpus_per_actor)
+            with self.output.stage(rel) as file, file.open("wb") as sink:
+                np.savez_compressed(sink, **scored.pictures)
+        import io
+
+        with np.load(io.BytesIO(self.output.read_bytes(rel)), allow_pickle=False) as stored:
+            return {key: stored[key] for key in stored.files}
+
+
+def _book_file(model: Model) -> str:
+    return f"scores/{model.identity}.json"
+
+
+def _score(task: ScoreTask, device: str) -> Scored:
+    return task.run(device)
+
+
+def _steps(job: TrainJob) -> int:
+    recipe = job.spec
+    return recipe.fusion.train.steps if job.kind == "aggregation" else recipe.train.steps  # type: ignore[union-attr]
+
+
+def _params(job: TrainJob) -> dict[str, Any]:
+    dump = job.recipe
+    shown = ("scale", "fusion") if job.kind == "aggregation" else ("scale", "method", "student", "train", "fusion")
+    return {**{k: dump[k] for k in shown}, "seed": job.seed, "fingerprint": job.fingerprint}

@@ -1,0 +1,231 @@
+"""One training as a job by value: it can be sent to a worker on another machine, and run again after a kill."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.methods import METHODS
+from pipeline.methods.base import Phase
+from pipeline.methods.mtkd import aggregation
+from pipeline.recipe import Aggregate, Recipe
+from pipeline.shards.fingerprint import fingerprint
+from pipeline.shards.manifest import load as load_manifest
+from pipeline.shards.sampler import Sampler, Source
+from pipeline.shards.store import Store
+from pipeline.stages.teach import as_levels, luma_error, psnr, read, to_stored
+from pipeline.train import Curves, Hooks, train
+from students import build
+
+VERSION = 1
+OBSERVED_ONLY = ("log_every", "evaluate_every", "keep")
+HELD_OUT_TILES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Where a named tensor of the batch is cached."""
+
+    column: str
+    train: str
+    """Manifest of the training tiles, relative to the cache."""
+    held_out: str | None
+    """Manifest of the held-out tiles, if there are any."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainJob:
+    """Everything that a training needs, by value."""
+
+    label: str
+    kind: str
+    """`student` or `aggregation`."""
+    recipe: dict[str, Any]
+    seed: int
+    columns: dict[str, Columns]
+    folder: str
+    """Where checkpoints and the result go, relative to the output root."""
+    fingerprint: str
+
+    @property
+    def spec(self) -> Recipe:
+        return Recipe.model_validate(self.recipe)
+
+    def output(self) -> Store:
+        recipe = self.spec
+        root = recipe.cache.root if self.kind == "aggregation" else f"{recipe.output}/{recipe.name}"
+        return Store.open(Store.open(root).where(self.folder))
+
+    def result(self) -> dict[str, Any] | None:
+        """What a finished job left, or None."""
+        store = self.output()
+        return json.loads(store.read_bytes("result.json")) if store.exists("result.json") else None
+
+
+def job_fingerprint(recipe: Recipe, kind: str, seed: int, manifests: dict[str, str]) -> str:
+    """Covers what changes the weights: settings, seed and cached inputs, not how often one looks."""
+    dump = recipe.model_dump(mode="json")
+    if kind == "aggregation":
+        own = {k: v for k, v in dump["fusion"].items() if k != "train"} | {"train": _weighty(dump["fusion"]["train"])}
+    else:
+        own = {"method": dump["method"], "student": dump["student"], "train": _weighty(dump["train"])}
+    return fingerprint(
+        {"version": VERSION, "kind": kind, "scale": recipe.scale, "seed": seed, "own": own, "inputs": manifests}
+    )
+
+
+def _weighty(settings: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in settings.items() if k not in OBSERVED_ONLY}
+
+
+def phases(job: TrainJob) -> list[Callable[[dict[str, nn.Module]], Phase]]:
+    """The phases of a job's method."""
+    recipe = job.spec
+    if job.kind == "aggregation":
+        assert isinstance(recipe.fusion, Aggregate)
+        return list(aggregation(recipe.fusion, len(recipe.teachers), recipe.scale))
+    student = partial(build, recipe.student.name, recipe.scale, **recipe.student.options)
+    return list(METHODS[recipe.method.name].phases(recipe.method, recipe.train, student))
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Where a training's news go; all optional."""
+
+    log: Callable[[dict[str, float], int], None] | None = None
+    picture: Callable[[np.ndarray, int], None] | None = None
+    """(HWC uint8 strip of held-out tiles, step) after each evaluation."""
+    sync: Callable[[dict[str, float], int], None] | None = None
+
+
+def run_job(
+    job: TrainJob, *, device: str = "cpu", rank: int = 0, world: int = 1, listener: Listener | None = None
+) -> dict[str, Any] | None:
+    """Train every phase of a job from wherever it stands; rank 0 writes weights and result and returns the result."""
+    if (done := job.result()) is not None:
+        return done
+    listener = listener or Listener()
+    recipe, output = job.spec, job.output()
+    artefacts: dict[str, nn.Module] = {}
+    curves: dict[str, Any] = {}
+    modules: nn.Module | None = None
+    for number, make in enumerate(phases(job)):
+        torch.manual_seed(job.seed)
+        phase = make(artefacts)
+        cache = Store.open(recipe.cache.root)
+        sampler = Sampler(
+            {name: _source(cache, job.columns[name]) for name in phase.sources},
+            scale=recipe.scale,
+            patch=phase.settings.patch,
+            batch=phase.settings.batch,
+            seed=job.seed,
+            margin=recipe.data.margin,
+            require_hr=phase.require_hr,
+        )
+        judge = HeldOut(cache, job, phase, device) if rank == 0 and job.columns["lr"].held_out else None
+        hooks = Hooks(
+            evaluate=partial(_evaluate, judge, listener) if judge else None, log=listener.log, sync=listener.sync
+        )
+        result: Curves = train(
+            phase,
+            sampler,
+            folder=Store.open(output.where(f"{number}-{phase.name}")),
+            fingerprint=job.fingerprint,
+            seed=job.seed,
+            device=torch.device(device),
+            rank=rank,
+            world=world,
+            hooks=hooks,
+        )
+        modules = phase.modules[phase.artefact]
+        artefacts[phase.name] = modules
+        curves[phase.name] = result.values
+    assert modules is not None
+    return _finish(job, output, modules, curves) if rank == 0 else None
+
+
+def _finish(job: TrainJob, output: Store, model: nn.Module, curves: dict[str, Any]) -> dict[str, Any]:
+    from safetensors.torch import save
+
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+    recipe = job.spec
+    facts = {
+        "architecture": recipe.student.name if job.kind == "student" else "aggregation",
+        "options": recipe.student.options if job.kind == "student" else recipe.fusion.model_dump(mode="json"),
+        "scale": recipe.scale,
+        "method": recipe.method.name if job.kind == "student" else "mtkd stage 1",
+        "seed": job.seed,
+        "fingerprint": job.fingerprint,
+    }
+    data = save(tensors, metadata={"faculty": json.dumps(facts)})
+    output.write_bytes("weights.safetensors", data)
+    result = {"label": job.label, "fingerprint": job.fingerprint, "curves": curves, **facts}
+    output.write_bytes("result.json", json.dumps(result).encode())
+    return result
+
+
+def _source(cache: Store, columns: Columns) -> Source:
+    return Source(cache, load_manifest(cache, columns.train), columns.column)
+
+
+def _evaluate(judge: HeldOut, listener: Listener, model: nn.Module, step: int) -> dict[str, float]:
+    value, strip = judge(model)
+    if listener.picture is not None:
+        listener.picture(strip, step)
+    return {"held_out/psnr_y": value}
+
+
+class HeldOut:
+    """PSNR of a phase's artefact on the held-out tiles, and a strip of pictures to look at."""
+
+    def __init__(self, cache: Store, job: TrainJob, phase: Phase, device: str) -> None:
+        self.device, self.scale = device, job.spec.scale
+        names = dict.fromkeys((*phase.inputs, "hr", *(n for n in phase.sources if n != "lr"), "lr"))
+        self.inputs = phase.inputs
+        self.tiles = {n: self._first(cache, job.columns[n]) for n in names if n in job.columns}
+
+    @staticmethod
+    def _first(cache: Store, columns: Columns) -> np.ndarray:
+        assert columns.held_out is not None
+        manifest = load_manifest(cache, columns.held_out)
+        rows, have = [], 0
+        for receipt in manifest.shards:
+            rows.append(read(cache, receipt).columns[columns.column][: HELD_OUT_TILES - have])
+            have += len(rows[-1])
+            if have >= HELD_OUT_TILES:
+                break
+        return np.concatenate(rows)
+
+    @torch.inference_mode()
+    def __call__(self, model: nn.Module) -> tuple[float, np.ndarray]:
+        """(PSNR in dB over all tiles together, strip HWC uint8 of one tile: LR, targets, output, HR)."""
+        error, pixels = 0.0, 0
+        shown: np.ndarray | None = None
+        for begin in range(0, len(self.tiles["hr"]), 8):
+            rows = slice(begin, begin + 8)
+            tensors = [self._tensor(self.tiles[n][rows]) for n in self.inputs]
+            x = tensors[0] if self.inputs == ("lr",) else torch.stack(tensors, dim=1)
+            sr = to_stored(model(x).float(), "uint8")
+            shown = sr if shown is None else shown
+            e, n = luma_error(sr, self.tiles["hr"][rows], self.scale)
+            error, pixels = error + e, pixels + n
+        assert shown is not None
+        return psnr([{"squared_error": error, "pixels": pixels}]), self._strip(shown)
+
+    def _tensor(self, stored: np.ndarray) -> torch.Tensor:
+        x = torch.from_numpy(np.array(stored)).to(self.device).permute(0, 3, 1, 2).float()
+        return x / 255 if stored.dtype == np.uint8 else x
+
+    def _strip(self, sr: np.ndarray) -> np.ndarray:
+        # The tile with the most detail among those shown says the most.
+        best = int(np.argmax([t.astype(np.float32).var() for t in self.tiles["hr"][: len(sr)]]))
+        lr = self.tiles["lr"][best].repeat(self.scale, 0).repeat(self.scale, 1)
+        targets = [as_levels(t[best]) for n, t in self.tiles.items() if n not in ("lr", "hr")]
+        return np.concatenate([lr, *targets, sr[best], self.tiles["hr"][best]], axis=1)

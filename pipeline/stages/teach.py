@@ -1,0 +1,248 @@
+"""Teachers' outputs: one tile shard in, one output shard out, by teacher.
+
+An output shard is named after its tile shard and lies in a folder named after everything that shaped its pixels: the tiles'
+folder, the checkpoint's sha256, the precision and the stored type. So one more teacher, or one more picture, computes only itself.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.cost import multiply_adds
+from pipeline.errors import FacultyError, InputError
+from pipeline.metrics import to_y
+from pipeline.recipe import TeacherSpec
+from pipeline.shards.fingerprint import file_sha256, fingerprint
+from pipeline.shards.format import Receipt, Shard, open_shard, write_shard
+from pipeline.shards.manifest import Manifest, write_receipt
+from pipeline.shards.store import Store
+from teachers import zoo
+from teachers.descriptor import Teacher
+from teachers.gate import check, precision_gate
+from teachers.loading import load_teacher
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherFacts:
+    """What was found out about one teacher, once; the cache keeps it."""
+
+    label: str
+    path: str
+    sha256: str
+    architecture: str
+    scale: int
+    parameters: int
+    multiply_adds: int
+    """For one 48 x 48 LR tile."""
+    precision: str
+
+    def identity(self, tiles_folder: str, dtype: str) -> dict[str, object]:
+        return {
+            "version": VERSION,
+            "tiles": tiles_folder,
+            "sha256": self.sha256,
+            "scale": self.scale,
+            "precision": self.precision,
+            "dtype": dtype,
+        }
+
+    def folder(self, tiles_folder: str, dtype: str) -> str:
+        """Where the output shards lie."""
+        kind = self.architecture.lower().replace(" ", "-")
+        return f"outputs/{tiles_folder.split('/')[-1]}/{kind}-{fingerprint(self.identity(tiles_folder, dtype))}"
+
+
+def find_facts(spec: TeacherSpec, scale: int, cache: str, device: str = "cpu") -> TeacherFacts:
+    """Load a teacher, put it through the gate, choose its precision. Known facts are read from the cache.
+
+    Raises InputError for a missing, damaged, unknown or misfitting checkpoint and for one that the gate refuses.
+    """
+    store = Store.open(cache)
+    kind = device.split(":")[0]
+    if (known := known_facts(spec, scale, store, kind)) is not None:
+        return known
+    path, sha256 = resolve(spec.checkpoint)
+    teacher = load_teacher(path, scale=scale, name=spec.label).to(device)
+    check(teacher)
+    precision = spec.precision
+    if precision == "auto":
+        precision = precision_gate(teacher)
+    info = teacher.info
+    facts = TeacherFacts(
+        label=spec.label,
+        path=str(path),
+        sha256=sha256,
+        architecture=info.architecture,
+        scale=scale,
+        parameters=info.parameters,
+        multiply_adds=multiply_adds(teacher.network, (1, 3, 48, 48)),
+        precision=precision,
+    )
+    store.write_bytes(_facts_file(sha256, scale, spec, kind), json.dumps(asdict(facts)).encode())
+    return facts
+
+
+def known_facts(spec: TeacherSpec, scale: int, store: Store, kind: str) -> TeacherFacts | None:
+    """What the cache knows of this checkpoint on this kind of device (`cpu`, `cuda`), or None."""
+    path, sha256 = resolve(spec.checkpoint)
+    rel = _facts_file(sha256, scale, spec, kind)
+    if not store.exists(rel):
+        return None
+    facts = json.loads(store.read_bytes(rel))
+    return TeacherFacts(**{**facts, "label": spec.label, "path": str(path)})
+
+
+def resolve(checkpoint: str) -> tuple[Path, str]:
+    """The file behind a path or a name of the zoo (downloaded where it is not here yet), and its sha256."""
+    path = Path(checkpoint)
+    if not path.is_file():
+        if checkpoint not in zoo.ZOO:
+            raise InputError(
+                f"teachers: {checkpoint}",
+                "a checkpoint file or a name of the zoo",
+                "neither",
+                "`faculty teachers` lists the zoo's names.",
+            )
+        path = zoo.fetch(zoo.ZOO[checkpoint])
+    return path.absolute(), file_sha256(path)
+
+
+def _facts_file(sha256: str, scale: int, spec: TeacherSpec, kind: str) -> str:
+    return f"teachers/{sha256[:16]}-x{scale}-{spec.precision}-{kind}.json"
+
+
+def load(facts: TeacherFacts, device: str = "cpu") -> Teacher:
+    """The teacher as its facts describe it, ready to run."""
+    return load_teacher(facts.path, scale=facts.scale, name=facts.label).to(device).precision(facts.precision)
+
+
+@dataclass(frozen=True, slots=True)
+class TeachTask:
+    """One tile shard for one teacher."""
+
+    cache: str
+    tiles: Receipt
+    folder: str
+    scale: int
+    dtype: str
+    batch: int
+
+    def run(
+        self, teacher: Callable[[torch.Tensor], torch.Tensor], device: str = "cpu"
+    ) -> tuple[Receipt, dict[str, float]]:
+        """Returns the committed shard's receipt and {tiles, seconds, squared_error, pixels} of the luma against HR.
+
+        Raises FacultyError naming teacher folder and tile where an output is not finite or has another size.
+        """
+        store = Store.open(self.cache)
+        shard = read(store, self.tiles)
+        ids, lr = shard.columns["id"], shard.columns["lr"]
+        hr = shard.columns.get("hr")
+        started = time.perf_counter()
+        out: np.ndarray | None = None
+        error, pixels = 0.0, 0
+        for begin in range(0, len(ids), self.batch):
+            sr = self._forward(teacher, lr[begin : begin + self.batch], ids[begin], device)
+            if out is None:
+                out = np.empty((len(ids), *sr.shape[1:]), sr.dtype)
+            out[begin : begin + len(sr)] = sr
+            if hr is not None:
+                e, n = luma_error(sr, hr[begin : begin + len(sr)], self.scale)
+                error, pixels = error + e, pixels + n
+        assert out is not None
+        stats = {
+            "tiles": len(ids),
+            "seconds": time.perf_counter() - started,
+            "squared_error": error,
+            "pixels": pixels,
+        }
+        return commit_output(store, self.folder, self.tiles.key, ids, out, stats), stats
+
+    def _forward(self, teacher: Callable[[torch.Tensor], torch.Tensor], lr: np.ndarray, first: str, device: str) -> np.ndarray:
+        x = torch.from_numpy(np.array(lr)).to(device).permute(0, 3, 1, 2).float().div_(255)
+        sr = teacher(x)
+        wanted = (len(lr), 3, lr.shape[1] * self.scale, lr.shape[2] * self.scale)
+        if tuple(sr.shape) != wanted or not torch.isfinite(sr).all():
+            raise FacultyError(
+                f"{self.folder}: the teacher's output for the tiles from {first} on has shape {tuple(sr.shape)} "
+                f"(expected {wanted}) or is not finite; precision: fp32 may help."
+            )
+        return to_stored(sr, self.dtype)
+
+
+def read(store: Store, receipt: Receipt) -> Shard:
+    """The shard of a receipt, verified once on this machine (fetched first from an object store)."""
+    return open_shard(store.local(receipt.file, sha256=receipt.sha256, bytes=receipt.bytes))
+
+
+def to_stored(sr_NCHW: torch.Tensor, dtype: str) -> np.ndarray:
+    """Float pictures in [0, 1] to the stored form, NHWC: uint8 0..255 rounded, or float16 as they are."""
+    sr = sr_NCHW.permute(0, 2, 3, 1)
+    if dtype == "uint8":
+        return sr.mul(255).round().clamp(0, 255).to(torch.uint8).contiguous().cpu().numpy()
+    return sr.to(torch.float16).contiguous().cpu().numpy()
+
+
+def as_levels(stored: np.ndarray) -> np.ndarray:
+    """Stored pictures of either type as uint8 levels."""
+    if stored.dtype == np.uint8:
+        return stored
+    return np.clip(np.rint(stored.astype(np.float32) * 255), 0, 255).astype(np.uint8)
+
+
+def luma_error(sr: np.ndarray, hr: np.ndarray, shave: int) -> tuple[float, int]:
+    """Sum of squared luma errors (grey levels^2) and pixel count of (n, H, W, 3) stored pictures, `shave` pixels cut."""
+    inner = (slice(None), slice(shave, -shave), slice(shave, -shave))
+    difference = to_y(as_levels(sr[inner])) - to_y(hr[inner])
+    return float(np.square(difference).sum()), difference.size
+
+
+def psnr(stats: list[dict[str, float]]) -> float:
+    """PSNR in dB over all tiles together (from the pooled squared error, so flat tiles do not weigh)."""
+    error, pixels = sum(s["squared_error"] for s in stats), sum(s["pixels"] for s in stats)
+    if not pixels:
+        return float("nan")
+    return float(10 * np.log10(255**2 / max(error / pixels, 1e-10)))
+
+
+def commit_output(
+    store: Store, folder: str, key: str, ids: list[str], pictures: np.ndarray, stats: dict[str, float]
+) -> Receipt:
+    """Write an output shard, its statistics, and last its receipt."""
+    span = (0, 255) if pictures.dtype == np.uint8 else (0, 1)
+    receipt = write_shard(
+        store,
+        f"{folder}/{key}.arrow",
+        {"id": ids, "sr": pictures},
+        metadata={"kind": "outputs", "key": key, "folder": folder},
+        value_ranges={"sr": span},
+    )
+    store.write_bytes(f"{folder}/{key}.stats.json", json.dumps(stats).encode())
+    write_receipt(store, receipt)
+    return receipt
+
+
+def read_stats(store: Store, folder: str, keys: list[str]) -> list[dict[str, float]]:
+    """The statistics of these shards."""
+    return [json.loads(store.read_bytes(f"{folder}/{key}.stats.json")) for key in keys]
+
+
+def output_manifest(
+    facts: dict[str, object], folder: str, tiles: Manifest, receipts: dict[str, Receipt]
+) -> Manifest:
+    """The manifest of one teacher's (or the fusion's) outputs over one set of tiles."""
+    return Manifest(
+        kind="outputs",
+        fingerprint=fingerprint({"folder": folder, "tiles": tiles.fingerprint}),
+        inputs={**facts, "tiles": tiles.fingerprint},
+        shards=tuple(receipts[r.key] for r in tiles.shards),
+    )
