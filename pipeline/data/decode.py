@@ -29,7 +29,8 @@ _FOUND = {
     "HSV": "HSV colours",
 }
 
-# Pillow's own limit is lower and only warns up to twice its value; the check in `_open` is the one that counts here.
+# Pillow's own limit is lower and only warns up to twice its value; the check in `_open` is the one that
+# counts here.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
 
@@ -57,9 +58,9 @@ class Quarantined:
 def decode(path: str | Path) -> np.ndarray:
     """Return the picture as (H, W, 3) uint8 RGB, as stored (an EXIF orientation is not applied).
 
-    Grey is replicated, palettes are resolved, an alpha channel is dropped if it is opaque everywhere. Raises InputError,
-    naming the file, for anything else: damaged or truncated files, 16-bit, 1-bit, CMYK, transparency, several frames,
-    more than `MAX_PIXELS`, files that are no pictures.
+    Grey is replicated, palettes are resolved, an alpha channel is dropped if it is opaque everywhere. Raises
+    InputError, naming the file, for anything else: damaged or truncated files, 16-bit, 1-bit, CMYK,
+    transparency, several frames, more than `MAX_PIXELS`, files that are no pictures.
     """
     return _decode(_read(Path(path)), str(path))
 
@@ -67,11 +68,12 @@ def decode(path: str | Path) -> np.ndarray:
 def scan(
     source: str | Path, *, min_side: int = 1, on_bad: Literal["raise", "quarantine"] = "raise"
 ) -> tuple[list[Picture], list[Quarantined]]:
-    """Decode every picture file under a folder (or one file) and return the good and the left-out, sorted by name.
+    """Decode every picture file under a folder (or one file) and return the good and the left-out, sorted by
+    name.
 
-    A file whose bytes equal an earlier one's is always left out. A bad file, or one with a side below `min_side`, is
-    left out under "quarantine"; under "raise" the first by name raises its InputError. Raises InputError if no good
-    picture is found.
+    A file whose bytes equal an earlier one's is always left out. A bad file, or one with a side below
+    `min_side`, is left out under "quarantine"; under "raise" the first by name raises its InputError. Raises
+    InputError if no good picture is found.
     """
     source = Path(source)
     if not source.exists():
@@ -80,7 +82,9 @@ def scan(
     good: dict[str, Picture] = {}
     left_out: list[Quarantined] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for path, result in zip(paths, pool.map(lambda path: _examine(path, root, min_side), paths), strict=True):
+        for path, result in zip(
+            paths, pool.map(lambda path: _examine(path, root, min_side), paths), strict=True
+        ):
             if isinstance(result, Picture):
                 first = good.setdefault(result.sha256, result)
                 if first is not result:
@@ -146,11 +150,11 @@ def _unsuitable(picture: Image.Image) -> str:
     if width * height > MAX_PIXELS:
         return f"{width}x{height}, more than {MAX_PIXELS} pixels"
     # Pillow reads 16-bit RGB files as 8-bit "RGB" without a word; only the decoder's raw mode tells.
-    if picture.mode.startswith("I;16") or any(";16" in str(tile[3]) for tile in picture.tile):
+    if picture.mode.startswith("I;16") or any(";16" in str(tile[3]) for tile in getattr(picture, "tile", ())):
         return "16 bits a channel"
     # Cameras store a preview as a second frame in MPO files; the first is the picture.
-    if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
-        return f"{picture.n_frames} frames"
+    if (frames := getattr(picture, "n_frames", 1)) > 1 and picture.format != "MPO":
+        return f"{frames} frames"
     if picture.mode not in ("RGB", "L", "P", "LA", "PA", "RGBA"):
         return _FOUND.get(picture.mode, f"mode {picture.mode}")
     return ""

@@ -1,12 +1,12 @@
 """The resolution gap: MATLAB's antialiased bicubic `imresize`, in exact integer arithmetic.
 
-The cubic kernel (Keys, "Cubic convolution interpolation", 1981, a = -1/2) is a polynomial with rational coefficients
-and is only met at multiples of 1/(2 scale), so every weight is an integer over a common denominator and every sum of
-8-bit values is an integer below 2**24. Float32 holds those exactly: results do not depend on the order of summation,
-the number of threads or the device, and equal MATLAB's bit for bit.
+The cubic kernel (Keys, "Cubic convolution interpolation", 1981, a = -1/2) is a polynomial with rational
+coefficients and is only met at multiples of 1/(2 scale), so every weight is an integer over a common
+denominator and every sum of 8-bit values is an integer below 2**24. Float32 holds those exactly: results do
+not depend on the order of summation, the number of threads or the device, and equal MATLAB's bit for bit.
 
-As in MATLAB, borders are mirrored about their edge, rows are resized before columns, and each of the two passes rounds
-half up to 8 bits.
+As in MATLAB, borders are mirrored about their edge, rows are resized before columns, and each of the two
+passes rounds half up to 8 bits.
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ def degrade(hr: np.ndarray, kind: str, scale: int) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """Output `i * phases + r` of a pass is the sum of weight * input[i * stride + offset] over the taps of phase r."""
+    """Output `i * phases + r` of a pass is the sum of weight * input[i * stride + offset] over the taps of
+    phase r.
+    """
 
     phases: tuple[tuple[tuple[int, int], ...], ...]
     """For each phase, its (offset, weight) pairs."""
@@ -88,14 +90,18 @@ def _plan(scale: int, shrink: bool) -> _Plan:
     if scale not in SCALES:
         raise InputError("scale", "2, 3 or 4", repr(scale))
     s = scale
-    if shrink:  # output i has its centre at input s*i + (s-1)/2 and a kernel stretched by s: weights sum to 16 s^4
+    if (
+        shrink
+    ):  # output i has its centre at input s*i + (s-1)/2 and a kernel stretched by s: weights sum to 16 s^4
         phases = [[(p, _kernel(2 * p + 1 - s, s)) for p in range(-2 * s, 3 * s)]]
     else:  # output s*i + r has its centre at input i + (2r+1-s)/(2s): weights sum to 16 s^3
         phases = [[(p, _kernel(2 * r + 1 - s - 2 * s * p, s)) for p in range(-2, 4)] for r in range(s)]
     phases = [[(p, weight) for p, weight in taps if weight] for taps in phases]
     common = gcd(*(weight for taps in phases for _, weight in taps))
     denominator = 16 * s**3 * (s if shrink else 1) // common
-    return _Plan(tuple(tuple((p, w // common) for p, w in taps) for taps in phases), s if shrink else 1, denominator)
+    return _Plan(
+        tuple(tuple((p, w // common) for p, w in taps) for taps in phases), s if shrink else 1, denominator
+    )
 
 
 def _kernel(n: int, scale: int) -> int:
@@ -111,7 +117,7 @@ def _resize(x: Pictures, dim: int, plan: _Plan) -> Pictures:
     xp = np if isinstance(x, np.ndarray) else torch
     if x.dtype != xp.uint8:
         raise ValueError(f"bicubic resizing takes uint8, not {x.dtype}")
-    tail = (slice(None),) * (-1 - dim)
+    tail: Any = (slice(None),) * (-1 - dim)
     span = (x.shape[dim] // plan.stride - 1) * plan.stride + 1
     offsets = [offset for taps in plan.phases for offset, _ in taps]
     first = min(offsets)
@@ -120,7 +126,7 @@ def _resize(x: Pictures, dim: int, plan: _Plan) -> Pictures:
     padded = xp.asarray(x[(..., mirrored, *tail)], dtype=xp.float32)
     phases = []
     for taps in plan.phases:
-        total = plan.denominator // 2
+        total: Any = plan.denominator // 2
         for offset, weight in taps:
             part = padded[(..., slice(offset - first, offset - first + span, plan.stride), *tail)] * weight
             part += total

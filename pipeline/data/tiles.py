@@ -1,7 +1,7 @@
 """Cutting pictures into equal tiles, larger than a training patch, that random crops can use up to a margin.
 
-Teachers see a tile's border without its surroundings, so crops keep `margin` LR pixels away from it. Neighbouring
-tiles overlap by twice that, so that the usable insides leave no gap.
+Teachers see a tile's border without its surroundings, so crops keep `margin` LR pixels away from it.
+Neighbouring tiles overlap by twice that, so that the usable insides leave no gap.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class Tile:
 def positions(height: int, width: int, grid: Grid) -> list[tuple[int, int]]:
     """Return the corners (y, x) of the tiles of a picture, in HR pixels, row by row.
 
-    They are multiples of the scale, evenly spread, the first flush with one edge and the last with the other (of the
-    picture cropped to a multiple of the scale), neighbours at most `size - 2 * margin * scale` apart. A side shorter
-    than a tile has one position.
+    They are multiples of the scale, evenly spread, the first flush with one edge and the last with the other
+    (of the picture cropped to a multiple of the scale), neighbours at most `size - 2 * margin * scale` apart.
+    A side shorter than a tile has one position.
     """
     return [(y, x) for y in _starts(height, grid) for x in _starts(width, grid)]
 
@@ -64,9 +64,9 @@ def cut(
 ) -> Iterator[Tile]:
     """Cut a picture, (H, W, 3) uint8, into tiles in the order of `positions`.
 
-    Without `lr`, LR is made from the whole mod-cropped HR picture and then cut, so that tiles know nothing of their
-    borders. With both, they must fit. With `lr` alone the tiles have no HR. A picture smaller than a tile is mirrored
-    up to its size first. Raises InputError for pictures that do not fit each other.
+    Without `lr`, LR is made from the whole mod-cropped HR picture and then cut, so that tiles know nothing of
+    their borders. With both, they must fit. With `lr` alone the tiles have no HR. A picture smaller than a
+    tile is mirrored up to its size first. Raises InputError for pictures that do not fit each other.
     """
     scale = grid.scale
     if hr is not None:

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 CHUNK = 1 << 20
 
@@ -14,8 +15,9 @@ CHUNK = 1 << 20
 def canonical(obj: object) -> bytes:
     """Return the one byte string that stands for `obj` on every machine and Python version.
 
-    Mappings (string keys, any order), sequences, dataclasses, strings, numbers, booleans and None are allowed. Floats
-    are written by `repr`, the shortest text that reads back equal, so 1 and 1.0 differ and 0.1 is always `0.1`.
+    Mappings (string keys, any order), sequences, dataclasses, strings, numbers, booleans and None are
+    allowed. Floats are written by `repr`, the shortest text that reads back equal, so 1 and 1.0 differ and
+    0.1 is always `0.1`.
 
     Raises: TypeError for any other type or key, ValueError for a float that is not finite.
     """
@@ -34,7 +36,7 @@ def file_sha256(path: str | Path) -> str:
         return stream_sha256(file)
 
 
-def stream_sha256(stream) -> str:
+def stream_sha256(stream: BinaryIO) -> str:
     """Return the SHA-256 of what is left in a readable binary stream (a file or a pyarrow stream)."""
     digest = hashlib.sha256()
     while chunk := stream.read(CHUNK):

@@ -1,8 +1,9 @@
 """A shard: one Arrow IPC file that is mapped into memory and read without copies.
 
-One record batch, no compression. Pictures are fixed-shape tensor columns, (rows, height, width, channels) of uint8 or
-float16; identifiers are strings; the rest are plain one-dimensional numbers. Each tensor column names its value range
-and the file names its schema version, so that a shard explains itself. Arrow keeps no checksums: the receipt does.
+One record batch, no compression. Pictures are fixed-shape tensor columns, (rows, height, width, channels) of
+uint8 or float16; identifiers are strings; the rest are plain one-dimensional numbers. Each tensor column
+names its value range and the file names its schema version, so that a shard explains itself. Arrow keeps no
+checksums: the receipt does.
 """
 
 from __future__ import annotations
@@ -20,7 +21,16 @@ import pyarrow as pa
 
 from pipeline.shards.store import CorruptShard, Store, rebuild
 
-__all__ = ["SCHEMA_VERSION", "SUFFIX", "CorruptShard", "Receipt", "Shard", "open_shard", "verify", "write_shard"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "SUFFIX",
+    "CorruptShard",
+    "Receipt",
+    "Shard",
+    "open_shard",
+    "verify",
+    "write_shard",
+]
 
 SCHEMA_VERSION = "1"
 SUFFIX = ".arrow"
@@ -46,7 +56,9 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """An open shard. Its arrays are read-only views of the mapped file and keep it mapped; it holds no descriptor."""
+    """An open shard. Its arrays are read-only views of the mapped file and keep it mapped; it holds no
+    descriptor.
+    """
 
     path: Path
     rows: int
@@ -67,9 +79,10 @@ def write_shard(
 ) -> Receipt:
     """Commit `columns` as the shard `rel` (its name ends in `.arrow`) and return its receipt.
 
-    Arrays of two or more dimensions must be uint8 or float16; `id` (unique strings) is required and all columns have
-    as many rows. `value_ranges` defaults to 0..255 for uint8 and 0..1 for float16. The same input gives the same bytes.
-    Raises ValueError for columns that do not fit, FacultyError when the store cannot be written.
+    Arrays of two or more dimensions must be uint8 or float16; `id` (unique strings) is required and all
+    columns have as many rows. `value_ranges` defaults to 0..255 for uint8 and 0..1 for float16. The same
+    input gives the same bytes. Raises ValueError for columns that do not fit, FacultyError when the store
+    cannot be written.
     """
     ids = columns["id"]
     if len(set(ids)) != len(ids) or not ids:
@@ -79,13 +92,13 @@ def write_shard(
         if len(values) != len(ids):
             raise ValueError(f"{rel}: column {name} has {len(values)} rows, id has {len(ids)}")
         array = _to_arrow(name, values)
-        note = {}
+        note: dict[bytes, str] = {}
         if isinstance(array.type, pa.FixedShapeTensorType):
             low, high = (value_ranges or {}).get(name, _DEFAULT_RANGES[str(values.dtype)])
             note = {_RANGE_KEY: json.dumps([low, high])}
         fields.append(pa.field(name, array.type, nullable=False, metadata=note))
         arrays.append(array)
-    notes = {_VERSION_KEY: SCHEMA_VERSION, **{key: metadata[key] for key in sorted(metadata)}}
+    notes = {_VERSION_KEY.decode(): SCHEMA_VERSION} | {key: metadata[key] for key in sorted(metadata)}
     schema = pa.schema(fields, metadata=notes)
     with store.stage(rel) as path, path.open("wb") as file:
         sink = _Hashing(file)
@@ -97,16 +110,21 @@ def write_shard(
 
 
 def open_shard(path: str | Path) -> Shard:
-    """Map a shard. Raises CorruptShard for a file that is missing, truncated, foreign or of another schema version."""
+    """Map a shard. Raises CorruptShard for a file that is missing, truncated, foreign or of another schema
+    version.
+    """
     path = Path(path)
     try:
-        # Arrays keep the mapping alive after the file is closed, so thousands of shards need no open descriptors.
+        # Arrays keep the mapping alive after the file is closed, so thousands of shards need no open
+        # descriptors.
         with pa.memory_map(os.fspath(path)) as source, pa.ipc.open_file(source) as reader:
             notes = reader.schema.metadata or {}
             version = notes.pop(_VERSION_KEY, b"none").decode(errors="replace")
             if version != SCHEMA_VERSION:
                 expected = f"a shard of schema version {SCHEMA_VERSION}"
-                raise CorruptShard(str(path), expected, f"an Arrow file with version {version}", rebuild(str(path)))
+                raise CorruptShard(
+                    str(path), expected, f"an Arrow file with version {version}", rebuild(str(path))
+                )
             if reader.num_record_batches != 1:
                 found = f"{reader.num_record_batches} record batches"
                 raise CorruptShard(str(path), "one record batch", found, rebuild(str(path)))
@@ -127,8 +145,8 @@ def open_shard(path: str | Path) -> Shard:
 def verify(store: Store, receipt: Receipt, full: bool) -> None:
     """Raise CorruptShard unless the stored shard is the one of `receipt`.
 
-    The size is always compared. `full` hashes the stored bytes now; otherwise they are hashed if this machine has not
-    yet verified this state of the file (a remote shard is fetched for that, once).
+    The size is always compared. `full` hashes the stored bytes now; otherwise they are hashed if this machine
+    has not yet verified this state of the file (a remote shard is fetched for that, once).
     """
     where = store.where(receipt.file)
     if not store.exists(receipt.file):

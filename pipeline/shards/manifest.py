@@ -1,7 +1,7 @@
 """The list of shards that make up one finished set, and the receipts of a set that is still being filled.
 
-Each shard gets its receipt `<file>.json` right after it is committed, so an interrupted fill goes on where it stopped.
-The manifest is written last: readers trust it alone.
+Each shard gets its receipt `<file>.json` right after it is committed, so an interrupted fill goes on where it
+stopped. The manifest is written last: readers trust it alone.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pipeline.shards.store import TEMPORARY, Store
 
 VERSION = 1
 RECEIPT_SUFFIX = ".json"
+_REMEDY = "Delete it and build this cache again."
 _FIELDS = {field.name: field.type for field in dataclasses.fields(Receipt)}
 _log = logging.getLogger(__name__)
 
@@ -69,7 +70,10 @@ def load(store: Store, rel: str) -> Manifest:
     data = _parse(where, _read(store, rel, where))
     if data.get("version") != VERSION:
         raise InputError(
-            where, f"a manifest of version {VERSION}", f"version {data.get('version')!r}", "Build this cache again."
+            where,
+            f"a manifest of version {VERSION}",
+            f"version {data.get('version')!r}",
+            "Build this cache again.",
         )
     kinds = {"kind": str, "fingerprint": str, "inputs": dict, "shards": list, "version": int}
     _check(where, data, kinds)
@@ -101,7 +105,8 @@ def committed(store: Store, folder: str) -> dict[str, Receipt]:
 
 
 def verify_set(store: Store, manifest: Manifest, full: bool) -> list[Problem]:
-    """Return what is wrong with a set: shards that fail `format.verify`, and shards beside them that it does not list.
+    """Return what is wrong with a set: shards that fail `format.verify`, and shards beside them that it does
+    not list.
 
     Where sets share a folder, one set's extra shards are another's own.
     """
@@ -110,7 +115,9 @@ def verify_set(store: Store, manifest: Manifest, full: bool) -> list[Problem]:
         try:
             verify(store, receipt, full)
         except CorruptShard as error:
-            problems.append(Problem(receipt.file, "damaged", f"expected {error.expected}, found {error.found}"))
+            problems.append(
+                Problem(receipt.file, "damaged", f"expected {error.expected}, found {error.found}")
+            )
     listed = {receipt.file for receipt in manifest.shards}
     for folder in sorted({str(PurePosixPath(file).parent) for file in listed}):
         for rel, size in store.list("" if folder == "." else folder):
@@ -120,14 +127,16 @@ def verify_set(store: Store, manifest: Manifest, full: bool) -> list[Problem]:
 
 
 def gc(store: Store, folder: str, keep: Collection[str]) -> list[str]:
-    """Delete from `folder` what no one needs and return the names: leftovers of killed writers, shards whose name is
-    not in `keep`, and the receipts of absent shards. Call it under the folder's lock: a live writer's file looks like
-    a leftover.
+    """Delete from `folder` what no one needs and return the names: leftovers of killed writers, shards whose
+    name is not in `keep`, and the receipts of absent shards. Call it under the folder's lock: a live writer's
+    file looks like a leftover.
     """
+    present = [rel for rel, _ in store.list(folder)]
+    needed = set(keep) & set(present)
     doomed = []
-    for rel, _ in store.list(folder):
+    for rel in present:
         shard = rel.removesuffix(RECEIPT_SUFFIX)
-        if rel.endswith(TEMPORARY) or (shard.endswith(SUFFIX) and (shard not in keep or not store.exists(shard))):
+        if rel.endswith(TEMPORARY) or (shard.endswith(SUFFIX) and shard not in needed):
             doomed.append(rel)
     for rel in sorted(doomed, reverse=True):  # a receipt goes before its shard
         store.delete(rel)
@@ -149,21 +158,21 @@ def _parse(where: str, data: bytes) -> dict[str, Any]:
     try:
         parsed = json.loads(data)
     except ValueError as error:
-        raise InputError(where, "JSON", f"damaged text ({error})", "Delete it and build this cache again.") from error
+        raise InputError(where, "JSON", f"damaged text ({error})", _REMEDY) from error
     if not isinstance(parsed, dict):
-        raise InputError(where, "a JSON object", type(parsed).__name__, "Delete it and build this cache again.")
+        raise InputError(where, "a JSON object", type(parsed).__name__, _REMEDY)
     return parsed
 
 
 def _check(where: str, data: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
-    wrong = sorted(set(data) ^ set(kinds)) or sorted(key for key in kinds if type(data[key]) is not kinds[key])
+    wrong = set(data) ^ set(kinds) or {key for key in kinds if type(data[key]) is not kinds[key]}
     if wrong:
-        found = f"{', '.join(wrong)} missing, unknown or of another type"
-        raise InputError(where, f"the keys {', '.join(kinds)}", found, "Delete it and build this cache again.")
+        found = f"{', '.join(sorted(wrong))} missing, unknown or of another type"
+        raise InputError(where, f"the keys {', '.join(kinds)}", found, _REMEDY)
 
 
 def _receipt(where: str, data: Any) -> Receipt:
     if not isinstance(data, dict):
-        raise InputError(where, "a JSON object", type(data).__name__, "Delete it and build this cache again.")
+        raise InputError(where, "a JSON object", type(data).__name__, _REMEDY)
     _check(where, data, {name: int if kind == "int" else str for name, kind in _FIELDS.items()})
     return Receipt(**data)

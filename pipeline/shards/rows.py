@@ -57,7 +57,11 @@ class Rows:
         """Say for each row whether it has `column`: its shard does, and `has_<column>`, if there, is not 0."""
         parts = []
         for ids, arrays in zip(self._ids, self._arrays, strict=True):
-            flags = arrays.get(f"has_{column}", np.ones(len(ids), bool)) if column in arrays else np.zeros(len(ids))
+            flags = (
+                arrays.get(f"has_{column}", np.ones(len(ids), bool))
+                if column in arrays
+                else np.zeros(len(ids))
+            )
             parts.append(np.asarray(flags, bool))
         return np.concatenate(parts)[self._first[self.shard] + self.row]
 
@@ -66,7 +70,9 @@ class Rows:
 
         Raises InputError if shards differ.
         """
-        kinds = {(arrays[column].shape[1:], arrays[column].dtype) for arrays in self._arrays if column in arrays}
+        kinds = {
+            (arrays[column].shape[1:], arrays[column].dtype) for arrays in self._arrays if column in arrays
+        }
         if len(kinds) > 1:
             raise InputError(f"{self.name}: {column}", "tiles of one shape", f"{sorted(map(str, kinds))}")
         return kinds.pop() if kinds else None

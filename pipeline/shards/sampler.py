@@ -1,9 +1,10 @@
-"""Training batches from shards: random crops in an order that is a pure function of (seed, step, global batch).
+"""Training batches from shards: random crops in an order that is a pure function of (seed, step, global
+batch).
 
-There is no sampler state. Sample number n = step * batch + i belongs to epoch n // tiles; a keyed permutation of the
-tiles, another in each epoch, names its tile, and a counter-based generator its crop and its move. So a resumed run,
-or one on another number of workers, sees exactly the same global batches, and the order depends on the tiles' ids
-alone, not on how they are packed into shards.
+There is no sampler state. Sample number n = step * batch + i belongs to epoch n // tiles; a keyed permutation
+of the tiles, another in each epoch, names its tile, and a counter-based generator its crop and its move. So a
+resumed run, or one on another number of workers, sees exactly the same global batches, and the order depends
+on the tiles' ids alone, not on how they are packed into shards.
 
 Crops are copied from the mapped files straight into the batch. The eight moves of the square are left to
 `to_device`, which does them where the batch is used.
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
+from pipeline.shards.format import Receipt
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.order import below, epoch_keys, permute, words
 from pipeline.shards.rows import Rows
@@ -37,6 +39,11 @@ class Source:
     store: Store
     manifest: Manifest
     column: str
+
+    @property
+    def set(self) -> tuple[str, tuple[Receipt, ...]]:
+        """What tells one set of shards from another."""
+        return self.store.uri, self.manifest.shards
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +82,15 @@ class Sampler:
     ) -> None:
         """Open and verify every shard of `sources`; `lr` must be among them.
 
-        `patch` and `margin` are in LR pixels; crops keep `margin` from the edges of tiles that have room for it.
-        `batch` counts the samples of all workers together. `require_hr` leaves out tiles without HR. Raises
-        CorruptShard for a shard that does not verify, InputError for sources that fit neither each other nor the
-        patch.
+        `patch` and `margin` are in LR pixels; crops keep `margin` from the edges of tiles that have room for
+        it. `batch` counts the samples of all workers together. `require_hr` leaves out tiles without HR.
+        Raises CorruptShard for a shard that does not verify, InputError for sources that fit neither each
+        other nor the patch.
         """
         self._batch, self._seed, self._augment = batch, seed, augment
-        sets = {source.manifest.fingerprint: source for source in sources.values()}
-        opened = {name: Rows(source.store, source.manifest) for name, source in sets.items()}
-        self._rows = {name: opened[source.manifest.fingerprint] for name, source in sources.items()}
+        sets = {source.set: source for source in sources.values()}
+        opened = {key: Rows(source.store, source.manifest) for key, source in sets.items()}
+        self._rows = {name: opened[source.set] for name, source in sources.items()}
         self._tiles = self._rows["lr"]
         height, width = _tile_shape("lr", self._tiles, sources["lr"].column, None)[0][:2]
         self._corners = np.array([_corners(side, patch, margin) for side in (height, width)])
@@ -125,7 +132,8 @@ class Sampler:
             rows = self._rows[name]
             key = id(rows), factor
             if key not in places:
-                places[key] = [a.tolist() for a in (rows.shard[numbers], rows.row[numbers], ys * factor, xs * factor)]
+                arrays = rows.shard[numbers], rows.row[numbers], ys * factor, xs * factor
+                places[key] = [array.tolist() for array in arrays]
             tensors[name] = crops.cut(*places[key])
         return Batch(tensors, ops, self._has_hr[numbers], numbers, self._tiles)
 
@@ -162,16 +170,35 @@ class Sampler:
 def to_device(
     batch: Batch, device: torch.device | str, dtype: torch.dtype = torch.float32
 ) -> dict[str, Tensor]:
-    """Return the batch's tensors as (b, 3, side, side) in [0, 1], channels_last, with each sample's move done."""
-    moves = torch.from_numpy(batch.ops).to(device).view(-1, 1, 1, 1)
+    """Return the tensors as (b, 3, side, side) in [0, 1] and channels_last, each sample's move done."""
+    moved = _moved_on_cpu if torch.device(device).type == "cpu" else _moved
     result = {}
     for name, crops in batch.tensors.items():
-        x = crops.to(device)
-        x = torch.where(moves & 1 > 0, x.flip(2), x)
-        x = torch.where(moves & 2 > 0, x.flip(1), x)
-        x = torch.where(moves & 4 > 0, x.transpose(1, 2), x)
+        x = moved(crops.to(device), batch.ops)
         x = x.to(dtype).div_(255) if crops.dtype == torch.uint8 else x.to(dtype)
         result[name] = x.permute(0, 3, 1, 2)
+    return result
+
+
+def _moved(x: Tensor, ops: np.ndarray) -> Tensor:
+    """Move each square of (b, side, side, 3): few kernels, whatever the batch."""
+    moves = torch.from_numpy(ops).to(x.device).view(-1, 1, 1, 1)
+    x = torch.where(moves & 1 > 0, x.flip(2), x)
+    x = torch.where(moves & 2 > 0, x.flip(1), x)
+    return torch.where(moves & 4 > 0, x.transpose(1, 2), x)
+
+
+def _moved_on_cpu(x: Tensor, ops: np.ndarray) -> Tensor:
+    """Move each square of (b, side, side, 3), a pixel at a time rather than a channel at a time."""
+    result = torch.empty_like(x)
+    pixel = f"V{x.shape[-1] * x.element_size()}"
+    sources, targets = x.numpy().view(pixel)[..., 0], result.numpy().view(pixel)[..., 0]
+    for source, target, op in zip(sources, targets, ops.tolist(), strict=True):
+        if op & 1:
+            source = source[:, ::-1]
+        if op & 2:
+            source = source[::-1]
+        target[...] = source.T if op & 4 else source
     return result
 
 
@@ -190,7 +217,8 @@ def _tile_shape(
     if found is None and fallback is not None:
         return fallback, np.dtype(np.uint8)
     if found is None or (fallback is None and not rows.known(column).all()):
-        raise InputError(f"training source {name}", f"the column {column} in every shard of {rows.name}", "none")
+        expected = f"the column {column} in every shard of {rows.name}"
+        raise InputError(f"training source {name}", expected, "shards without it")
     return found
 
 

@@ -1,7 +1,8 @@
 """Where caches live: a local folder or an object store, with atomic writes and verified reads.
 
-A reader never sees half a file. Locally a file is written under a temporary name (`*.tmp`), flushed to disk and
-renamed; on an object store it appears when its upload completes. Names inside a store are relative POSIX paths.
+A reader never sees half a file. Locally a file is written under a temporary name (`*.tmp`), flushed to disk
+and renamed; on an object store it appears when its upload completes. Names inside a store are relative POSIX
+paths.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ class Store:
 
     @staticmethod
     def open(root: str | Path) -> Store:
-        """Open a local path, a `file://` URI or any pyarrow filesystem URI (`s3://bucket/prefix`, `gs://...`).
+        """Open a local path, a `file://` URI or any pyarrow filesystem URI (`s3://bucket/prefix`,
+        `gs://...`).
 
         `AWS_ENDPOINT_URL` and `AWS_REGION` are honoured for s3. Raises InputError for an unknown scheme.
         """
@@ -65,7 +67,8 @@ class Store:
         raise NotImplementedError
 
     def stage(self, rel: str) -> AbstractContextManager[Path]:
-        """Give a local path to write to; `rel` holds its content after a clean exit and is untouched otherwise.
+        """Give a local path to write to; `rel` holds its content after a clean exit and is untouched
+        otherwise.
 
         Raises FacultyError naming the path when the disk is full or not writable.
         """
@@ -108,16 +111,18 @@ class Store:
     def local(self, rel: str, *, sha256: str, bytes: int) -> Path:
         """Return a local path whose content was verified against `sha256` and `bytes` on this machine.
 
-        A local store's own file is hashed once for each (path, size, modification time); a remote one is fetched once
-        into `node_cache()`. Raises CorruptShard.
+        A local store's own file is hashed once for each (path, size, modification time); a remote one is
+        fetched once into `node_cache()`. Raises CorruptShard.
         """
         raise NotImplementedError
 
-    def lock(self, rel: str, *, on_wait: Callable[[str], object] | None = None) -> AbstractContextManager[None]:
+    def lock(
+        self, rel: str, *, on_wait: Callable[[str], object] | None = None
+    ) -> AbstractContextManager[None]:
         """Hold the lock file `rel`, after `on_wait(owner)` once if another process has it.
 
-        The kernel frees it when its holder dies, however it dies. On an object store there is nothing to hold: writes
-        there are atomic and their content follows from their name, so that two writers agree.
+        The kernel frees it when its holder dies, however it dies. On an object store there is nothing to
+        hold: writes there are atomic and their content follows from their name, so that two writers agree.
         """
         raise NotImplementedError
 
@@ -221,7 +226,10 @@ class RemoteStore(Store):
             self.fs, self._base = fs.FileSystem.from_uri(_with_environment(self.uri))
         except (ValueError, OSError) as error:
             raise InputError(
-                uri, "a folder, or a URI of a filesystem that pyarrow opens", str(error), "Use s3://, gs:// or a path."
+                uri,
+                "a folder, or a URI of a filesystem that pyarrow opens",
+                str(error),
+                "Use s3://, gs:// or a path.",
             ) from error
         self._direct = self.fs.type_name in _OBJECT_STORES
 
