@@ -61,8 +61,3 @@ def _seconds(side: Callable[[], Tensor], prediction: Tensor) -> float:
     start = time.perf_counter()
     side().backward()
     return time.perf_counter() - start
-
-
-if __name__ == "__main__":
-    for row in rows():
-        print(row)
