@@ -341,6 +341,12 @@ class Recipe(Section):
                 f"method {self.method.name} needs at least one teacher; add `teachers:`",
             ),
             (
+                isinstance(self.fusion, Weighted)
+                and isinstance(self.fusion.weights, dict)
+                and set(self.fusion.weights) != set(labels),
+                f"fusion.weights must name exactly the teachers {labels}",
+            ),
+            (
                 isinstance(self.method, KD) and self.method.teacher not in ("best", *labels),
                 f"method.teacher must be `best` or one of {labels}, found {getattr(self.method, 'teacher', '')!r}",
             ),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 
 from pipeline.engines import Engine
 from pipeline.progress import Reporter
@@ -24,6 +24,7 @@ from pipeline.stages import teach as teaching
 from pipeline.stages import tiles as tiling
 from pipeline.stages.distill import Columns, TrainJob, job_fingerprint
 from pipeline.stages.teach import TeacherFacts, TeachTask
+from teachers.fusion import Weights
 
 SPLITS = ("train", "held_out")
 
@@ -65,7 +66,7 @@ class Fused:
     cached: Cached
     kind: str
     psnr_y: float
-    weights: tuple[float, ...] | None
+    weights: Weights | None
     network: str | None
     """Aggregation weights, relative to the cache."""
 
@@ -204,12 +205,12 @@ class Road:
         """Turn the teachers' outputs into one target; `train` runs the aggregation network's training where it is asked for."""
         recipe, config = self.recipe, self.recipe.fusion
         folders = [t.cached.folder for t in taught]
-        weights: tuple[float, ...] | None = None
+        weights: Weights | None = None
         network: str | None = None
         extra: dict[str, object] = {}
         if isinstance(config, Weighted):
             weights = self._weights(config, tiles, taught)
-            extra = {"weights": weights}
+            extra = {"weights": asdict(weights)}
         elif isinstance(config, Aggregate):
             job = self.aggregation_job(tiles, taught)
             if job.result() is None:
@@ -259,17 +260,18 @@ class Road:
             )
         return fused
 
-    def _weights(self, config: Weighted, tiles: Cached, taught: list[Taught]) -> tuple[float, ...]:
+    def _weights(self, config: Weighted, tiles: Cached, taught: list[Taught]) -> Weights:
         if isinstance(config.weights, dict):
-            return tuple(config.weights[t.facts.label] for t in taught)
+            return Weights(tuple(config.weights[t.facts.label] for t in taught))
         inputs = [tiles.train.fingerprint, *(t.cached.train.fingerprint for t in taught)]
         rel = f"fused/fits/{fingerprint(inputs)}.json"
         if not self.store.exists(rel):
             self.on_work()
             asked = (self.recipe.cache.root, tiles.train, [t.cached.train for t in taught])
             (weights,) = self.engine.map(_fit, [asked])
-            self.store.write_bytes(rel, json.dumps(weights).encode())
-        return tuple(json.loads(self.store.read_bytes(rel)))
+            self.store.write_bytes(rel, json.dumps(asdict(weights)).encode())
+        found = json.loads(self.store.read_bytes(rel))
+        return Weights(tuple(found["values"]), found["offset"])
 
     def aggregation_job(self, tiles: Cached, taught: list[Taught]) -> TrainJob:
         """The training of the aggregation network on these teachers' cached outputs."""
@@ -326,11 +328,6 @@ class Road:
         return next(t for t in taught if t.facts.label == wanted)
 
 
-def reseeded(recipe: Recipe, seed: int) -> Recipe:
-    """The recipe with another seed."""
-    return recipe.model_copy(update={"seed": seed}) if seed != recipe.seed else recipe
-
-
 def _cut(task: tiling.TileTask, device: str) -> Receipt:
     return task.run()
 
@@ -343,5 +340,5 @@ def _fuse(task: fusing.FuseTask, device: str) -> Receipt:
     return task.run(device)[0]
 
 
-def _fit(asked: tuple, device: str) -> list[float]:
+def _fit(asked: tuple, device: str) -> Weights:
     return fusing.fit_weights(*asked)

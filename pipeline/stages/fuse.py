@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.recipe import Aggregate, Weighted
+from pipeline.recipe import Aggregate
 from pipeline.shards.fingerprint import fingerprint
 from pipeline.shards.format import Receipt
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.store import Store
 from pipeline.stages.teach import as_levels, commit_output, luma_error, read, to_stored
-from teachers.fusion import WeightFit, fuse
+from teachers.fusion import WeightFit, Weights, fusion
 
 VERSION = 1
 
@@ -31,7 +31,7 @@ class FuseTask:
     scale: int
     dtype: str
     kind: str
-    weights: tuple[float, ...] | None = None
+    weights: Weights | None = None
     """Of kind `weighted`."""
     network: dict[str, Any] = field(default_factory=dict)
     """Of kind `aggregate`: {"config": ..., "weights": path in the cache}."""
@@ -55,7 +55,8 @@ class FuseTask:
             if network is not None:
                 fused = _aggregate(network, pictures, self.dtype, device)
             else:
-                fused = _stored(fuse(self.kind, pictures, truth, self.weights), pictures[0].dtype)
+                levels = fuse_levels(self.kind, [as_levels(p) for p in pictures], truth, self.weights)
+                fused = levels if self.dtype == "uint8" else (levels / np.float32(255)).astype(np.float16)
             chunks.append(fused)
             if truth is not None:
                 e, n = luma_error(fused, truth, self.scale)
@@ -74,11 +75,9 @@ class FuseTask:
         return net.to(device).eval()
 
 
-def _stored(levels: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Fused grey levels (float, 0..255) in the stored type."""
-    if dtype == np.uint8:
-        return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
-    return (levels / 255).astype(np.float16)
+def fuse_levels(kind: str, outputs: list[np.ndarray], hr: np.ndarray | None, weights: Weights | None) -> np.ndarray:
+    """A fixed fusion of (n, H, W, 3) uint8 pictures."""
+    return fusion(kind)(outputs, hr, **({"weights": weights} if weights is not None else {}))
 
 
 def _aggregate(network: torch.nn.Module, pictures: list[np.ndarray], dtype: str, device: str) -> np.ndarray:
@@ -89,7 +88,7 @@ def _aggregate(network: torch.nn.Module, pictures: list[np.ndarray], dtype: str,
         return to_stored(network(batch), dtype)
 
 
-def fit_weights(cache: str, tiles: Manifest, teachers: list[Manifest]) -> list[float]:
+def fit_weights(cache: str, tiles: Manifest, teachers: list[Manifest]) -> Weights:
     """Least-squares weights of the teachers against HR over the training tiles, one shard in memory at a time."""
     store = Store.open(cache)
     fit = WeightFit(len(teachers))
@@ -101,15 +100,10 @@ def fit_weights(cache: str, tiles: Manifest, teachers: list[Manifest]) -> list[f
         columns = [read(store, receipts[receipt.key]).columns["sr"] for receipts in by_key]
         for row in range(len(hr)):
             fit.add([as_levels(c[row : row + 1]) for c in columns], hr[row : row + 1])
-    return [float(w) for w in fit.solve()]
+    return fit.solve()
 
 
 def fusion_folder(tiles_folder: str, kind: str, teacher_folders: list[str], extra: dict[str, Any]) -> str:
     """Named after everything that shapes the fused pixels."""
     identity = {"version": VERSION, "kind": kind, "teachers": teacher_folders, **extra}
     return f"fused/{tiles_folder.split('/')[-1]}/{kind}-{fingerprint(identity)}"
-
-
-def needs_fit(config: object) -> bool:
-    """Whether a fusion's weights must be fitted first."""
-    return isinstance(config, Weighted) and config.weights == "fit"

@@ -18,9 +18,9 @@ from pipeline.evaluate import predict
 from pipeline.metrics import psnr_y, ssim_y
 from pipeline.recipe import Aggregate
 from pipeline.shards.store import Store
+from pipeline.stages.fuse import fuse_levels
 from pipeline.stages.teach import TeacherFacts, load
 from students import build
-from teachers.fusion import fuse
 
 Role = Literal["bicubic", "teacher", "fused", "student"]
 COST_SIDE = 48
@@ -76,8 +76,7 @@ class ScoreTask:
         assert model.fusion is not None
         outputs = [pictures[name] for name in model.fusion["teachers"]]
         if model.fusion["kind"] != "aggregate":
-            levels = fuse(model.fusion["kind"], [o[None] for o in outputs], hr[None], model.fusion["weights"])
-            return np.clip(np.rint(levels[0]), 0, 255).astype(np.uint8)
+            return fuse_levels(model.fusion["kind"], [o[None] for o in outputs], hr[None], model.fusion["weights"])[0]
         network = upscaler(model, self.scale, device)
         stacked = torch.from_numpy(np.stack(outputs)).to(device).permute(0, 3, 1, 2).float()[None] / 255
         return predict(lambda _: network(stacked), lr, self.scale, device)
