@@ -1,0 +1,92 @@
+"""What a tracker records, as values: made in the caller's thread, sent or spooled in another.
+
+Names and lengths are made legal here (MLflow 3.17 refuses other names and cuts at these lengths), so that
+no record is refused later, far from the line that made it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+Kind = Literal["metrics", "params", "tags", "image", "artifact", "text", "status"]
+
+NAME_LENGTH = 250
+PARAM_LENGTH = 6000
+TAG_LENGTH = 8000
+
+_ILLEGAL = re.compile(r"[^\w\-./ ]", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One thing to record. `time` (milliseconds) is when it was made, so that sending it twice stores it
+    once.
+    """
+
+    kind: Kind
+    time: int
+    name: str = ""
+    """image: its name; artifact: folder in the store; text: file in the store; status: the status."""
+    step: int = 0
+    values: Mapping[str, Any] = field(default_factory=dict)
+    payload: np.ndarray | Path | str | None = None
+    """image: (H, W, 3) uint8, or the PNG holding it; artifact: its path; text: the text."""
+
+
+def now() -> int:
+    """Milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def legal(name: str) -> str:
+    """`name` with the characters that MLflow refuses replaced by an underscore."""
+    return _ILLEGAL.sub("_", name)[:NAME_LENGTH].strip("/") or "_"
+
+
+def metrics(values: Mapping[str, float], step: int) -> Record:
+    """Scalars at a global step; NaN and infinities are kept."""
+    return Record("metrics", now(), step=int(step), values={legal(k): float(v) for k, v in values.items()})
+
+
+def params(values: Mapping[str, Any]) -> Record:
+    """Settings: nested values get dotted names, text beyond 6000 characters is cut."""
+    return Record("params", now(), values={legal(k): _cut(v, PARAM_LENGTH) for k, v in flatten(values)})
+
+
+def tags(values: Mapping[str, Any]) -> Record:
+    """Labels: text beyond 8000 characters is cut."""
+    return Record("tags", now(), values={legal(k): _cut(v, TAG_LENGTH) for k, v in values.items()})
+
+
+def image(name: str, picture: np.ndarray, step: int) -> Record:
+    """A copy of a picture (H, W, 3) uint8. Raises ValueError for another shape or type."""
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        raise ValueError(f"image {name}: expected (H, W, 3) uint8, found {picture.shape} {picture.dtype}")
+    return Record("image", now(), name=legal(name), step=int(step), payload=picture.copy())
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """(dotted name, leaf) of nested mappings and lists; lists of plain values stay whole."""
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{name}.")
+        elif isinstance(value, (list, tuple)) and any(isinstance(v, (Mapping, list, tuple)) for v in value):
+            yield from flatten({str(i): v for i, v in enumerate(value)}, f"{name}.")
+        else:
+            yield name, value
+
+
+def _cut(value: Any, length: int) -> str:
+    if isinstance(value, (Mapping, list, tuple)):
+        value = json.dumps(value, default=str)
+    text = str(value)
+    return text if len(text) <= length else text[: length - 3] + "..."

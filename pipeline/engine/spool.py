@@ -1,0 +1,241 @@
+"""Records kept in files while no tracking store can be reached, and their upload later.
+
+A spool file holds one JSON record a line, the run's header first; pictures and artefacts are copied beside
+it. Each process appends to its own file and holds a lock on it, so `sync` can tell a file in use (its owner
+uploads it) from one left behind. A line cut short by a kill is ignored. What was uploaded is marked by
+position after each batch and the file is removed at the end, so an upload can stop anywhere and start
+again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import json
+import logging
+import os
+import shutil
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image
+
+from pipeline.engine.records import Record
+from pipeline.engine.sink import Sink
+from pipeline.engine.store import Store, Unavailable, public, resolve_uri
+from pipeline.errors import FacultyError, InputError
+
+log = logging.getLogger(__name__)
+
+BATCH = 500
+SUFFIX = ".spool.jsonl"
+
+
+class Spool:
+    """One run's records of one process, in a file that appears with the first record. Safe to use from
+    threads.
+    """
+
+    def __init__(self, folder: Path, header: Mapping[str, Any], uri: str) -> None:
+        self.path = folder / header["id"] / f"{os.getpid()}-{uuid.uuid4().hex[:8]}{SUFFIX}"
+        self._first = {"header": dict(header), "uri": uri}
+        self._lock = threading.Lock()
+        self._file: IO[bytes] | None = None
+        self._copies = 0
+
+    @property
+    def empty(self) -> bool:
+        """Whether everything recorded here has been uploaded."""
+        return self._file is None
+
+    def append(self, record: Record) -> None:
+        """Write a record. Raises OSError where the disk does."""
+        with self._lock:
+            if self._file is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115  kept open for its lock
+                fcntl.flock(self._file, fcntl.LOCK_EX)
+                self._write(self._first)
+            self._write(self._encode(record))
+
+    def drain(self, write: Callable[[list[Record]], int]) -> int:
+        """Upload everything and remove the file; returns the number of records. What `write` raises passes
+        through.
+        """
+        if self._file is None:
+            return 0
+        total = 0
+        while True:
+            count, position = _upload(self.path, write)
+            total += count
+            with self._lock:
+                if position < os.fstat(self._file.fileno()).st_size:
+                    continue  # another thread has appended meanwhile
+                self._file.close()
+                self._file = None
+                _remove(self.path)
+                return total
+
+    def release(self) -> None:
+        """Let go of the file: from now on `sync` may upload it."""
+        with self._lock:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        assert self._file is not None
+        data, start = json.dumps(line, default=str).encode() + b"\n", os.fstat(self._file.fileno()).st_size
+        try:
+            while data:  # a raw write may take a part only
+                data = data[self._file.write(data) :]
+        except OSError:
+            self._file.truncate(start)  # a full disk must not leave half a line before the next one
+            raise
+
+    def _encode(self, record: Record) -> dict[str, Any]:
+        line: dict[str, Any] = {
+            "kind": record.kind,
+            "time": record.time,
+            "step": record.step,
+            "name": record.name,
+        }
+        line["values"] = dict(record.values)
+        if record.kind == "text":
+            line["payload"] = record.payload
+        elif record.payload is not None:
+            line["payload"] = self._copy(record.payload)
+        return line
+
+    def _copy(self, payload: Any) -> str:
+        """Keep a picture or an artefact beside the spool file; returns its name there."""
+        folder = _copies(self.path) / str(self._copies)
+        self._copies += 1
+        folder.mkdir(parents=True)
+        if isinstance(payload, np.ndarray):
+            target = folder / "picture.png"
+            Image.fromarray(payload).save(target)
+        else:
+            target = folder / Path(payload).name
+            if Path(payload).is_dir():
+                shutil.copytree(payload, target)
+            elif Path(payload).exists():
+                shutil.copy2(payload, target)  # where it is gone, the upload says so
+        return str(target.relative_to(_copies(self.path)))
+
+
+def sync(where: str | Path, uri: str | None = None) -> dict[str, int]:
+    """Upload what was spooled below `where` (a run's folder, or a spool) to `uri`, by default the store
+    first meant.
+
+    Returns how many there were: files, records, of them metrics, params, tags, image, artifact, text,
+    status stored now and `refused` ones; `busy` files belong to running processes, which upload them by
+    themselves. Doing it twice stores nothing twice. Raises InputError for a missing folder, FacultyError
+    where the store cannot be reached.
+    """
+    root = Path(where)
+    if not root.exists():
+        raise InputError(str(root), "a run's folder or its spool", "nothing there")
+    files = [root] if root.is_file() else sorted(root.rglob(f"*{SUFFIX}"))
+    total: Counter[str] = Counter(files=0, records=0, busy=0)
+    for path in files:
+        with open(path, "rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                total["busy"] += 1
+                continue
+            total.update(_sync_file(path, resolve_uri(uri, root) if uri else None))
+    return dict(total)
+
+
+def _sync_file(path: Path, uri: str | None) -> Counter[str]:
+    with open(path, "rb") as file:
+        first = file.readline()
+    if not first.endswith(b"\n"):  # killed while the header was written: there is nothing after it
+        _remove(path)
+        return Counter()
+    opening = _parse(path, first)
+    if "header" not in opening:
+        raise InputError(str(path), "a spool file, which starts with its run's header", repr(first[:40]))
+    store = Store(uri or opening["uri"])
+    try:
+        store.initialise()
+        sink = Sink(store, store.locate(opening["header"], create=True), fresh=False)
+        records, _ = _upload(path, sink.write)
+    except Unavailable as error:
+        raise FacultyError(
+            f"cannot upload {path} to {public(store.uri)}: {error}. It is kept; try again."
+        ) from error
+    _remove(path)
+    return sink.counts + Counter({"files": 1, "records": records})
+
+
+def _upload(path: Path, write: Callable[[list[Record]], int]) -> tuple[int, int]:
+    """Hand the records after the mark to `write`, in batches, moving the mark; returns their number and its
+    place.
+    """
+    total, position = 0, _position(path)
+    with open(path, "rb") as file:
+        header = len(file.readline())
+        position = max(position, header)
+        file.seek(position)
+        while lines := list(itertools.islice(iter(file.readline, b""), BATCH)):
+            if not lines[-1].endswith(b"\n"):
+                lines.pop()  # cut short by a kill
+            pending = [_decode(path, line) for line in lines]
+            while pending:
+                pending = pending[write(pending) :]
+            total += len(lines)
+            position += sum(map(len, lines))
+            _mark(path, position)
+    return total, position
+
+
+def _decode(path: Path, line: bytes) -> Record:
+    record = Record(**_parse(path, line))
+    if record.kind in ("image", "artifact"):
+        return replace(record, payload=_copies(path) / str(record.payload))
+    return record
+
+
+def _parse(path: Path, line: bytes) -> dict[str, Any]:
+    try:
+        return dict(json.loads(line))
+    except ValueError as error:
+        raise InputError(
+            str(path), "one JSON record a line", repr(line[:60]), "The file is damaged."
+        ) from error
+
+
+def _copies(path: Path) -> Path:
+    return path.with_name(f"{path.name}.files")
+
+
+def _mark_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.mark")
+
+
+def _position(path: Path) -> int:
+    mark = _mark_of(path)
+    return int(mark.read_text()) if mark.exists() else 0
+
+
+def _mark(path: Path, position: int) -> None:
+    temporary = path.with_name(f"{path.name}.mark.tmp")
+    temporary.write_text(str(position))
+    os.replace(temporary, _mark_of(path))
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(_copies(path), ignore_errors=True)
+    path.unlink()
+    _mark_of(path).unlink(missing_ok=True)
+    if not any(path.parent.iterdir()):
+        path.parent.rmdir()
