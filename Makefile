@@ -51,14 +51,15 @@ test-all: $(STAMP)  ## all tests
 bench: $(STAMP)  ## measure against the usual ways, write benchmarks/results.md
 	@$(BIN)/python -m benchmarks
 
-# After the tools, two searches: no folder of somebody's machine is named, and ray and mlflow stay in the engine.
+# After the tools, two searches: no folder of somebody's machine is named, and ray and mlflow stay in the engine
+# and the command.
 check: $(STAMP)  ## lint, format, types
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy --no-error-summary
 	@! grep -rnIE --exclude-dir=__pycache__ '(^|[^A-Za-z0-9_.~$$-])/(work|tmp|root|home)/' \
 	  $(CODE) recipes demo benchmarks tests docs .ci cluster.yaml pyproject.toml README.md CHANGELOG.md
-	@! grep -rnE --include='*.py' --exclude-dir=engine '^ *(import|from) (ray|mlflow)([. ]|$$)' $(CODE)
+	@! grep -rnE --include='*.py' --exclude-dir=engine --exclude-dir=cli '^ *(import|from) (ray|mlflow)([. ]|$$)' $(CODE)
 	@echo "check: no complaints"
 
 format: $(STAMP)  ## let ruff rewrite what it can
