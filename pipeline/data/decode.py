@@ -94,7 +94,9 @@ def scan(
             else:
                 left_out.append(Quarantined(str(path), f"expected {result.expected}, found {result.found}"))
     if not good:
-        found = f"{len(left_out)} bad files" if left_out else f"no file named {' '.join(sorted(SUFFIXES))}"
+        found = (
+            f"bad ones alone ({len(left_out)})" if left_out else f"no file named {' '.join(sorted(SUFFIXES))}"
+        )
         raise InputError(str(source), "at least one good picture", found)
     return list(good.values()), left_out
 

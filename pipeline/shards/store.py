@@ -26,7 +26,10 @@ from pipeline.errors import FacultyError, InputError
 from pipeline.shards.fingerprint import file_sha256, stream_sha256
 
 TEMPORARY = ".tmp"
-_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
+_UNWRITABLE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),  # no room
+    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST),  # no place to write
+}
 _OBJECT_STORES = {"s3", "gcs", "abfs"}
 
 
