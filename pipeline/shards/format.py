@@ -56,17 +56,41 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """An open shard. Its arrays are read-only views of the mapped file and keep it mapped; it holds no
-    descriptor.
-    """
+    """An open shard: a mapped file, without a descriptor."""
 
     path: Path
-    rows: int
     metadata: dict[str, str]
-    columns: dict[str, np.ndarray | list[str]]
-    """Tensors as (rows, *shape), numbers as (rows,), strings as lists."""
     value_ranges: dict[str, tuple[float, float]]
+    """Of the tensor columns."""
     batch: pa.RecordBatch
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self.batch.num_rows
+
+    @property
+    def columns(self) -> dict[str, np.ndarray | list[str]]:
+        """Every column: strings as a list, the rest as `array` gives it."""
+        names = self.batch.schema.names
+        strings = {
+            name: self.batch[name].to_pylist() for name in names if pa.types.is_string(self.batch[name].type)
+        }
+        return {name: strings[name] if name in strings else self.array(name) for name in names}
+
+    def array(self, name: str) -> np.ndarray:
+        """Return a tensor column (rows, *shape) or a numeric one (rows,) as a read-only view of the mapped file.
+
+        The view keeps the file mapped. Raises KeyError if there is no such column.
+        """
+        column = self.batch[name]
+        if isinstance(column.type, pa.FixedShapeTensorType):
+            return (
+                column.storage.flatten()
+                .to_numpy(zero_copy_only=True)
+                .reshape(len(column), *column.type.shape)
+            )
+        return column.to_numpy(zero_copy_only=True)
 
 
 def write_shard(
@@ -137,9 +161,8 @@ def open_shard(path: str | Path) -> Shard:
         for field in batch.schema
         if field.metadata and _RANGE_KEY in field.metadata
     }
-    columns = {name: _from_arrow(batch.column(name)) for name in batch.schema.names}
     metadata = {key.decode(): value.decode() for key, value in notes.items()}
-    return Shard(path, batch.num_rows, metadata, columns, ranges, batch)
+    return Shard(path, metadata, ranges, batch)
 
 
 def verify(store: Store, receipt: Receipt, full: bool) -> None:
@@ -186,9 +209,3 @@ def _to_arrow(name: str, values: np.ndarray | list[str]) -> pa.Array:
     if str(values.dtype) not in _DEFAULT_RANGES:
         raise ValueError(f"column {name}: a tensor column holds uint8 or float16, not {values.dtype}")
     return pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(values))
-
-
-def _from_arrow(array: pa.Array) -> np.ndarray | list[str]:
-    if isinstance(array.type, pa.FixedShapeTensorType):
-        return array.storage.flatten().to_numpy(zero_copy_only=True).reshape(len(array), *array.type.shape)
-    return array.to_pylist() if pa.types.is_string(array.type) else array.to_numpy(zero_copy_only=False)

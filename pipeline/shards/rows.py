@@ -79,8 +79,12 @@ class Rows:
 
     def crops(self, column: str, shape: tuple[int, ...], dtype: np.dtype, side: int) -> Crops:
         """Return a cutter of squares of `side` pixels; rows in shards without the column give zeros."""
-        nothing = np.broadcast_to(np.zeros((), dtype), (1, *shape))
-        return Crops([arrays.get(column, nothing) for arrays in self._arrays], side)
+        nothing = np.zeros((), dtype)
+        arrays = [
+            arrays[column] if column in arrays else np.broadcast_to(nothing, (len(ids), *shape))
+            for ids, arrays in zip(self._ids, self._arrays, strict=True)
+        ]
+        return Crops(arrays, side)
 
 
 class Crops:
@@ -120,4 +124,5 @@ def _open(store: Store, receipt: Receipt) -> Shard:
 
 
 def _arrays(shard: Shard) -> dict[str, np.ndarray]:
-    return {name: values for name, values in shard.columns.items() if isinstance(values, np.ndarray)}
+    fields = [field for field in shard.batch.schema if not pa.types.is_string(field.type)]
+    return {field.name: shard.array(field.name) for field in fields}
