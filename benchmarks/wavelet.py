@@ -1,31 +1,29 @@
 """The Haar wavelet loss, forward and backward, against the same loss on pytorch_wavelets.
 
-Both sides transform the difference of the pictures once; the two are timed in turn and the best of each
-counts, so that a busy machine slows both alike.
+Both sides transform the difference of the pictures, once, on torch's default number of threads.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.common import in_turn, row
 from pipeline.losses.wavelet import WaveletLoss
 
 SHAPE = (16, 3, 192, 192)
-TARGET = 0.25
 
 
-def rows(rounds: int = 15) -> list[dict[str, str | float | bool]]:
-    """One row for each of 1 to 3 levels; `ours` and `theirs` in ms. Raises where the two losses disagree."""
+def rows(rounds: int = 15) -> list[dict[str, Any]]:
+    """One row for each of 1 to 3 levels. Raises AssertionError where the two losses disagree."""
     from pytorch_wavelets import DWTForward
 
     generator = torch.Generator().manual_seed(0)
     prediction = torch.rand(SHAPE, generator=generator).requires_grad_()
     target = torch.rand(SHAPE, generator=generator)
-    table: list[dict[str, str | float | bool]] = []
+    table = []
     for level in (1, 2, 3):
         loss = WaveletLoss("haar", level)
         transform = DWTForward(J=level, wave="haar", mode="zero")
@@ -38,26 +36,13 @@ def rows(rounds: int = 15) -> list[dict[str, str | float | bool]]:
             return low.abs().mean() + sum(bands.abs().mean() for bands in details)
 
         torch.testing.assert_close(ours(), theirs(), rtol=1e-5, atol=1e-6)
-        best = {ours: float("inf"), theirs: float("inf")}
-        for _ in range(rounds):
-            for side in best:
-                best[side] = min(best[side], _seconds(side, prediction))
-        ratio = best[ours] / best[theirs]
-        table.append(
-            {
-                "what": f"Haar loss forward+backward, {level} level{'s' * (level > 1)}, ms",
-                "ours": round(best[ours] * 1e3, 2),
-                "theirs": round(best[theirs] * 1e3, 2),
-                "ratio": round(ratio, 3),
-                "target": f"<= {TARGET}",
-                "met": ratio <= TARGET,
-            }
-        )
+        sides = {"ours": lambda: _step(ours(), prediction), "theirs": lambda: _step(theirs(), prediction)}
+        seconds = in_turn(sides, rounds, warmup=2)
+        what = f"Haar wavelet loss, forward and backward, {level} level{'s' * (level > 1)}"
+        table.append(row(what, seconds["ours"] * 1e3, seconds["theirs"] * 1e3, "<= 0.25", unit="ms"))
     return table
 
 
-def _seconds(side: Callable[[], Tensor], prediction: Tensor) -> float:
+def _step(value: Tensor, prediction: Tensor) -> None:
     prediction.grad = None
-    start = time.perf_counter()
-    side().backward()
-    return time.perf_counter() - start
+    value.backward()

@@ -18,13 +18,11 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
-from pipeline.metrics import quantise
 
 Skip = Literal["mean", "weighted", "none"]
 
@@ -217,15 +215,6 @@ class FrequencyAttention(nn.Module):
         # By hand: torch's fused attention is slower for so many small windows with a bias on a CPU.
         attended = (q * q.shape[-1] ** -0.5 @ k.mT + bias).softmax(-1).to(v.dtype) @ v
         return _transform(self.idct, self.proj(attended.transpose(1, 2).reshape(n, tokens, dim)))
-
-
-def fuse_learned(outputs: Sequence[np.ndarray], network: Aggregation) -> np.ndarray:
-    """Teachers' outputs, (N, H, W, 3) uint8 each, in the network's order, to one (N, H, W, 3) uint8 array."""
-    parameter = network.conv_first.weight
-    pictures = [torch.from_numpy(np.ascontiguousarray(x)).to(parameter.device) for x in outputs]
-    with torch.inference_mode():
-        stacked = torch.stack([x.permute(0, 3, 1, 2) for x in pictures], 1).to(parameter.dtype) / 255.0
-        return quantise(network(stacked)).cpu().numpy()
 
 
 def dct_matrix(size: int, orthonormal: bool = True) -> Tensor:

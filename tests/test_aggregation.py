@@ -14,7 +14,6 @@ from teachers.aggregation import (
     FrequencyAttention,
     _pad,
     dct_matrix,
-    fuse_learned,
     released_mask,
 )
 
@@ -214,15 +213,6 @@ def test_stochastic_depth_acts_in_training_alone() -> None:
     assert not torch.equal(network(outputs), network(outputs))
     network.eval()
     assert torch.equal(network(outputs), network(outputs))
-
-
-def test_fusing_eight_bit_tiles() -> None:
-    rng = np.random.default_rng(0)
-    outputs = [rng.integers(0, 256, (2, 19, 16, 3), dtype=np.uint8) for _ in range(3)]
-    fused = fuse_learned(outputs, small())
-    assert fused.dtype == np.uint8
-    assert np.abs(fused - np.mean(outputs, 0)).max() <= 0.501
-    assert fuse_learned(outputs, small().bfloat16()).shape == fused.shape
 
 
 @pytest.mark.parametrize(

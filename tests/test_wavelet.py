@@ -216,7 +216,7 @@ def test_dual_tree_hardly_changes_under_a_shift() -> None:
 
 def test_dual_tree_gradient() -> None:
     pytest.importorskip("pytorch_wavelets")
-    loss = WaveletLoss(level=2, dual_tree=True).double()
+    loss = WaveletLoss(level=2, dual_tree=True)
     prediction, target = pictures(1, 1, 16, 16)
     assert torch.autograd.gradcheck(lambda p: loss(p, target), prediction.requires_grad_(), fast_mode=True)
 

@@ -85,7 +85,8 @@ class WaveletLoss(nn.Module):
             ll, details = dwt2(difference, self.wavelet, self.mode, self.level)
         else:
             with torch.autocast(difference.device.type, enabled=False):
-                ll, details = self.dual_tree(difference)
+                # The loss has nothing to train, so callers need not move it: its filters follow the pictures.
+                ll, details = self.dual_tree.to(difference)(difference)
         return ll.abs().mean() + sum(bands.abs().mean() for bands in details)
 
     def extra_repr(self) -> str:
@@ -208,8 +209,7 @@ class _HaarL1(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, prediction: Tensor, target: Tensor, level: int, mode: str) -> Tensor:
         dtype = torch.float64 if torch.float64 in (prediction.dtype, target.dtype) else torch.float32
-        size = prediction.numel() // max(len(prediction), 1)
-        step = max(1, _CHUNK // size) if prediction.device.type == "cpu" else len(prediction)
+        step = max(1, _CHUNK // prediction[0].numel()) if prediction.device.type == "cpu" else len(prediction)
         weights = _weights(prediction.shape, level)
         gradient = torch.empty_like(prediction, dtype=dtype)
         loss = torch.zeros((), dtype=dtype, device=prediction.device)
@@ -240,7 +240,7 @@ def _weights(shape: torch.Size, level: int) -> list[float]:
     weights = []
     for _ in range(level):
         height, width = (height + 1) // 2, (width + 1) // 2
-        weights.append(1.0 / max(3 * count * channels * height * width, 1))
+        weights.append(1.0 / (3 * count * channels * height * width))
     return [*weights, 3.0 * weights[-1]]
 
 
