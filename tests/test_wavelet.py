@@ -110,8 +110,7 @@ def test_every_picture_of_the_batch_counts(wavelet: str) -> None:
             assert prediction.grad[spoiled].abs().min() > 0
 
 
-def test_the_sweep_over_a_large_batch_leaves_nothing_out() -> None:
-    """More pictures than are swept at a time, the last sweep a short one."""
+def test_the_haar_sweep_equals_the_plain_loss_at_patch_size() -> None:
     prediction, target = pictures(7, 3, 190, 189, dtype=torch.float32)
     prediction.requires_grad_()
     value = WaveletLoss(level=3, mode="symmetric")(prediction, target)

@@ -36,8 +36,6 @@ _ODD_PAD = {
     "periodization": "replicate",
 }
 
-_CHUNK = 1 << 18  # elements: what a core's second-level cache holds of a few float32 buffers
-
 
 def dwt2(x: Tensor, wavelet: str = "haar", mode: str = "zero", level: int = 1) -> tuple[Tensor, list[Tensor]]:
     """Separable wavelet transform of (N, C, H, W): `(ll, details)`, equal to `pywt.wavedec2`.
@@ -202,33 +200,24 @@ class _HaarL1(torch.autograd.Function):
     """The loss and its gradient in one sweep over the difference.
 
     The loss is positively homogeneous, so its value is <gradient, P - Q> (Euler), and its gradient is the
-    inverse transform (Haar is orthonormal) of the weighted signs of the coefficients. On a CPU a few pictures
-    at a time go through all steps while they are in cache.
+    inverse transform (Haar is orthonormal) of the weighted signs of the coefficients.
     """
 
     @staticmethod
     def forward(ctx: Any, prediction: Tensor, target: Tensor, level: int, mode: str) -> Tensor:
-        dtype = torch.float64 if torch.float64 in (prediction.dtype, target.dtype) else torch.float32
-        step = max(1, _CHUNK // prediction[0].numel()) if prediction.device.type == "cpu" else len(prediction)
-        weights = _weights(prediction.shape, level)
-        gradient = torch.empty_like(prediction, dtype=dtype)
-        loss = torch.zeros((), dtype=dtype, device=prediction.device)
-        for start in range(0, len(prediction), step):
-            here = slice(start, start + step)
-            difference = prediction[here].to(dtype, memory_format=torch.contiguous_format)
-            difference = difference - target[here].to(dtype)
-            slope = gradient[here]
-            _haar_slope(difference, weights, mode, slope)
-            loss += (difference * slope).sum()
-        ctx.save_for_backward(gradient)
+        p, q = _single(prediction), _single(target)
+        difference = torch.empty(p.shape, dtype=torch.promote_types(p.dtype, q.dtype), device=p.device)
+        torch.sub(p, q, out=difference)  # contiguous, whatever the pictures are
+        slope = _haar_slope(difference, _weights(p.shape, level), mode)
+        ctx.save_for_backward(slope)
         ctx.dtypes = prediction.dtype, target.dtype
-        return loss
+        return torch.dot(slope.view(-1), difference.view(-1))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        (gradient,) = ctx.saved_tensors
-        slope = upstream * gradient
+        (slope,) = ctx.saved_tensors
+        slope = upstream * slope
         of_prediction = slope.to(ctx.dtypes[0]) if ctx.needs_input_grad[0] else None
         of_target = slope.neg().to(ctx.dtypes[1]) if ctx.needs_input_grad[1] else None
         return of_prediction, of_target, None, None
@@ -244,54 +233,45 @@ def _weights(shape: torch.Size, level: int) -> list[float]:
     return [*weights, 3.0 * weights[-1]]
 
 
-def _haar_slope(x: Tensor, weights: list[float], mode: str, out: Tensor) -> None:
-    """Writes the gradient at `x` (n, C, H, W) of the weighted sum of coefficient magnitudes into `out`.
+def _haar_slope(x: Tensor, weights: list[float], mode: str) -> Tensor:
+    """The gradient at contiguous `x` (N, C, H, W) of the weighted sum of coefficient magnitudes.
 
     Neighbours in a row are taken as one complex number: (a + ib)(1 - i) = (a + b) - i(a - b) is a butterfly
     that runs at memory speed, and multiplying by (1 + i) undoes it; strided slices would not vectorise.
     """
     height, width = x.shape[-2:]
     x = _extend(x, mode)
-    whole = out if x.shape == out.shape else torch.empty_like(x)
     upper, lower = x[..., 0::2, :], x[..., 1::2, :]
-    low, high = upper + lower, upper - lower
-    detail = weights[0]
+    rows = x.new_empty(2, *upper.shape)
+    torch.add(upper, lower, out=rows[0])
+    torch.sub(upper, lower, out=rows[1])
+    pairs = torch.view_as_complex(rows.unflatten(-1, (-1, 2)))
+    pairs.mul_(0.5 - 0.5j)  # now (ll - i vertical, horizontal - i diagonal)
 
-    pairs = _pairs(high)  # becomes horizontal - i diagonal
-    pairs.mul_(0.5 - 0.5j)
-    high.sign_()
+    low, detail = pairs[0].real, weights[0]
+    if len(weights) == 2:
+        rows.sign_()
+        low.mul_(weights[1] / detail)
+    else:
+        coarser = _haar_slope(low.contiguous(), weights[1:], mode)
+        rows.sign_()
+        torch.div(coarser, detail, out=low)
     pairs.mul_(detail * (0.5 + 0.5j))
 
-    pairs = _pairs(low)  # becomes ll - i vertical
-    pairs.mul_(0.5 - 0.5j)
-    parts = torch.view_as_real(pairs)
-    if len(weights) == 2:
-        low.sign_()
-        parts[..., 0].mul_(weights[1])
-    else:
-        ll = parts[..., 0].contiguous()
-        _haar_slope(ll, weights[1:], mode, ll)
-        parts[..., 1].sign_()
-        parts[..., 0].copy_(ll)
-    parts[..., 1].mul_(detail)
-    pairs.mul_(0.5 + 0.5j)
-
-    torch.add(low, high, out=whole[..., 0::2, :])
-    torch.sub(low, high, out=whole[..., 1::2, :])
-    if whole is not out:
-        _fold(whole, height, width, mode, out)
+    slope = torch.empty_like(x)
+    torch.add(rows[0], rows[1], out=slope[..., 0::2, :])
+    torch.sub(rows[0], rows[1], out=slope[..., 1::2, :])
+    return _fold(slope, height, width, mode)
 
 
-def _pairs(x: Tensor) -> Tensor:
-    return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
-
-
-def _fold(x: Tensor, height: int, width: int, mode: str, out: Tensor) -> None:
-    """The adjoint of `_extend`, into `out`: what was added goes back to the samples that it repeats."""
+def _fold(x: Tensor, height: int, width: int, mode: str) -> Tensor:
+    """The adjoint of `_extend`: what was added goes back to the samples that it repeats."""
+    if x.shape[-2:] == (height, width):
+        return x
     source = {"reflect": -3, "periodic": 0}.get(mode, -2)
     if mode != "zero":
         if width < x.shape[-1]:
             x[..., source] += x[..., -1]
         if height < x.shape[-2]:
             x[..., source, :] += x[..., -1, :]
-    out.copy_(x[..., :height, :width])
+    return x[..., :height, :width].contiguous()
