@@ -82,6 +82,8 @@ class Teach(Section):
     """CPU share that Ray reserves per actor."""
     gpus_per_actor: Annotated[float, Field(ge=0)] = 0.0
     """GPU share per actor; 0.25 puts four actors on one GPU."""
+    threads: Positive | Literal["auto"] = "auto"
+    """CPU threads of an actor; `auto` shares the cores between the actors that have work, anew for each shard."""
     batch: Positive = 8
     """Tiles per forward pass."""
     max_restarts: Annotated[int, Field(ge=0)] = 3

@@ -94,18 +94,18 @@ def run(
         for label, (facts, todo) in tasks.items()
     ]
     try:
-        _drive(pools, cpus, taught)
+        _drive(pools, cpus, settings.threads, taught)
     finally:
         for pool in pools:
             for each in pool.actors:
                 ray.kill(each)
 
 
-def _drive(pools: list[Pool], cpus: int, taught: Taught) -> None:
+def _drive(pools: list[Pool], cpus: int, fixed: int | str, taught: Taught) -> None:
     """Keep every actor two calls deep; hand each finished shard's receipt on."""
     while any(p.todo or p.busy for p in pools):
         running = sum(min(len(p.actors), len(p.todo) + len(p.busy)) for p in pools)
-        threads = max(1, cpus // max(running, 1))
+        threads = fixed if isinstance(fixed, int) else max(1, cpus // max(running, 1))
         for pool in pools:
             for _ in range(CALLS):
                 for each in pool.actors:

@@ -1,0 +1,163 @@
+"""The teach stage against a bare loop, one actor against two, bf16 against fp32.
+
+Rates are marginal: the time of many shards minus the time of few, so that start-up (which has its own row) cancels out.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from benchmarks.common import PICTURES, in_turn, row
+from pipeline.cost import multiply_adds, parameters
+from pipeline.engine.ray_engine import RayEngine
+from pipeline.engines import InlineEngine
+from pipeline.progress import Quiet
+from pipeline.recipe import Recipe
+from pipeline.road import Road
+from pipeline.shards.fingerprint import file_sha256
+from pipeline.shards.format import Receipt
+from pipeline.stages.teach import TeacherFacts, TeachTask, load, read
+from students import build
+
+FEW, MANY = 4, 16
+
+
+def rows() -> list[dict[str, Any]]:
+    """Three rows, with EDSR-baseline networks at x2 as teachers."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tiles = make_tiles(folder)
+        teachers = [teacher(folder, f"t{i}", blocks=16, features=64) for i in range(3)]
+        engine = RayEngine()
+        try:
+            return [
+                against_a_loop(engine, folder, tiles, teachers),
+                two_against_one(engine, folder, tiles, teachers[0]),
+                half_precision(folder, tiles, teachers[0]),
+            ]
+        finally:
+            engine.close()
+
+
+def recipe(folder: Path, **teach: Any) -> Recipe:
+    return Recipe.model_validate(
+        {
+            "name": "bench",
+            "scale": 2,
+            "data": {"train": [str(PICTURES)], "tile": 96, "holdout": 0.0},
+            "cache": {"root": str(folder / "cache"), "shard_mb": 0.5},
+            "teach": teach,
+            "method": {"name": "scratch"},
+        }
+    )
+
+
+def make_tiles(folder: Path) -> list[Receipt]:
+    """Shards of about a dozen tiles of 48 LR pixels."""
+    road = Road(recipe(folder), InlineEngine("cpu"), Quiet(), lambda: None)
+    return [r for r in road.tiles().train.shards if r.rows >= 12][:MANY]
+
+
+def teacher(folder: Path, label: str, **options: Any) -> TeacherFacts:
+    """A network with random weights, saved and described without the gate, which would refuse it."""
+    net = build("edsr", 2, **options)
+    path = folder / f"{label}.safetensors"
+    facts = {"architecture": "edsr", "options": options, "scale": 2}
+    save_file(net.state_dict(), path, metadata={"faculty": json.dumps(facts)})
+    cost = multiply_adds(net.eval(), (1, 3, 48, 48))
+    return TeacherFacts(label, str(path), file_sha256(path), "edsr", 2, parameters(net), cost, "fp32")
+
+
+def tasks(folder: Path, tiles: list[Receipt], facts: TeacherFacts, run: str) -> list[TeachTask]:
+    cache = str(folder / "cache")
+    return [TeachTask(cache, r, f"outputs/{run}/{facts.label}", 2, "uint8", 4) for r in tiles]
+
+
+def marginal(measure: Callable[[int], float], few: int, many: int) -> float:
+    """Seconds per extra unit."""
+    measure(few)  # the first one warms up files and code
+    return (measure(many) - measure(few)) / (many - few)
+
+
+def timed(engine: RayEngine, work: dict[str, tuple[TeacherFacts, list[TeachTask]]], settings: Recipe) -> float:
+    start = time.perf_counter()
+    engine.teach(work, settings, lambda label, receipt, stats: None)
+    return time.perf_counter() - start
+
+
+def against_a_loop(engine: RayEngine, folder: Path, tiles: list[Receipt], teachers: list[TeacherFacts]) -> dict[str, Any]:
+    """All teachers on all shards: actors on the machine's cores against one process with as many threads."""
+    cores = torch.get_num_threads()
+    loaded = [load(facts) for facts in teachers]
+    runs = iter(range(1000))
+
+    def ours(shards: int) -> float:
+        run = f"a{next(runs)}"
+        work = {f.label: (f, tasks(folder, tiles[:shards], f, run)) for f in teachers}
+        return timed(engine, work, recipe(folder))
+
+    def theirs(shards: int) -> float:
+        from pipeline.shards.store import Store
+
+        store, start = Store.open(folder / "cache"), time.perf_counter()
+        for each in loaded:
+            for receipt in tiles[:shards]:
+                lr = torch.from_numpy(read(store, receipt).columns["lr"].copy()).permute(0, 3, 1, 2).float() / 255
+                for begin in range(0, len(lr), 4):
+                    each(lr[begin : begin + 4])
+        return time.perf_counter() - start
+
+    rows_each = sum(r.rows for r in tiles[FEW:]) / (MANY - FEW)
+    rate_ours = rows_each / marginal(ours, FEW, len(tiles))
+    rate_theirs = rows_each / marginal(theirs, FEW, len(tiles))
+    return row(
+        f"teach stage, three teachers on {cores} cores / bare loop with {cores} threads",
+        rate_ours,
+        rate_theirs,
+        ">= 0.95",
+        unit="tiles/s",
+        note="ours also reads, rounds, scores and writes verified shards",
+    )
+
+
+def two_against_one(engine: RayEngine, folder: Path, tiles: list[Receipt], facts: TeacherFacts) -> dict[str, Any]:
+    """Two actors of one thread against one."""
+    runs = iter(range(1000))
+
+    def rate(actors: int) -> float:
+        settings = recipe(folder, actors=actors, threads=1)
+
+        def measure(shards: int) -> float:
+            work = {facts.label: (facts, tasks(folder, tiles[:shards], facts, f"b{next(runs)}"))}
+            return timed(engine, work, settings)
+
+        rows_each = sum(r.rows for r in tiles[FEW:]) / (MANY - FEW)
+        return rows_each / marginal(measure, FEW, len(tiles))
+
+    return row("teach stage, two actors of one thread / one", rate(2), rate(1), ">= 1.8", unit="tiles/s")
+
+
+def half_precision(folder: Path, tiles: list[Receipt], facts: TeacherFacts) -> dict[str, Any]:
+    """One convolutional teacher in bf16 channels_last against fp32."""
+    from pipeline.shards.store import Store
+
+    lr = read(Store.open(folder / "cache"), tiles[0]).columns["lr"][:4].copy()
+    x = torch.from_numpy(lr).permute(0, 3, 1, 2).float() / 255
+    half, full = load(facts).precision("bf16"), load(facts)
+    seconds = in_turn({"half": lambda: half(x), "full": lambda: full(x)}, rounds=7)
+    return row(
+        "convolutional teacher in bf16 channels_last / fp32 (speed)",
+        1 / seconds["half"],
+        1 / seconds["full"],
+        ">= 2",
+        unit="batches/s",
+        note="a teacher runs in bf16 only where its gate finds it faster and at most 0.005 dB worse",
+    )

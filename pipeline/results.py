@@ -1,0 +1,286 @@
+"""What a run leaves for people: the table, the exported students, the report, the tracking store's last entries."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.export import export_onnx, export_pth, load_student, save_student
+from pipeline.model_card import model_card
+from pipeline.pictures import comparison_strip
+from pipeline.recipe import Recipe
+from pipeline.report import File, Report, write_report
+from pipeline.run import Outcome, Run
+from pipeline.shards.fingerprint import fingerprint
+from pipeline.stages.distill import TrainJob
+from pipeline.stages.score import Model, cost
+from pipeline.table import Row, render_table
+from students import deployed
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Where everything is."""
+
+    students: dict[str, dict[str, str]]
+    """{student: {"safetensors" | "onnx" | "pth" | "card": path or URI}}"""
+    report: str
+    markdown: str
+    ui: str
+    """The command that opens the MLflow page."""
+
+    def text(self) -> str:
+        """For the terminal."""
+        lines = [f"{name}: {path}" for name, files in self.students.items() for path in files.values()]
+        lines.append(f"report: {self.report}")
+        return "\n".join([*lines, f"MLflow: {self.ui}"] if self.ui else lines)
+
+
+def scores_of(outcome: Outcome, model: str) -> dict[str, dict[str, float]]:
+    """{set: {"images", "psnr_y", "ssim_y"}}: means over pictures."""
+    return {
+        name: {
+            "images": len(pictures),
+            "psnr_y": statistics.fmean(p for p, _ in pictures.values()),
+            "ssim_y": statistics.fmean(s for _, s in pictures.values()),
+        }
+        for name, pictures in outcome.scores[model].items()
+        if pictures
+    }
+
+
+def table_rows(outcome: Outcome) -> list[Row]:
+    """A row a model; the seeds of one method and student share a row."""
+    rows: dict[str, Row] = {}
+    for model in outcome.models:
+        name = group(model)
+        found = scores_of(outcome, model.name)
+        scores = {s: {"psnr_y": [v["psnr_y"]], "ssim_y": [v["ssim_y"]]} for s, v in found.items()}
+        if name in rows:
+            for set_name, metrics in scores.items():
+                for key, values in metrics.items():
+                    rows[name].scores[set_name][key].extend(values)  # type: ignore[attr-defined]
+            continue
+        counted = cost(model, outcome.recipe.scale)
+        rows[name] = Row(name, model.role, scores, *(counted or (None, None)))
+    return list(rows.values())
+
+
+def group(model: Model) -> str:
+    """A model's name without its seed."""
+    return model.name.rsplit("-s", 1)[0] if model.role == "student" else model.name
+
+
+def table(outcome: Outcome) -> str:
+    """The table for the terminal."""
+    return render_table(table_rows(outcome), baseline=baseline(outcome), colour=sys.stdout.isatty())
+
+
+def baseline(outcome: Outcome) -> str | None:
+    """The row that gains are measured against: the student trained alone."""
+    names = [group(m) for m in outcome.models if m.role == "student"]
+    return next((n for n in names if n.startswith("scratch-")), None)
+
+
+def compare_rows(outcome: Outcome) -> list[dict[str, Any]]:
+    """[{method, student, seed, set, psnr_y, ssim_y}], one a student, seed and set."""
+    rows = []
+    for job in outcome.jobs:
+        recipe = job.spec
+        for name, score in scores_of(outcome, job.label).items():
+            rows.append(
+                {
+                    "method": recipe.method.name,
+                    "student": recipe.student.label,
+                    "seed": job.seed,
+                    "set": name,
+                    "psnr_y": score["psnr_y"],
+                    "ssim_y": score["ssim_y"],
+                }
+            )
+    return rows
+
+
+def summary(outcome: Outcome, files: Files) -> dict[str, Any]:
+    """The run as JSON."""
+    rows = []
+    for model in outcome.models:
+        counted = cost(model, outcome.recipe.scale) or (None, None)
+        rows.append(
+            {
+                "model": model.name,
+                "role": model.role,
+                "parameters": counted[0],
+                "multiply_adds": counted[1],
+                "sets": scores_of(outcome, model.name),
+            }
+        )
+    return {"name": outcome.recipe.name, "rows": rows, "students": files.students, "report": files.report}
+
+
+def finish(run: Run, outcome: Outcome, warnings: Sequence[str]) -> Files:
+    """Export every student, write the report, and record both; what is there already is left alone."""
+    students = {job.label: _export(run, outcome, job) for job in outcome.jobs}
+    recipe = outcome.recipe
+    ui = f"faculty ui {recipe.output}" if recipe.tracking.enabled and "://" not in recipe.output else ""
+    identity = fingerprint([[m.identity for m in outcome.models], outcome.sets, list(warnings), recipe.name])
+    report, markdown = "report/report.html", "report/report.md"
+    files = Files(students, run.output.where(report), run.output.where(markdown), ui)
+    if not run.output.exists(report) or _stamp(run) != identity:
+        _report(run, outcome, warnings, files)
+        run.output.write_bytes("report/stamp.json", json.dumps(identity).encode())
+    return files
+
+
+def _stamp(run: Run) -> str:
+    rel = "report/stamp.json"
+    return json.loads(run.output.read_bytes(rel)) if run.output.exists(rel) else ""
+
+
+def _export(run: Run, outcome: Outcome, job: TrainJob) -> dict[str, str]:
+    folder = f"students/{job.label}"
+    stem = f"{folder}/{job.spec.student.label}_x{job.spec.scale}"
+    names = {"safetensors": f"{stem}.safetensors", "onnx": f"{stem}.onnx", "pth": f"{stem}.pth", "card": f"{folder}/README.md"}
+    stamp = f"{folder}/stamp.json"
+    identity = [job.fingerprint, scores_of(outcome, job.label)]
+    if not run.output.exists(stamp) or json.loads(run.output.read_bytes(stamp)) != identity:
+        facts = _facts(outcome, job)
+        with tempfile.TemporaryDirectory() as temporary:
+            raw = Path(temporary, "raw.safetensors")
+            raw.write_bytes(job.output().read_bytes("weights.safetensors"))
+            made = export_student(raw, Path(temporary, "out"), facts)
+            for kind, path in made.items():
+                run.output.put_file(names[kind], path)
+        run.output.write_bytes(stamp, json.dumps(identity).encode())
+    return {kind: run.output.where(rel) for kind, rel in names.items() if run.output.exists(rel)}
+
+
+def _facts(outcome: Outcome, job: TrainJob) -> dict[str, Any]:
+    return {
+        "recipe": outcome.recipe.name,
+        "method": job.spec.method.name,
+        "seed": job.seed,
+        "training": job.fingerprint,
+        "tiles": outcome.tiles.train.fingerprint,
+        "teachers": {t.facts.label: t.facts.sha256 for t in outcome.taught},
+        "metrics": scores_of(outcome, job.label),
+        "protocol": "Y of BT.601, 8 bit, scale pixels shaved, MATLAB bicubic LR",
+    }
+
+
+def export_student(source: Path, out: Path, facts: dict[str, Any] | None = None) -> dict[str, Path]:
+    """Write a trained student's file as deployed safetensors, ONNX, .pth and model card into `out`: {kind: path}."""
+    model, info = load_student(source)
+    out.mkdir(parents=True, exist_ok=True)
+    stem = f"{info.architecture.replace(':', '-')}_x{info.scale}"
+    paths = {"safetensors": out / f"{stem}.safetensors", "onnx": out / f"{stem}.onnx", "pth": out / f"{stem}.pth"}
+    metadata = {**info.facts, **(facts or {})}
+    save_student(
+        paths["safetensors"], model, name=info.architecture, scale=info.scale, options=info.options, metadata=metadata
+    )
+    export_onnx(deployed(model), paths["onnx"], info.scale)
+    export_pth(model, paths["pth"])
+    paths["card"] = out / "README.md"
+    model_card(paths["card"], load_student(paths["safetensors"])[1])
+    return paths
+
+
+def _report(run: Run, outcome: Outcome, warnings: Sequence[str], files: Files) -> None:
+    recipe = outcome.recipe
+    rows = table_rows(outcome)
+    pictures = []
+    if outcome.strip:
+        shown = [(name, picture) for name, picture in outcome.strip.items() if name != "HR"]
+        strip = comparison_strip(shown, outcome.strip["HR"], shave=recipe.scale, title=recipe.name)
+        pictures.append(("One test picture by every model, with the error of each below", strip))
+    report = Report(
+        title=recipe.name,
+        rows=rows,
+        summary=_sentence(outcome),
+        baseline=baseline(outcome),
+        facts=_settings(recipe, outcome),
+        recipe=yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False),
+        warnings=warnings,
+        curves=_curves(outcome.jobs),
+        pictures=pictures,
+        files=[File(f"{n}, {kind}", path) for n, made in files.students.items() for kind, path in made.items()],
+        mlflow=files.ui,
+    )
+    with tempfile.TemporaryDirectory() as temporary:
+        write_report(temporary, report)
+        for path in sorted(Path(temporary).rglob("*")):
+            if path.is_file():
+                run.output.put_file(f"report/{path.relative_to(temporary).as_posix()}", path)
+        _record(run, outcome, rows, Path(temporary), pictures)
+
+
+def _record(run: Run, outcome: Outcome, rows: list[Row], folder: Path, pictures: list[Any]) -> None:
+    run.tracked.begin()
+    tracker = run.tracked.parent
+    assert tracker is not None
+    for row in rows:
+        values = {
+            f"{set_name}/{key}/{row.name}": statistics.fmean(metrics[key])
+            for set_name, metrics in row.scores.items()
+            for key in metrics
+        }
+        tracker.metrics({k: v for k, v in values.items() if math.isfinite(v)}, 0)
+    tracker.tags({"tiles": outcome.tiles.train.fingerprint})
+    tracker.tags({f"sha256.{t.facts.label}": t.facts.sha256 for t in outcome.taught})
+    if outcome.fused is not None:
+        tracker.tags({"fused": outcome.fused.cached.train.fingerprint})
+    for _, picture in pictures:
+        tracker.image("comparison", picture, 0)
+    tracker.text(yaml.safe_dump(outcome.recipe.model_dump(mode="json"), sort_keys=False), "recipe.yaml")
+    tracker.artifact(folder, "report")
+    tracker.flush()
+
+
+def _sentence(outcome: Outcome) -> str:
+    recipe = outcome.recipe
+    teachers = ", ".join(t.facts.label for t in outcome.taught) or "none"
+    return f"{recipe.student.name} at x{recipe.scale}; teachers: {teachers}; {recipe.train.steps:,} steps per training."
+
+
+def _settings(recipe: Recipe, outcome: Outcome) -> dict[str, str]:
+    facts = {
+        "scale": f"x{recipe.scale}",
+        "degradation": f"{recipe.data.degradation} (MATLAB)",
+        "training tiles": f"{outcome.tiles.train.rows:,} of {recipe.data.tile} pixels",
+        "budget": f"{recipe.train.steps:,} steps of {recipe.train.batch} patches of {recipe.train.patch} LR pixels",
+        "protocol": f"Y of BT.601, 8 bit, {recipe.scale} pixels shaved",
+        "multiply-adds": "of one 48 x 48 LR picture",
+        "tiles fingerprint": outcome.tiles.train.fingerprint,
+    }
+    for t in outcome.taught:
+        facts[f"teacher {t.facts.label}"] = (
+            f"{t.facts.architecture}, {t.facts.precision}, {t.psnr_y:.2f} dB on held-out tiles, {t.seconds:.0f} s for "
+            f"{t.tiles:,} tiles, sha256 {t.facts.sha256[:16]}"
+        )
+    if outcome.fused is not None:
+        facts["fusion"] = f"{outcome.fused.kind}, {outcome.fused.psnr_y:.2f} dB on held-out tiles"
+    return facts
+
+
+def _curves(jobs: Sequence[TrainJob]) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """{metric: {training: points}} of every student's last phase; one seed a method."""
+    curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for job in jobs:
+        name = job.label.rsplit("-s", 1)[0]
+        result = job.result()
+        if result is None:
+            continue
+        for metrics in result["curves"].values():
+            for metric, points in metrics.items():
+                if metric in ("held_out/psnr_y", "train/loss"):
+                    curves.setdefault(metric, {}).setdefault(name, [(int(s), v) for s, v in points])
+    return curves
