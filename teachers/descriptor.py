@@ -1,22 +1,21 @@
 """The one boundary behind which every teacher looks the same.
 
-A teacher takes LR pictures (N, 3, H, W), RGB, float in [0, 1], and returns (N, 3, scale*H, scale*W), RGB, float32,
-nominally in [0, 1] (nothing is clamped). What the network itself wants (0..255, BGR, luminance alone, a smallest
-side, a multiple of its window, channels_last, bf16) is handled here and nowhere else.
+A teacher takes LR pictures (N, 3, H, W), RGB, float in [0, 1], and returns (N, 3, scale*H, scale*W), RGB,
+float32, nominally in [0, 1] (nothing is clamped). What the network itself wants (0..255, BGR, luminance alone,
+a smallest side, a multiple of its window, channels_last, bf16) is handled here and nowhere else.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
+from teachers.precision import PROBE_SIDE, keep_in_float32, pixel_convolutions
 from teachers.tiling import tiled
 
 Precision = Literal["fp32", "bf16"]
@@ -56,13 +55,28 @@ class Convention:
     """One channel, the Y of full-range YCbCr; colour is upscaled by bicubic."""
 
 
-class Teacher:
-    """A network with its conventions. Calls run in inference mode on the device that `to` has set."""
+PLAIN = Convention()
+"""RGB in [0, 1], as everywhere in Faculty."""
 
-    def __init__(self, info: TeacherInfo, network: nn.Module, convention: Convention = Convention()) -> None:
+
+class Teacher:
+    """A network with its conventions. Calls run in inference mode on the device that `to` has set.
+
+    `variants` are the same weights read for other scales, where their shapes fit several and only one is right;
+    the gate compares them.
+    """
+
+    def __init__(
+        self,
+        info: TeacherInfo,
+        network: nn.Module,
+        convention: Convention = PLAIN,
+        variants: tuple[Teacher, ...] = (),
+    ) -> None:
         self.info = info
         self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.convention = convention
+        self.variants = variants
         self.device = torch.device("cpu")
         self.dtype: Precision = "fp32"
 
@@ -76,13 +90,20 @@ class Teacher:
         return self
 
     def precision(self, dtype: Precision) -> Teacher:
-        """`bf16`: convolutions and products in bfloat16 except those that touch pixels. `fp32`: all in float32."""
+        """`bf16`: products in bfloat16 except those that touch pixels (precision.py). `fp32`: all in float32."""
         if dtype not in ("fp32", "bf16"):
             raise InputError(f"precision of teacher {self.info.name}", "fp32 or bf16", repr(dtype))
+        if dtype == "bf16" and self.dtype != "bf16":
+            side = (
+                -(-max(PROBE_SIDE, self.info.minimum_side) // self.info.multiple_of) * self.info.multiple_of
+            )
+            probe = torch.zeros(1, 1 if self.convention.luma else 3, side, side, device=self.device)
+            for module in pixel_convolutions(self.network, probe):
+                keep_in_float32(module)
         self.dtype = dtype
         return self
 
-    def with_convention(self, **changes: float | bool) -> Teacher:
+    def with_convention(self, **changes: Any) -> Teacher:
         """The same network read in other units; weights are shared."""
         other = Teacher(self.info, self.network, replace(self.convention, **changes))
         other.device, other.dtype = self.device, self.dtype
@@ -93,21 +114,21 @@ class Teacher:
 
         Raises InputError where the input is not such a tensor or the network's output has another size.
         """
+        info = self.info
         if lr.ndim != 4 or lr.shape[1] != 3 or not lr.is_floating_point():
             found = f"{tuple(lr.shape)} {lr.dtype}"
-            raise InputError(f"input of teacher {self.info.name}", "(N, 3, H, W) floats in [0, 1]", found)
-        height, width = lr.shape[-2] * self.info.scale, lr.shape[-1] * self.info.scale
+            raise InputError(f"input of teacher {info.name}", "(N, 3, H, W) floats in [0, 1]", found)
+        height, width = lr.shape[-2] * info.scale, lr.shape[-1] * info.scale
         with torch.inference_mode():
-            x = pad(lr.to(self.device, torch.float32), self.info.minimum_side, self.info.multiple_of)
+            x = pad(lr.to(self.device, torch.float32), info.minimum_side, info.multiple_of)
             y = self._run(x)
-            expected = (lr.shape[0], 3, x.shape[-2] * self.info.scale, x.shape[-1] * self.info.scale)
+            expected = (lr.shape[0], 3, x.shape[-2] * info.scale, x.shape[-1] * info.scale)
             if tuple(y.shape) != expected:
-                raise InputError(
-                    f"teacher {self.info.name}",
-                    f"output {expected} for scale {self.info.scale}",
-                    f"{tuple(y.shape)}",
-                    "The checkpoint was made for another scale.",
+                wanted, remedy = (
+                    f"output {expected} for x{info.scale}",
+                    "The network is made for another scale.",
                 )
+                raise InputError(f"teacher {info.name}", wanted, f"{tuple(y.shape)}", remedy)
             return y[..., :height, :width]
 
     def _run(self, x: Tensor) -> Tensor:
@@ -119,15 +140,16 @@ class Teacher:
             x = x.flip(1)
         # `mul` makes a new tensor: some networks write into their input
         x = x.mul(convention.value_range).contiguous(memory_format=torch.channels_last)
-        with half_precision(self.network, x.device, self.dtype):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.dtype == "bf16"):
             y = self.network(x)
         y = y.float() / convention.value_range
         if colour is not None:
-            return join_luma(y, colour)
+            # a wrong size is reported by the caller
+            return join_luma(y, colour) if y.shape[-2:] == colour.shape[-2:] else y
         return y.flip(1) if convention.bgr else y
 
     def upscale(self, lr: Tensor, tile: int | None = None, overlap: int = 16) -> Tensor:
-        """Like a call, in overlapping tiles of `tile` LR pixels a side where the picture is larger (tiling.py)."""
+        """Like a call; pictures larger than `tile` LR pixels a side go in overlapping tiles (tiling.py)."""
         if tile is None:
             return self(lr)
         return tiled(self, lr, self.info.scale, tile, overlap)
@@ -156,7 +178,7 @@ TO_YCBCR = (
 
 
 def split_luma(x: Tensor, scale: int) -> tuple[Tensor, Tensor]:
-    """RGB (N, 3, H, W) -> Y (N, 1, H, W) and the bicubically upscaled CbCr (N, 2, scale*H, scale*W), around 0."""
+    """RGB (N, 3, H, W) -> Y (N, 1, H, W) and CbCr upscaled by bicubic (N, 2, scale*H, scale*W), around 0."""
     ycbcr = torch.einsum("oc,nchw->nohw", torch.tensor(TO_YCBCR, device=x.device), x)
     colour = F.interpolate(ycbcr[:, 1:], scale_factor=scale, mode="bicubic", align_corners=False)
     return ycbcr[:, :1], colour
@@ -166,9 +188,3 @@ def join_luma(y: Tensor, colour: Tensor) -> Tensor:
     """The inverse of `split_luma` at HR: (N, 1, H, W) and (N, 2, H, W) -> RGB (N, 3, H, W)."""
     inverse = torch.linalg.inv(torch.tensor(TO_YCBCR, dtype=torch.float64)).to(y)
     return torch.einsum("oc,nchw->nohw", inverse, torch.cat([y, colour], dim=1))
-
-
-@contextlib.contextmanager
-def half_precision(network: nn.Module, device: torch.device, dtype: Precision) -> Iterator[None]:
-    with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bf16"):
-        yield

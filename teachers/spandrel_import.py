@@ -1,9 +1,9 @@
 """Imports spandrel whether torchvision works, is broken or is absent.
 
 Two of spandrel's 42 architectures (LaMa and RestoreFormer, neither super-resolution) import three names from
-`torchvision.transforms.functional`, and the registry imports every architecture. PyPI's torchvision does not even
-import beside a CPU build of torch. So where the real one cannot be imported, those three names are lent for the
-time of the import and then taken away again: nobody else sees a torchvision that is not one.
+`torchvision.transforms.functional`, and the registry imports every architecture. PyPI's torchvision does not
+even import beside a CPU build of torch. So where the real one cannot be imported, those three names are lent for
+the time of the import and then taken away again: nobody else sees a torchvision that is not one.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import enum
 import importlib
 import importlib.machinery
+import itertools
 import logging
 import sys
 import threading
@@ -53,13 +54,13 @@ def torchvision_works() -> bool:
 
 @contextlib.contextmanager
 def lent_torchvision() -> Iterator[None]:
-    """Puts `torchvision.transforms.functional` with the three names into sys.modules, and takes it out again."""
+    """Puts `torchvision.transforms.functional` with the three names into sys.modules, then takes it out."""
     names = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional")
     before = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "torchvision"}
     for name in before:
         del sys.modules[name]
     lent = [ModuleType(name) for name in names]
-    for module, inner in zip(lent, lent[1:]):
+    for module, inner in itertools.pairwise(lent):
         module.__path__ = []
         setattr(module, inner.__name__.rpartition(".")[2], inner)
     for module in lent:

@@ -18,11 +18,12 @@ def starts(length: int, tile: int, overlap: int) -> list[int]:
 
 
 def tiled(fn: Callable[[Tensor], Tensor], lr: Tensor, scale: int, tile: int, overlap: int) -> Tensor:
-    """Runs `fn` ((N, C, h, w) -> (N, C', scale*h, scale*w)) on tiles of `tile` LR pixels a side and joins them.
+    """Runs `fn` ((N, C, h, w) -> (N, C', scale*h, scale*w)) on tiles and joins them.
 
-    Each tile keeps what lies at least `overlap` LR pixels away from its cut edges (edges of the picture are not
-    cut). So the result equals `fn(lr)` everywhere when no output pixel looks further than `overlap` pixels; where a
-    network looks further, or pools over the whole picture, results differ slightly.
+    Tiles are `tile` LR pixels a side (or the picture's side, where that is smaller). Each keeps what lies at
+    least `overlap` LR pixels away from its cut edges; edges of the picture are not cut. So the result equals
+    `fn(lr)` everywhere when no output pixel looks further than `overlap` pixels; where a network looks further,
+    or pools over the whole picture, results differ slightly.
 
     Raises InputError when `tile` is not larger than twice `overlap`.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from teachers.networks import bsrn, carn, edsr, imdn, pan, rlfn
+from teachers.networks import a2f, bsrn, carn, edsr, imdn, pan, plainusr, rlfn
 from teachers.networks.native import Native
 
 NATIVES: tuple[Native, ...] = (
@@ -12,4 +12,6 @@ NATIVES: tuple[Native, ...] = (
     *pan.NATIVE,
     *bsrn.NATIVE,
     *rlfn.NATIVE,
+    *a2f.NATIVE,
+    *plainusr.NATIVE,
 )

@@ -1,4 +1,4 @@
-"""Pieces that several networks share: mean shift, contrast-aware channel attention, enhanced spatial attention."""
+"""Pieces that several networks share: mean shift, channel attention on contrast, spatial attention."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class MeanShift(nn.Module):
 
 
 class ContrastAttention(nn.Module):
-    """Channel attention on mean plus standard deviation of each channel (IMDN, Hui et al. 2019, section 3.3)."""
+    """Channel attention on each channel's mean plus standard deviation (IMDN, Hui et al. 2019, section 3.3)."""
 
     def __init__(self, channels: int, reduction: int = 16) -> None:
         super().__init__()
@@ -33,15 +33,15 @@ class ContrastAttention(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        variance, mean = torch.var_mean(x.float(), dim=(2, 3), keepdim=True, correction=0)
+        variance, mean = torch.var_mean(x, dim=(2, 3), keepdim=True, correction=0)
         return x * self.conv_du(variance.sqrt() + mean)
 
 
 class SpatialAttention(nn.Module):
     """ESA, enhanced spatial attention (RFANet, Liu et al. 2020), in the slimmer form of RLFN and BSRN.
 
-    The mask is made at about 1/6 of the size by a strided convolution and a pooling of 7 pixels, which need an
-    input of at least 15 pixels a side. `convolutions` are the layers between the pooling and the resizing.
+    The mask is made at about 1/6 of the size by a strided convolution and a pooling of 7 pixels, which need
+    an input of at least 15 pixels a side. `convolutions` are the layers between the pooling and the resizing.
     """
 
     def __init__(

@@ -1,5 +1,5 @@
-"""BSRN (Li et al.: Blueprint Separable Residual Network for Efficient Image Super-Resolution, 2022): distillation
-blocks whose convolutions are a pointwise one followed by a depthwise one.
+"""BSRN (Li et al.: Blueprint Separable Residual Network for Efficient Image Super-Resolution, 2022):
+distillation blocks whose convolutions are a pointwise one followed by a depthwise one.
 
 Key names are those of the authors' public checkpoints (xiaom233/BSRN).
 """

@@ -1,7 +1,7 @@
 """CARN and CARN-M (Ahn, Kang, Sohn: Fast, Accurate, and Lightweight Super-Resolution with Cascading Residual
 Network, 2018): cascading residual blocks whose outputs are all kept and fused by 1x1 convolutions.
 
-Key names are those of the authors' public checkpoints (nmhkahn/CARN-pytorch), whose one file serves x2, x3 and x4.
+Key names are those of the authors' public checkpoints (nmhkahn/CARN-pytorch). One file serves x2, x3 and x4.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class Upsample(nn.Module):
 class CARN(nn.Module):
     """(N, 3, H, W) RGB in [0, 1] -> (N, 3, scale*H, scale*W).
 
-    `branches` maps the name of each upsampler in the checkpoint (`up`, `up2`, `up3`, `up4`) to its scale; only the
-    one for `scale` is run.
+    `branches` maps the name of each upsampler in the checkpoint (`up`, `up2`, `up3`, `up4`) to its scale; only
+    the one for `scale` is run.
     """
 
     def __init__(

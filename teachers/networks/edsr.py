@@ -1,8 +1,8 @@
-"""EDSR (Lim et al.: Enhanced Deep Residual Networks for Single Image Super-Resolution, 2017): residual blocks without
-normalisation. The baseline has 16 blocks of 64 features, the large one 32 of 256 with residuals scaled by 0.1.
+"""EDSR (Lim et al.: Enhanced Deep Residual Networks for Single Image Super-Resolution, 2017): residual blocks
+without normalisation. The baseline has 16 blocks of 64 features, the large one 32 of 256 with residuals times 0.1.
 
-Key names are those of the authors' public checkpoints (sanghyun-son/EDSR-PyTorch); BasicSR's names for the same
-network are turned into them.
+Key names are those of the authors' public checkpoints (sanghyun-son/EDSR-PyTorch); BasicSR's names for the
+same network are turned into them.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ BASICSR = (
 
 
 def from_basicsr(state: State) -> State:
-    """BasicSR's spelling, whose mean shift for 0..255 is in code, into the authors'; others are left as they are."""
+    """BasicSR's spelling, whose mean shift for 0..255 is in code, into the authors'; others stay as they are."""
     if "conv_after_body.weight" not in state or "body.0.conv1.weight" not in state:
         return state
     last = f"body.{count(state, 'body.{}.conv1.weight')}."

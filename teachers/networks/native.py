@@ -27,13 +27,15 @@ class Native:
     marks: tuple[str, ...]
     """Keys that every checkpoint of this network holds and that no other network's holds together."""
     scales: Callable[[State], tuple[int, ...]]
-    """The scales that a checkpoint serves, ascending."""
+    """The scales whose tensors a checkpoint holds, ascending."""
     build: Callable[[State, int], nn.Module]
     """The module for one scale; its `load_state_dict(state, strict=True)` must accept the checkpoint."""
     value_range: Callable[[State], float]
     """What white is in the network's own units: 1 or 255, for input and output alike."""
     minimum_side: int = 1
     """Smallest LR height or width in pixels."""
+    ambiguous: bool = False
+    """Only one of the scales that fit is right, and the tensors do not tell which."""
     adapt: Callable[[State], State] = as_is
     """Turns other published spellings of the checkpoint into the module's keys."""
 

@@ -1,5 +1,5 @@
-"""PAN (Zhao, Kong, He, Qiao, Dong: Efficient Image Super-Resolution Using Pixel Attention, 2020): self-calibrated
-blocks with pixel attention, nearest-neighbour upsampling inside the network, a bilinear skip around it.
+"""PAN (Zhao, Kong, He, Qiao, Dong: Efficient Image Super-Resolution Using Pixel Attention, 2020):
+self-calibrated blocks with pixel attention, nearest-neighbour upsampling inside, a bilinear skip around.
 
 Key names are those of the authors' public checkpoints (zhaohengyuan1/PAN).
 """
@@ -91,7 +91,7 @@ def build(state: State, scale: int) -> PAN:
 
 
 def scales(state: State) -> tuple[int, ...]:
-    """x4 has a second upsampling step. x2 and x3 have the same tensors: which one it is, the caller must say."""
+    """x4 has a second upsampling step; x2 and x3 have the same tensors, so the caller must say which it is."""
     return (4,) if "upconv2.weight" in state else (2, 3)
 
 
@@ -102,5 +102,6 @@ NATIVE = (
         scales,
         build,
         unit_range,
+        ambiguous=True,
     ),
 )

@@ -1,5 +1,5 @@
-"""RLFN (Kong et al.: Residual Local Feature Network for Efficient Super-Resolution, 2022): three plain convolutions
-a block, a residual sum and spatial attention.
+"""RLFN (Kong et al.: Residual Local Feature Network for Efficient Super-Resolution, 2022): blocks of three plain
+convolutions, a residual sum and spatial attention.
 
 Key names and the 0..255 range are those of the authors' public checkpoints (bytedance/RLFN).
 """

@@ -1,0 +1,95 @@
+"""Reads tensors, and nothing but tensors, from checkpoint files.
+
+Safetensors, or torch's own format with `weights_only=True`. Pickled objects and TorchScript archives can run code
+when opened and are refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import InputError
+
+NESTS = ("params_ema", "params-ema", "params", "model_state_dict", "state_dict", "model", "net")
+"""Keys under which training code keeps the tensors, averaged weights first."""
+PREFIXES = ("module.", "netG.", "model.")
+"""Put before every key by parallel and training wrappers."""
+
+
+def file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_checkpoint(path: Path) -> tuple[Any, dict[str, str]]:
+    """What a checkpoint holds and, for safetensors, its metadata. Nothing in the file is executed.
+
+    Raises InputError naming the file when it is damaged or asks for more than tensors.
+    """
+    with path.open("rb") as file:
+        head = file.read(9)
+    try:
+        # safetensors: 8 bytes of header length, then JSON; told by content because files get renamed
+        if path.suffix == ".safetensors" or head[8:9] == b"{":
+            from safetensors import safe_open
+
+            with safe_open(path, framework="pt") as tensors:
+                return {key: tensors.get_tensor(key) for key in tensors.keys()}, tensors.metadata() or {}  # noqa: SIM118
+        return torch.load(path, map_location="cpu", weights_only=True), {}
+    except MemoryError:
+        raise
+    except Exception as error:  # the bytes are foreign: unpickler, zip reader and safetensors raise all kinds
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    text = " ".join(str(error).split())
+    if "TorchScript" in text:
+        remedy = "Save its state_dict() from the program that made it."
+        return InputError(str(path), "tensors only", "a TorchScript archive, which can run code", remedy)
+    asked = re.search(r"GLOBAL (\S+)", text) if isinstance(error, pickle.UnpicklingError) else None
+    if asked:
+        found = f"a pickle that asks for {asked[1].strip('.,')}, which can run code"
+        remedy = "Do not open it elsewhere unless you trust its maker; ask for a safetensors file."
+        return InputError(str(path), "tensors only", found, remedy)
+    reason = f"{type(error).__name__}: {text[:160]}"
+    found = f"{path.stat().st_size} bytes that cannot be read ({reason})"
+    return InputError(str(path), "a whole checkpoint", found, "Download or copy it again.")
+
+
+def unwrap(checkpoint: Any, where: str) -> dict[str, Tensor]:
+    """The flat state dict inside a checkpoint: nesting keys and the prefixes of wrappers are taken away.
+
+    Raises InputError, with `where` as its place, when there is none.
+    """
+    state = checkpoint
+    while isinstance(state, Mapping):
+        nested = next((state[nest] for nest in NESTS if isinstance(state.get(nest), Mapping)), None)
+        if nested is None and len(state) == 1:
+            only = next(iter(state.values()))
+            nested = only if isinstance(only, Mapping) else None
+        if nested is None:
+            break
+        state = nested
+    if not isinstance(state, Mapping) or not state:
+        found = "an empty one" if isinstance(state, Mapping) else type(state).__name__
+        raise InputError(where, "a state dict", found)
+    flat = {str(key): value for key, value in state.items()}
+    for prefix in PREFIXES:
+        if all(key.startswith(prefix) for key in flat):
+            flat = {key.removeprefix(prefix): value for key, value in flat.items()}
+    odd = next((key for key, value in flat.items() if not isinstance(value, Tensor)), None)
+    if odd is not None:
+        raise InputError(where, "a state dict of tensors", f"{type(flat[odd]).__name__} under {odd!r}")
+    return flat

@@ -1,0 +1,49 @@
+"""bf16 for networks that end in pixels.
+
+Eight bits of mantissa are too few for pixels themselves: a value in [0.5, 1) would move by up to half a grey level.
+So products run in bf16 under autocast, while the convolutions that read or write pixels run in float32, and with
+them every residual sum that starts from the first one.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+PIXELS = 4
+"""Up to so many channels a tensor is a picture."""
+PROBE_SIDE = 64
+
+
+def pixel_convolutions(network: nn.Module, probe: Tensor) -> list[nn.Module]:
+    """The convolutions between pixels and features, in and out, and those from pixels to pixels (mean shifts).
+
+    Found by running `probe` (1, C, H, W) and noting the order in which convolutions are called.
+    """
+    called: list[nn.Conv2d] = []
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    hooks = [module.register_forward_pre_hook(lambda m, _: called.append(m)) for module in convolutions]
+    try:
+        with torch.inference_mode():
+            network(probe)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    inner = [module for module in called if max(module.in_channels, module.out_channels) > PIXELS]
+    pixels = [module for module in called if max(module.in_channels, module.out_channels) <= PIXELS]
+    chosen = pixels + inner[:1] + inner[-1:]
+    return list({id(module): module for module in chosen}.values())
+
+
+def keep_in_float32(module: nn.Module) -> None:
+    """Makes `module` compute in float32 whatever the autocast around it."""
+    if not isinstance(module.forward, functools.partial):
+        module.forward = functools.partial(_in_float32, module.forward)  # type: ignore[method-assign]
+
+
+def _in_float32(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    with torch.autocast(x.device.type, enabled=False):
+        return forward(x.float())
