@@ -1,0 +1,218 @@
+"""Results as a table: one row a method, one group of columns a benchmark set, mean and spread over seeds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+Role = Literal["bicubic", "teacher", "fused", "student"]
+ROLES: tuple[Role, ...] = ("bicubic", "teacher", "fused", "student")
+GROUPS = {"bicubic": "baseline", "teacher": "teachers", "fused": "fused targets", "student": "students"}
+
+PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
+BOLD, FAINT, PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A figure of merit and how it is printed."""
+
+    key: str
+    """Its name in `Row.scores`."""
+    label: str
+    digits: int
+    unit: str = ""
+    higher_is_better: bool = True
+
+
+PSNR = Metric("psnr_y", "PSNR", 2, "dB")
+SSIM = Metric("ssim_y", "SSIM", 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One method's results."""
+
+    name: str
+    role: Role
+    scores: Mapping[str, Mapping[str, Sequence[float]]]
+    """set -> metric key -> its value for each seed; sets and metrics may be missing."""
+    parameters: int | None = None
+    multiply_adds: int | None = None
+
+    def values(self, name: str, metric: Metric) -> Sequence[float]:
+        """The metric's values on set `name`, one a seed; empty where it was not measured."""
+        return self.scores.get(name, {}).get(metric.key, ())
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One figure of the table."""
+
+    text: str
+    spread: str = ""
+    best: bool = False
+    gain: float | None = None
+    """Mean minus the baseline's mean."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Everything a renderer needs, as text, rows in order of role."""
+
+    columns: tuple[tuple[str, Metric], ...]
+    """(set, metric) of each column of figures."""
+    rows: tuple[Row, ...]
+    cells: tuple[tuple[Cell, ...], ...] = field(default=())
+
+
+def sets_of(rows: Sequence[Row]) -> list[str]:
+    """Names of the sets in the order in which they first occur."""
+    return list(dict.fromkeys(name for row in rows for name in row.scores))
+
+
+def mean(values: Sequence[float]) -> float:
+    """Mean over seeds. Raises ValueError without values."""
+    return statistics.fmean(values)
+
+
+def spread(values: Sequence[float]) -> float | None:
+    """Sample standard deviation over seeds; None below two."""
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def arrange(
+    rows: Sequence[Row], metrics: Sequence[Metric] = (PSNR, SSIM), baseline: str | None = None
+) -> Table:
+    """The table of `rows`; the best of each role is marked, gains of students are over the student
+    `baseline`.
+    """
+    ordered = tuple(sorted(rows, key=lambda row: ROLES.index(row.role)))
+    columns = tuple(
+        (name, metric)
+        for name in sets_of(rows)
+        for metric in metrics
+        if any(row.values(name, metric) for row in rows)
+    )
+    base = next((row for row in ordered if row.role == "student" and row.name == baseline), None)
+    cells = tuple(tuple(_cell(row, *column, ordered, base) for column in columns) for row in ordered)
+    return Table(columns, ordered, cells)
+
+
+def _cell(row: Row, name: str, metric: Metric, rows: Sequence[Row], base: Row | None) -> Cell:
+    values = row.values(name, metric)
+    if not values:
+        return Cell("-")
+    # What is printed alike is equally good.
+    peers = [
+        round(mean(v), metric.digits) for r in rows if r.role == row.role and (v := r.values(name, metric))
+    ]
+    value, deviation = mean(values), spread(values)
+    gain = None
+    if base is not None and row.role == "student" and row is not base and base.values(name, metric):
+        gain = value - mean(base.values(name, metric))
+    return Cell(
+        f"{value:.{metric.digits}f}",
+        "" if deviation is None else f"{PLUS_MINUS}{deviation:.{metric.digits}f}",
+        len(peers) > 1 and round(value, metric.digits) == (max if metric.higher_is_better else min)(peers),
+        gain,
+    )
+
+
+def gains(rows: Sequence[Row], metric: Metric = PSNR, baseline: str | None = None) -> list[str]:
+    """One sentence a student: its gain over `baseline` on each set, and whether that is more than seeds
+    differ.
+    """
+    base = next((row for row in rows if row.role == "student" and row.name == baseline), None)
+    if base is None:
+        return []
+    sentences = []
+    for row in rows:
+        if row.role != "student" or row is base:
+            continue
+        parts = [
+            _gain(name, row.values(name, metric), base.values(name, metric), metric)
+            for name in sets_of(rows)
+            if row.values(name, metric) and base.values(name, metric)
+        ]
+        if parts:
+            sentences.append(f"{row.name} against {base.name}: {', '.join(parts)}.")
+    return sentences
+
+
+def _gain(name: str, ours: Sequence[float], theirs: Sequence[float], metric: Metric) -> str:
+    gain = mean(ours) - mean(theirs)
+    unit = f" {metric.unit}" if metric.unit else ""
+    text = f"{name} {gain:+.{metric.digits}f}{unit}"
+    spreads = [s for s in (spread(ours), spread(theirs)) if s is not None]
+    if not spreads:
+        return f"{text} (one seed)"
+    place = "beyond" if abs(gain) > max(spreads) else "within"
+    return f"{text} ({place} the spread of {max(spreads):.{metric.digits}f} between seeds)"
+
+
+def short(count: int | None) -> str:
+    """A count for people: 24.7 k, 1.37 M, 158.8 G; a dash for None."""
+    if count is None:
+        return "-"
+    digits = f"{count:.2e}"  # rounded first, so that 999999 is 1.00 M
+    value, power = float(digits), int(digits.partition("e")[2])
+    if power < 3:
+        return str(count)
+    step = min(power // 3, 4)
+    return f"{value / 10 ** (3 * step):.{max(0, 2 - (power - 3 * step))}f} {' kMGT'[step]}"
+
+
+def render_table(
+    rows: Sequence[Row],
+    *,
+    metrics: Sequence[Metric] = (PSNR, SSIM),
+    baseline: str | None = None,
+    colour: bool = False,
+) -> str:
+    """The table for a terminal, columns aligned; with `colour` the best of each role is bold (for a tty)."""
+    table = arrange(rows, metrics, baseline)
+    costs = any(row.parameters is not None or row.multiply_adds is not None for row in rows)
+    spreads = [
+        max((len(cells[i].spread) for cells in table.cells), default=0) for i in range(len(table.columns))
+    ]
+
+    def figure(text: str, spread: str, i: int) -> str:
+        return f"{text} {spread:<{spreads[i]}}" if spreads[i] else text
+
+    head = ["method", *(["parameters", "mult-adds"] if costs else [])]
+    first = len(head)
+    head += [figure(metric.label, "", i) for i, (_, metric) in enumerate(table.columns)]
+    body = [
+        [f"  {row.name}", *([short(row.parameters), short(row.multiply_adds)] if costs else [])]
+        + [figure(cell.text, cell.spread, i) for i, cell in enumerate(cells)]
+        for row, cells in zip(table.rows, table.cells)
+    ]
+    widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
+    lines = [_sets(table, widths, first), _line(head, widths), "-" * (sum(widths) + 2 * (len(widths) - 1))]
+    role = None
+    for row, line, cells in zip(table.rows, body, table.cells):
+        if row.role != role:
+            role = row.role
+            lines.append(f"{FAINT}{GROUPS[role]}{PLAIN}" if colour else GROUPS[role])
+        marks = [False] * first + [cell.best for cell in cells]
+        lines.append(_line(line, widths, marks if colour else None))
+    return "\n".join(lines)
+
+
+def _sets(table: Table, widths: Sequence[int], first: int) -> str:
+    """The line of set names, each in the middle of its columns."""
+    line = " " * (sum(widths[:first]) + 2 * (first - 1))
+    for name in dict.fromkeys(name for name, _ in table.columns):
+        own = [w for w, (column, _) in zip(widths[first:], table.columns) if column == name]
+        line += "  " + name.center(sum(own) + 2 * (len(own) - 1))
+    return line.rstrip()
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], bold: Sequence[bool] | None = None) -> str:
+    padded = [f"{c:<{w}}" if i == 0 else f"{c:>{w}}" for i, (c, w) in enumerate(zip(cells, widths))]
+    if bold is not None:
+        padded = [f"{BOLD}{text}{PLAIN}" if mark else text for text, mark in zip(padded, bold)]
+    return "  ".join(padded).rstrip()
