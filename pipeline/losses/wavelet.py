@@ -116,12 +116,8 @@ def _single(x: Tensor) -> Tensor:
 
 
 def _dual_tree(level: int) -> nn.Module:
-    try:
-        from pytorch_wavelets import DTCWTForward
-    except ImportError as error:
-        raise InputError(
-            "dual_tree", "the package pytorch_wavelets", str(error), "Install faculty[wavelets]."
-        ) from error
+    from pytorch_wavelets import DTCWTForward  # slow to import, and warns
+
     return DTCWTForward(J=level, biort="near_sym_a", qshift="qshift_a")
 
 
