@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from mmap import mmap
 
 import numpy as np
 import pyarrow as pa
@@ -79,40 +80,41 @@ class Rows:
 
     def crops(self, column: str, shape: tuple[int, ...], dtype: np.dtype, side: int) -> Crops:
         """Return a cutter of squares of `side` pixels; rows in shards without the column give zeros."""
-        nothing = np.zeros((), dtype)
-        arrays = [
-            arrays[column] if column in arrays else np.broadcast_to(nothing, (len(ids), *shape))
-            for ids, arrays in zip(self._ids, self._arrays, strict=True)
-        ]
-        return Crops(arrays, side)
+        nothing = np.frombuffer(mmap(-1, int(np.prod(shape)) * dtype.itemsize), dtype).reshape(1, *shape)
+        return Crops([arrays.get(column, nothing) for arrays in self._arrays], side)
 
 
 class Crops:
-    """Cuts squares out of the (height, width, channels) tiles of several arrays."""
+    """Cuts squares out of the (height, width, channels) tiles of several mapped arrays, in one call for a
+    batch.
+
+    A crop is `side` lines of adjacent bytes at equal distances, wherever its array lies. So one view that
+    begins at the lowest array, with an element at every byte, names each line of each crop by its distance
+    from there, and one indexing operation copies a batch. Only elements inside the arrays are ever touched.
+    """
 
     def __init__(self, arrays: Sequence[np.ndarray], side: int) -> None:
-        self._windows = [_windows(array, side) for array in arrays]
-        self._shape = (side, side, arrays[0].shape[-1])
-        self._dtype = torch.from_numpy(np.empty(0, arrays[0].dtype)).dtype
+        """Take C-ordered arrays alike but for their rows; one of a single row serves any row."""
+        self._arrays = arrays  # keeps their files mapped
+        _, height, width, channels = arrays[0].shape
+        self._dtype, self._shape = arrays[0].dtype, (side, side, channels)
+        self._pixel = channels * self._dtype.itemsize
+        self._line = width * self._pixel
+        self._row = np.array([height * self._line if len(array) > 1 else 0 for array in arrays])
+        addresses = np.array([array.ctypes.data for array in arrays], np.int64)
+        self._start = addresses - addresses.min()
+        first_line = (
+            arrays[int(addresses.argmin())].reshape(-1)[: side * channels].view(f"V{side * self._pixel}")
+        )
+        end = max(start + array.nbytes for start, array in zip(self._start.tolist(), arrays, strict=True))
+        self._lines = as_strided(first_line, (end, side), (1, self._line), writeable=False)
 
-    def cut(self, shards: list[int], rows: list[int], ys: list[int], xs: list[int]) -> Tensor:
-        """Return (n, side, side, channels): the squares with corners (y, x) of the given rows."""
-        result = torch.empty(len(rows), *self._shape, dtype=self._dtype)
-        windows = self._windows
-        for square, shard, row, y, x in zip(result.flatten(2).numpy(), shards, rows, ys, xs, strict=True):
-            square[...] = windows[shard][row, y, x]
-        return result
-
-
-def _windows(array: np.ndarray, side: int) -> np.ndarray:
-    """View (rows, height, width, channels) as (rows, y, x, side, side * channels): one index names a square.
-
-    The last axis joins pixels with their channels, so that a square is copied in runs as long as its lines.
-    """
-    rows, height, width, channels = array.shape
-    row, line, pixel, value = array.strides
-    shape = (rows, height - side + 1, width - side + 1, side, side * channels)
-    return as_strided(array, shape, (row, line, pixel, line, value), writeable=False)
+    def cut(self, shard: np.ndarray, row: np.ndarray, y: np.ndarray, x: np.ndarray) -> Tensor:
+        """Return (n, side, side, channels): the squares with corners (y, x) in the given rows, all int64
+        (n,).
+        """
+        place = self._start[shard] + row * self._row[shard] + y * self._line + x * self._pixel
+        return torch.from_numpy(self._lines[place].view(self._dtype).reshape(len(place), *self._shape))
 
 
 def _open(store: Store, receipt: Receipt) -> Shard:

@@ -127,14 +127,10 @@ class Sampler:
             raise InputError("batch", f"a multiple of the {world} workers", str(self._batch))
         share = self._batch // world
         numbers, ys, xs, ops = self._samples(step * self._batch + rank * share, share)
-        places, tensors = {}, {}
+        tensors = {}
         for name, (factor, crops) in self._crops.items():
             rows = self._rows[name]
-            key = id(rows), factor
-            if key not in places:
-                arrays = rows.shard[numbers], rows.row[numbers], ys * factor, xs * factor
-                places[key] = [array.tolist() for array in arrays]
-            tensors[name] = crops.cut(*places[key])
+            tensors[name] = crops.cut(rows.shard[numbers], rows.row[numbers], ys * factor, xs * factor)
         return Batch(tensors, ops, self._has_hr[numbers], numbers, self._tiles)
 
     def iterate(self, start: int, stop: int, rank: int = 0, world: int = 1) -> Iterator[tuple[int, Batch]]:
