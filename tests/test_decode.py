@@ -104,6 +104,14 @@ def test_other_kinds_of_pictures_are_refused_by_kind(tmp_path):
     )
 
 
+def test_a_camera_picture_with_a_preview_is_one_picture(tmp_path):
+    Image.fromarray(RGB).save(
+        tmp_path / "a.jpg", "MPO", save_all=True, append_images=[Image.new("RGB", (4, 4))]
+    )
+    assert Image.open(tmp_path / "a.jpg").n_frames == 2
+    assert decode(tmp_path / "a.jpg").shape == RGB.shape
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_16_bit_png_is_refused_though_pillow_would_cut_it_to_8_bits(tmp_path, channels):
     png16(tmp_path / "a.png", channels)

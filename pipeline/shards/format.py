@@ -19,7 +19,8 @@ from typing import BinaryIO
 import numpy as np
 import pyarrow as pa
 
-from pipeline.shards.store import CorruptShard, Store, rebuild
+from pipeline.shards.node import CorruptShard, corrupt
+from pipeline.shards.store import Store
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -79,7 +80,8 @@ class Shard:
         return {name: strings[name] if name in strings else self.array(name) for name in names}
 
     def array(self, name: str) -> np.ndarray:
-        """Return a tensor column (rows, *shape) or a numeric one (rows,) as a read-only view of the mapped file.
+        """Return a tensor column (rows, *shape) or a numeric one (rows,) as a read-only view of the mapped
+        file.
 
         The view keeps the file mapped. Raises KeyError if there is no such column.
         """
@@ -146,16 +148,14 @@ def open_shard(path: str | Path) -> Shard:
             version = notes.pop(_VERSION_KEY, b"none").decode(errors="replace")
             if version != SCHEMA_VERSION:
                 expected = f"a shard of schema version {SCHEMA_VERSION}"
-                raise CorruptShard(
-                    str(path), expected, f"an Arrow file with version {version}", rebuild(str(path))
-                )
+                raise corrupt(str(path), expected, f"an Arrow file with version {version}")
             if reader.num_record_batches != 1:
                 found = f"{reader.num_record_batches} record batches"
-                raise CorruptShard(str(path), "one record batch", found, rebuild(str(path)))
+                raise corrupt(str(path), "one record batch", found)
             batch = reader.get_batch(0)
         batch.validate()
     except (pa.ArrowException, OSError) as error:
-        raise CorruptShard(str(path), "a complete shard", str(error), rebuild(str(path))) from error
+        raise corrupt(str(path), "a complete shard", str(error)) from error
     ranges = {
         field.name: tuple(json.loads(field.metadata[_RANGE_KEY]))
         for field in batch.schema
@@ -173,13 +173,13 @@ def verify(store: Store, receipt: Receipt, full: bool) -> None:
     """
     where = store.where(receipt.file)
     if not store.exists(receipt.file):
-        raise CorruptShard(where, f"a file of {receipt.bytes} bytes", "nothing there", rebuild(where))
+        raise corrupt(where, f"a file of {receipt.bytes} bytes", "nothing there")
     if (size := store.size(receipt.file)) != receipt.bytes:
-        raise CorruptShard(where, f"{receipt.bytes} bytes", f"{size} bytes", rebuild(where))
+        raise corrupt(where, f"{receipt.bytes} bytes", f"{size} bytes")
     if not full:
         store.local(receipt.file, sha256=receipt.sha256, bytes=receipt.bytes)
     elif (digest := store.sha256(receipt.file)) != receipt.sha256:
-        raise CorruptShard(where, f"sha256 {receipt.sha256}", f"sha256 {digest}", rebuild(where))
+        raise corrupt(where, f"sha256 {receipt.sha256}", f"sha256 {digest}")
 
 
 class _Hashing:

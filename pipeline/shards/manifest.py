@@ -10,6 +10,7 @@ import dataclasses
 import json
 import logging
 from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -20,6 +21,7 @@ from pipeline.shards.store import TEMPORARY, Store
 
 VERSION = 1
 RECEIPT_SUFFIX = ".json"
+_THREADS = 8  # reading and hashing wait for disks and networks, not for the interpreter
 _REMEDY = "Delete it and build this cache again."
 _FIELDS = {field.name: field.type for field in dataclasses.fields(Receipt)}
 _log = logging.getLogger(__name__)
@@ -89,18 +91,18 @@ def write_receipt(store: Store, receipt: Receipt) -> None:
 def committed(store: Store, folder: str) -> dict[str, Receipt]:
     """Return key -> receipt of the shards in `folder` that have a receipt and the size that it says."""
     sizes = dict(store.list(folder))
+    names = [rel for rel in sizes if rel.endswith(SUFFIX + RECEIPT_SUFFIX)]
     receipts = {}
-    for rel in sizes:
-        if not rel.endswith(SUFFIX + RECEIPT_SUFFIX):
-            continue
-        where = store.where(rel)
-        try:
-            receipt = _receipt(where, _parse(where, store.read_bytes(rel)))
-        except InputError as error:
-            _log.warning("%s The shard counts as not made.", error)
-            continue
-        if receipt.file == rel.removesuffix(RECEIPT_SUFFIX) and sizes.get(receipt.file) == receipt.bytes:
-            receipts[receipt.key] = receipt
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for rel, data in zip(names, pool.map(store.read_bytes, names), strict=True):
+            where = store.where(rel)
+            try:
+                receipt = _receipt(where, _parse(where, data))
+            except InputError as error:
+                _log.warning("%s The shard counts as not made.", error)
+                continue
+            if receipt.file == rel.removesuffix(RECEIPT_SUFFIX) and sizes.get(receipt.file) == receipt.bytes:
+                receipts[receipt.key] = receipt
     return receipts
 
 
@@ -110,14 +112,16 @@ def verify_set(store: Store, manifest: Manifest, full: bool) -> list[Problem]:
 
     Where sets share a folder, one set's extra shards are another's own.
     """
-    problems = []
-    for receipt in manifest.shards:
+
+    def examine(receipt: Receipt) -> list[Problem]:
         try:
             verify(store, receipt, full)
         except CorruptShard as error:
-            problems.append(
-                Problem(receipt.file, "damaged", f"expected {error.expected}, found {error.found}")
-            )
+            return [Problem(receipt.file, "damaged", f"expected {error.expected}, found {error.found}")]
+        return []
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        problems = [problem for found in pool.map(examine, manifest.shards) for problem in found]
     listed = {receipt.file for receipt in manifest.shards}
     for folder in sorted({str(PurePosixPath(file).parent) for file in listed}):
         for rel, size in store.list("" if folder == "." else folder):

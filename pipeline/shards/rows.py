@@ -14,9 +14,10 @@ from numpy.lib.stride_tricks import as_strided
 from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.shards.format import CorruptShard, Receipt, Shard, open_shard
+from pipeline.shards.format import Receipt, Shard, open_shard
 from pipeline.shards.manifest import Manifest
-from pipeline.shards.store import Store, rebuild
+from pipeline.shards.node import corrupt
+from pipeline.shards.store import Store
 
 
 class Rows:
@@ -121,7 +122,7 @@ def _open(store: Store, receipt: Receipt) -> Shard:
     shard = open_shard(store.local(receipt.file, sha256=receipt.sha256, bytes=receipt.bytes))
     if shard.rows != receipt.rows:
         where = store.where(receipt.file)
-        raise CorruptShard(where, f"{receipt.rows} rows", f"{shard.rows} rows", rebuild(where))
+        raise corrupt(where, f"{receipt.rows} rows", f"{shard.rows} rows")
     return shard
 
 
