@@ -20,9 +20,9 @@ from urllib.parse import unquote, urlsplit
 
 from pipeline.errors import FacultyError, InputError
 from pipeline.shards.fingerprint import file_sha256
-from pipeline.shards.node import CorruptShard, check
+from pipeline.shards.node import CorruptShard, check, node_cache
 
-__all__ = ["TEMPORARY", "CorruptShard", "LocalStore", "Store"]
+__all__ = ["TEMPORARY", "CorruptShard", "LocalStore", "Store", "node_cache"]
 
 TEMPORARY = ".tmp"
 _UNWRITABLE = {
