@@ -38,7 +38,7 @@ def names() -> tuple[str, ...]:
 
 def options(name: str) -> dict[str, Any]:
     """The hyper-parameters of a registered student with their defaults."""
-    return {key: parameter.default for key, parameter in _signature(_network(name)).items()}
+    return {key: parameter.default for key, parameter in _signature(name).items()}
 
 
 def build(name: str, scale: int, **options: Any) -> nn.Module:
@@ -50,8 +50,11 @@ def build(name: str, scale: int, **options: Any) -> nn.Module:
     """
     if scale not in SCALES:
         raise InputError(f"student {name}", "scale 2, 3 or 4", repr(scale))
-    network = _network(name)
-    return network(scale, **_checked(name, network, options))
+    if name.startswith("spandrel:"):
+        from students.by_spandrel import build_spandrel
+
+        return build_spandrel(name.removeprefix("spandrel:"), scale, options)
+    return network(name)(scale, **_checked(name, options))
 
 
 def deployed(model: nn.Module) -> nn.Module:
@@ -64,21 +67,22 @@ def deployed(model: nn.Module) -> nn.Module:
     return model
 
 
-def _network(name: str) -> Callable[..., nn.Module]:
+def network(name: str) -> Callable[..., nn.Module]:
+    """The class of a registered student. Raises InputError for another name."""
     if name in _NETWORKS:
         return _NETWORKS[name]
     raise InputError("student", f"one of {', '.join(_NETWORKS)} or spandrel:<Id>", repr(name))
 
 
-def _signature(network: Callable[..., nn.Module]) -> dict[str, inspect.Parameter]:
-    parameters = inspect.signature(network).parameters
+def _signature(name: str) -> dict[str, inspect.Parameter]:
+    parameters = inspect.signature(network(name)).parameters
     return {key: p for key, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
-def _checked(name: str, network: Callable[..., nn.Module], options: dict[str, Any]) -> dict[str, Any]:
+def _checked(name: str, options: dict[str, Any]) -> dict[str, Any]:
     """The options converted to their annotated types (a YAML list becomes a tuple)."""
-    allowed = _signature(network)
-    hints = typing.get_type_hints(network.__init__, include_extras=True)
+    allowed = _signature(name)
+    hints = typing.get_type_hints(network(name).__init__, include_extras=True)
     checked = {}
     for key, value in options.items():
         where = f"student {name}, option {key}"
@@ -87,6 +91,6 @@ def _checked(name: str, network: Callable[..., nn.Module], options: dict[str, An
         try:
             checked[key] = pydantic.TypeAdapter(hints[key]).validate_python(value)
         except pydantic.ValidationError as error:
-            reasons = "; ".join(e["msg"] for e in error.errors())
-            raise InputError(where, f"{hints[key]}", f"{value!r} ({reasons})") from None
+            reasons = {e["msg"].removeprefix("Input should be ") for e in error.errors()}
+            raise InputError(where, " or ".join(sorted(reasons)), repr(value)) from None
     return checked

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from students.layers import Positive, conv3, interpolate, start_small
+from students.layers import Positive, conv3, he, interpolate, zero
 
 PARAMETERS = {2: 600_652, 3: 609_307, 4: 621_424}
 """Of `compact()`: 64 features, 16 convolutions between the first and the last."""
@@ -24,18 +24,15 @@ class Compact(nn.Module):
             body += [conv3(features, features), nn.PReLU(features)]
         self.body = nn.ModuleList([*body, conv3(features, 3 * scale**2)])
         self.shuffle = nn.PixelShuffle(scale)
-        self._start()
-
-    def _start(self) -> None:
-        """He initialisation; the last convolution starts near zero, so the network starts at its nearest skip."""
-        for module in self.body:
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, a=0.25)
-                nn.init.zeros_(module.bias)
-        start_small(self.body[-1])
+        he(self.body)
+        zero(self.body[-1])  # the network starts as its nearest skip
 
     def forward(self, x: Tensor) -> Tensor:
         y = x
         for layer in self.body:
             y = layer(y)
         return self.shuffle(y) + interpolate(x, self.scale, "nearest")
+
+    def spandrel_state_dict(self) -> dict[str, Tensor]:
+        """The state dict under spandrel's keys, which are these."""
+        return self.state_dict()

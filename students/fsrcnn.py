@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from students.layers import Positive, Skip, interpolate, pixel_shuffle_head, start_small
+from students.layers import Features, Positive, Skip, bilinear_head, he, interpolate, pass_through, pixel_shuffle_head, zero
 
 PARAMETERS = {2: 12_644, 3: 12_644, 4: 12_644}
 """Of `fsrcnn(colours=1)`, d=56, s=12, m=4, deconvolution head; one shared slope in each PReLU."""
@@ -30,8 +30,8 @@ class FSRCNN(nn.Module):
         self,
         scale: int,
         *,
-        d: Positive = 56,
-        s: Positive = 12,
+        d: Features = 56,
+        s: Features = 12,
         m: Positive = 4,
         colours: Literal[1, 3] = 3,
         head: Literal["deconv", "pixelshuffle"] = "deconv",
@@ -60,12 +60,20 @@ class FSRCNN(nn.Module):
         self._start()
 
     def _start(self) -> None:
-        """He initialisation for the PReLU convolutions and N(0, 0.001) for the last layer, as published."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, a=0.25)
-                nn.init.zeros_(module.bias)
-        start_small(self.last_layer if isinstance(self.last_layer, nn.ConvTranspose2d) else self.last_layer[0])
+        """He initialisation, except that the picture passes straight through the first channels of every layer.
+
+        So a fresh network enlarges bilinearly (with a skip: it is the skip). The published start, N(0, 0.001) in the
+        last layer, returns almost black and needs some 100,000 steps to make that good.
+        """
+        he(self)
+        last = self.last_layer if isinstance(self.last_layer, nn.ConvTranspose2d) else self.last_layer[0]
+        if self.skip is not None:
+            zero(last)
+            return
+        bilinear_head(last, self.colours, self.scale)
+        mapping = [layer for layer in self.mapping if isinstance(layer, nn.Conv2d)]
+        for layer in (self.feature_extraction[0], self.shrinking[0], *mapping, self.expanding[0]):
+            pass_through(layer, self.colours)
 
     def enlarge(self, x: Tensor) -> Tensor:
         """The bare network: (B, colours, h, w) -> (B, colours, scale*h, scale*w)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from students.layers import MeanShift, Positive, conv3, upsampler
+from students.layers import Features, MeanShift, Positive, conv3, start_bilinear, upsampler
 
 PARAMETERS = {2: 5_023_603, 3: 5_208_243, 4: 5_171_315}
 """Of `rcan()`; the constant mean shift is not counted."""
@@ -63,7 +63,7 @@ class RCAN(nn.Module):
         *,
         groups: Positive = 10,
         blocks: Positive = 6,
-        features: Positive = 64,
+        features: Features = 64,
         reduction: Positive = 16,
     ) -> None:
         super().__init__()
@@ -74,6 +74,7 @@ class RCAN(nn.Module):
         self.body = nn.Sequential(*body, conv3(features, features))
         self.tail = nn.Sequential(upsampler(scale, features), conv3(features, 3))
         self._start()
+        start_bilinear(self.head[0], self.body[-1], self.tail[0], self.tail[1])
 
     @torch.no_grad()
     def _start(self) -> None:
@@ -91,3 +92,7 @@ class RCAN(nn.Module):
         x = self.head(self.shift(x))
         x = x + self.body(x)
         return self.shift.undo(self.tail(x))
+
+    def spandrel_state_dict(self) -> dict[str, Tensor]:
+        """The state dict as spandrel's RCAN has it: with the mean shift as two frozen 1x1 convolutions."""
+        return {**self.shift.as_convolutions(), **self.state_dict()}

@@ -61,9 +61,9 @@ class AttentionBlock(nn.Module):
         self.c3_r = LinearBlock(features, features)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the block's output and its first convolution's output before the activation."""
-        first = self.c1_r(x)
-        y = self.c3_r(F.silu(self.c2_r(F.silu(first))))
+        """Return the block's output and its first features, activated."""
+        first = F.silu(self.c1_r(x))
+        y = self.c3_r(F.silu(self.c2_r(first)))
         return (y + x) * (torch.sigmoid(y) - 0.5), first
 
 
@@ -98,3 +98,12 @@ class SPAN(nn.Module):
         # The published network joins block 6's inner features here, under the name of block 5.
         y = self.conv_cat(torch.cat((start, self.conv_2(last), first, inner), 1))
         return self.upsampler(y)
+
+    @torch.no_grad()
+    def spandrel_state_dict(self) -> dict[str, Tensor]:
+        """The state dict as spandrel's SPAN has it: each block's collapsed convolution beside its branches."""
+        state = self.state_dict()
+        for name, module in self.named_modules():
+            if isinstance(module, LinearBlock):
+                state[f"{name}.eval_conv.weight"], state[f"{name}.eval_conv.bias"] = module.collapsed()
+        return state if self.norm else {**state, "no_norm": torch.zeros(1)}

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from students.layers import MeanShift, Positive, conv3, pixel_shuffle_head
+from students.layers import MeanShift, Positive, conv3, pixel_shuffle_head, start_bilinear
 
 PARAMETERS = {2: 910_152, 3: 918_267, 4: 929_628}
 """Of `swinir_light()`."""
@@ -50,13 +50,14 @@ def from_windows(x: Tensor, window: int, height: int, width: int) -> Tensor:
 
 
 def reflect_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """Mirror x (B, C, h, w) at its lower and right border up to a multiple of `multiple`; any size, 1x1 too."""
+    """Mirror x (B, C, h, w) at its lower and right border up to a multiple of `multiple`; any size, 1x1 too.
+
+    What lies further than one mirror image away repeats the mirrored first pixel.
+    """
 
     def mirrored(length: int) -> Tensor:
-        padded = (length + multiple - 1) // multiple * multiple
-        period = 2 * max(length - 1, 1)
-        at = torch.arange(padded, device=x.device) % period
-        return torch.minimum(at, period - at).clamp(max=length - 1)
+        at = torch.arange((length + multiple - 1) // multiple * multiple, device=x.device)
+        return (length - 1 - (at - (length - 1)).abs()).clamp(min=0)
 
     return x[:, :, mirrored(x.shape[2])][:, :, :, mirrored(x.shape[3])]
 
@@ -203,6 +204,7 @@ class SwinIRLight(nn.Module):
         self.conv_after_body = conv3(dim, dim)
         self.upsample = pixel_shuffle_head(dim, 3, scale)
         self._start()
+        start_bilinear(self.conv_first, self.conv_after_body, self.upsample, None)
 
     def _start(self) -> None:
         """Truncated normal 0.02 for linear layers and bias tables, as published."""
@@ -223,3 +225,17 @@ class SwinIRLight(nn.Module):
         y = self.norm(y).permute(0, 3, 1, 2)
         y = self.upsample(self.conv_after_body(y) + x)
         return self.shift.undo(y)[:, :, : height * self.scale, : width * self.scale]
+
+    def spandrel_state_dict(self) -> dict[str, Tensor]:
+        """The state dict as spandrel's SwinIR has it: with the index and mask buffers of a two by two window picture.
+
+        From them it reads the window's size and that windows shift; it computes the mask of other sizes itself.
+        """
+        state = self.state_dict()
+        mask = shift_mask(2 * self.window, 2 * self.window, self.window, torch.device("cpu"))
+        for name, module in self.named_modules():
+            if isinstance(module, Block):
+                state[f"{name}.attn.relative_position_index"] = relative_index(self.window)
+                if module.shift:
+                    state[f"{name}.attn_mask"] = mask.clone()
+        return state
