@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -71,8 +71,8 @@ class Shard:
         return self.batch.num_rows
 
     @property
-    def columns(self) -> dict[str, np.ndarray | list[str]]:
-        """Every column: strings as a list, the rest as `array` gives it."""
+    def columns(self) -> dict[str, Any]:
+        """Every column: strings as a list, the rest as the array that `array` gives."""
         names = self.batch.schema.names
         strings = {
             name: self.batch[name].to_pylist() for name in names if pa.types.is_string(self.batch[name].type)
