@@ -1,0 +1,196 @@
+"""What the tests of the road share: small recipes over the demo's teachers, runs of them, and looks at what they left."""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import yaml
+from conftest import natural_picture
+from PIL import Image
+
+from pipeline.engines import Engine, InlineEngine
+from pipeline.progress import Quiet
+from pipeline.recipe import Recipe
+from pipeline.run import Run
+from pipeline.tracking_null import NullTracker
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+TEACHERS = REPOSITORY / "demo" / "teachers"
+NAMES = ("edsr", "compact", "rcan")
+
+if "FACULTY_NODE_CACHE" not in os.environ:  # read in every process that a test starts
+    os.environ["FACULTY_NODE_CACHE"] = tempfile.mkdtemp(prefix="faculty-tests-")
+    atexit.register(shutil.rmtree, os.environ["FACULTY_NODE_CACHE"], ignore_errors=True)
+
+
+def teacher(name: str) -> dict[str, str]:
+    """A recipe's entry for one of the demo's teachers."""
+    return {"checkpoint": str(TEACHERS / f"{name}_x2.safetensors"), "name": name, "precision": "fp32"}
+
+
+def content(root: Path, **changes: Any) -> dict[str, Any]:
+    """A recipe over `root`/pictures that takes a second or two: two teachers, six steps. Tables in `changes` are merged in."""
+    base: dict[str, Any] = {
+        "name": "r",
+        "scale": 2,
+        "output": str(root / "runs"),
+        "data": {"train": [str(root / "pictures")], "tile": 48, "holdout": 0.3},
+        "cache": {"root": str(root / "cache"), "shard_mb": 0.1},
+        "teachers": [teacher("edsr"), teacher("compact")],
+        "teach": {"batch": 4, "threads": 1},
+        "student": {"name": "fsrcnn", "options": {"d": 8, "s": 4, "m": 1, "head": "pixelshuffle"}},
+        "method": {"name": "mtkd"},
+        "train": {"steps": 6, "batch": 4, "patch": 12, "lr": 1e-3, "evaluate_every": 3, "log_every": 3},
+        "distill": {"cpus_per_worker": 1},
+        "tracking": {"enabled": False},
+    }
+    return _merged(base, changes)
+
+
+REPLACED = ("fusion", "method", "student")
+"""Tables that are one choice: a change stands for the whole of it."""
+
+
+def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    result = deepcopy(base)
+    for key, value in changes.items():
+        known = result.get(key)
+        nested = isinstance(known, dict) and isinstance(value, dict) and key not in REPLACED
+        result[key] = _merged(known, value) if nested else value
+    return result
+
+
+def recipe(root: Path, **changes: Any) -> Recipe:
+    """`content` as a validated recipe."""
+    return Recipe.model_validate(content(root, **changes))
+
+
+def recipe_file(root: Path, **changes: Any) -> Path:
+    """`content` as a file."""
+    file = root / "recipe.yaml"
+    file.write_text(yaml.safe_dump(content(root, **changes)))
+    return file
+
+
+def picture(path: Path, height: int, width: int, seed: int) -> Path:
+    """Save a picture somewhat like a photograph."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(natural_picture(height, width, seed)).save(path)
+    return path
+
+
+class Untouchable:
+    """An engine that fails the test when it is asked for anything."""
+
+    name = "untouchable"
+
+    def map(self, *_: object, **__: object) -> NoReturn:
+        raise AssertionError("something was computed")
+
+    teach = train = map
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+
+class Road:
+    """One run of a recipe, with what it announced."""
+
+    def __init__(self, settings: Recipe, engine: Engine | None = None) -> None:
+        self.reporter = Quiet()
+        self.opened = 0
+        """How often a tracking run was opened: not at all where nothing is computed."""
+        self.run = Run(settings, engine or InlineEngine("cpu"), self.reporter, self._open)
+        self.settings = settings
+
+    def _open(self) -> NullTracker:
+        self.opened += 1
+        return NullTracker()
+
+    @property
+    def warnings(self) -> list[str]:
+        return self.reporter.warnings
+
+    def teach(self) -> tuple:
+        return self.run.teach()
+
+    def distill(self, *methods: str) -> tuple:
+        """(tiles, taught, fused, jobs) of the recipe's method, or of the named ones, from the recipe's seed."""
+        return self.run.distill(methods or [self.settings.method.name], [self.settings.seed])
+
+
+def snapshot(folder: Path, pattern: str = "*") -> dict[str, tuple[str, int]]:
+    """{relative path: (sha256, modification time)} of the files below a folder: equal where nothing was rewritten."""
+    return {
+        path.relative_to(folder).as_posix(): (
+            hashlib.sha256(path.read_bytes()).hexdigest(),
+            path.stat().st_mtime_ns,
+        )
+        for path in sorted(folder.rglob(pattern))
+        if path.is_file() and path.name != "building.lock"
+    }
+
+
+def hashes(folder: Path, pattern: str = "*") -> dict[str, str]:
+    """{relative path: sha256}: equal where the same was computed."""
+    return {name: sha256 for name, (sha256, _) in snapshot(folder, pattern).items()}
+
+
+def rewritten(before: Mapping[str, object], after: Mapping[str, object]) -> set[str]:
+    """What is new or differs in `after`."""
+    return {name for name, state in after.items() if before.get(name) != state}
+
+
+def flip(path: Path) -> None:
+    """Change one bit in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def weights(job: Any) -> dict[str, bytes]:
+    """A trained student's tensors, as bytes."""
+    from safetensors.torch import load
+
+    tensors = load(job.output().read_bytes("weights.safetensors"))
+    return {name: value.numpy().tobytes() for name, value in sorted(tensors.items())}
+
+
+def command(*arguments: object) -> list[str]:
+    """`faculty ...` for a process of its own."""
+    return [
+        sys.executable,
+        "-c",
+        "import sys; from pipeline.cli import main; sys.exit(main())",
+        *map(str, arguments),
+    ]
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """Of such a process: one thread, this checkout."""
+    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", **changes}
+
+
+def faculty(
+    *arguments: object, cwd: Path, timeout: float = 240, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own, to its end."""
+    return subprocess.run(
+        command(*arguments), cwd=cwd, env=environment(**env), capture_output=True, text=True, timeout=timeout
+    )
+
+
+def one_thread(_: Sequence[object] = ()) -> None:
+    """Bits repeat only at the same number of threads."""
+    torch.set_num_threads(1)
