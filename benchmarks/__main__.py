@@ -1,6 +1,6 @@
 """Run the benchmarks, print them as ratios with their targets, write benchmarks/results.md.
 
-    python -m benchmarks [NAME ...] [--json FILE]
+python -m benchmarks [NAME ...] [--json FILE]
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ def machine() -> str:
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        models = [entry.split(":", 1)[1].strip() for entry in info.read_text().splitlines() if "model name" in entry]
+        models = [
+            entry.split(":", 1)[1].strip() for entry in info.read_text().splitlines() if "model name" in entry
+        ]
         cpu = models[0] if models else cpu
     cores = len(os.sched_getaffinity(0))
     return f"{cpu}, {cores} cores, torch {torch.__version__}, Python {platform.python_version()}"

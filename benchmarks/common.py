@@ -28,7 +28,9 @@ def in_turn(sides: dict[str, Callable[[], Any]], rounds: int, warmup: int = 1) -
     return {name: median(values) for name, values in seconds.items()}
 
 
-def row(what: str, ours: float, theirs: float, target: str, *, unit: str = "", note: str = "", digits: int = 3) -> dict[str, Any]:
+def row(
+    what: str, ours: float, theirs: float, target: str, *, unit: str = "", note: str = "", digits: int = 3
+) -> dict[str, Any]:
     """A row whose ratio is ours / theirs; `target` is `<= x` or `>= x`."""
     ratio = ours / theirs
     sign, bound = target.split()

@@ -45,7 +45,14 @@ def fixed_cost(folder: Path) -> list[dict[str, Any]]:
         file = folder / f"{name}.yaml"
         file.write_text(RECIPE.format(folder=folder, engine=name, train=PICTURES, teachers=teachers))
         extra = ["--inline"] if engine == "inline" else []
-        command = [sys.executable, "-c", "from pipeline.cli import main; raise SystemExit(main())", "run", str(file), *extra]
+        command = [
+            sys.executable,
+            "-c",
+            "from pipeline.cli import main; raise SystemExit(main())",
+            "run",
+            str(file),
+            *extra,
+        ]
         start = time.perf_counter()
         subprocess.run(command, check=True, capture_output=True)
         seconds[engine] = time.perf_counter() - start

@@ -87,13 +87,17 @@ def marginal(measure: Callable[[int], float], few: int, many: int) -> float:
     return (measure(many) - measure(few)) / (many - few)
 
 
-def timed(engine: RayEngine, work: dict[str, tuple[TeacherFacts, list[TeachTask]]], settings: Recipe) -> float:
+def timed(
+    engine: RayEngine, work: dict[str, tuple[TeacherFacts, list[TeachTask]]], settings: Recipe
+) -> float:
     start = time.perf_counter()
     engine.teach(work, settings, lambda label, receipt, stats: None)
     return time.perf_counter() - start
 
 
-def against_a_loop(engine: RayEngine, folder: Path, tiles: list[Receipt], teachers: list[TeacherFacts]) -> dict[str, Any]:
+def against_a_loop(
+    engine: RayEngine, folder: Path, tiles: list[Receipt], teachers: list[TeacherFacts]
+) -> dict[str, Any]:
     """All teachers on all shards: actors on the machine's cores against one process with as many threads."""
     cores = torch.get_num_threads()
     loaded = [load(facts) for facts in teachers]
@@ -110,7 +114,10 @@ def against_a_loop(engine: RayEngine, folder: Path, tiles: list[Receipt], teache
         store, start = Store.open(folder / "cache"), time.perf_counter()
         for each in loaded:
             for receipt in tiles[:shards]:
-                lr = torch.from_numpy(read(store, receipt).columns["lr"].copy()).permute(0, 3, 1, 2).float() / 255
+                lr = (
+                    torch.from_numpy(read(store, receipt).columns["lr"].copy()).permute(0, 3, 1, 2).float()
+                    / 255
+                )
                 for begin in range(0, len(lr), 4):
                     each(lr[begin : begin + 4])
         return time.perf_counter() - start
@@ -128,7 +135,9 @@ def against_a_loop(engine: RayEngine, folder: Path, tiles: list[Receipt], teache
     )
 
 
-def two_against_one(engine: RayEngine, folder: Path, tiles: list[Receipt], facts: TeacherFacts) -> dict[str, Any]:
+def two_against_one(
+    engine: RayEngine, folder: Path, tiles: list[Receipt], facts: TeacherFacts
+) -> dict[str, Any]:
     """Two actors of one thread against one."""
     runs = iter(range(1000))
 

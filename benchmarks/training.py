@@ -34,7 +34,9 @@ def rows() -> list[dict[str, Any]]:
 
 
 def cached(folder: Path) -> Sampler:
-    """A sampler over tiles of the demo's pictures; the HR column stands in for the fused target, which has its shape."""
+    """A sampler over tiles of the demo's pictures; the HR column stands in for the fused target, which has
+    its shape.
+    """
     recipe = Recipe.model_validate(
         {
             "name": "bench",
@@ -84,7 +86,8 @@ def cached_against_bare(sampler: Sampler, student: Any, folder: Path) -> dict[st
 
 
 def online_against_cached(sampler: Sampler, student: Any) -> dict[str, Any]:
-    """Three teachers and the aggregation network in every step, as the published code does, against reading their result.
+    """Three teachers and the aggregation network in every step, as the published code does, against reading
+    their result.
 
     The teachers together cost well over ten times the student's forward pass.
     """

@@ -1,7 +1,8 @@
 """Checkpoints that are complete or absent.
 
 A checkpoint is `step-<n>.pt` (tensors and plain values only, read back with weights_only=True) and, written after it,
-`step-<n>.json` with its size and sha256. Without a matching record a file is not a checkpoint. A flipped bit is found by the
+`step-<n>.json` with its size and sha256. Without a matching record a file is not a checkpoint. A flipped bit
+is found by the
 sha256: torch.load alone returns wrong values silently.
 """
 
@@ -54,8 +55,8 @@ def steps(store: Store) -> list[int]:
 def load_latest(store: Store, *, fingerprint: str) -> tuple[int, dict[str, Any]] | None:
     """The newest intact checkpoint as (step, state), or None.
 
-    A damaged one is named in a warning and the one before it is taken. Raises InputError where the checkpoint belongs to
-    another training (its fingerprint differs), FacultyError where every checkpoint is damaged.
+    A damaged one is named in a warning and the one before it is taken. Raises InputError where the checkpoint
+    belongs to another training (its fingerprint differs), FacultyError where every checkpoint is damaged.
     """
     found = steps(store)
     for step in reversed(found):
@@ -71,7 +72,9 @@ def load_latest(store: Store, *, fingerprint: str) -> tuple[int, dict[str, Any]]
         data = store.read_bytes(weights)
         if hashlib.sha256(data).hexdigest() == facts["sha256"]:
             return step, torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        log.warning("%s/%s is damaged (sha256 differs from its record); trying the one before", store.uri, weights)
+        log.warning(
+            "%s/%s is damaged (sha256 differs from its record); trying the one before", store.uri, weights
+        )
     if found:
         raise FacultyError(
             f"{store.uri}: every checkpoint is damaged ({found}). Delete the folder to train anew."

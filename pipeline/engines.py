@@ -1,7 +1,7 @@
 """What the road asks of whoever runs it, and the plain way to do it: here, in this process, one thing after the other.
 
-The Ray engine (pipeline/engine) does the same over actors and workers. Both call the same functions in pipeline/stages, so a
-result does not tell which engine made it.
+The Ray engine (pipeline/engine) does the same over actors and workers. Both call the same functions in
+pipeline/stages, so a result does not tell which engine made it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ class Engine(Protocol):
         """Run every teacher's tasks; `taught(label, receipt, stats)` after each committed shard."""
         ...
 
-    def train(self, jobs: Sequence[TrainJob], lines: Mapping[str, Line], handles: Mapping[str, dict[str, Any]]) -> None:
+    def train(
+        self, jobs: Sequence[TrainJob], lines: Mapping[str, Line], handles: Mapping[str, dict[str, Any]]
+    ) -> None:
         """Run every job to its end. `lines` show steps by label, `handles` say where its curves are recorded."""
         ...
 
@@ -73,7 +75,9 @@ class InlineEngine:
                 receipt, stats = task.run(teacher, self.device)
                 taught(label, receipt, stats)
 
-    def train(self, jobs: Sequence[TrainJob], lines: Mapping[str, Line], handles: Mapping[str, dict[str, Any]]) -> None:
+    def train(
+        self, jobs: Sequence[TrainJob], lines: Mapping[str, Line], handles: Mapping[str, dict[str, Any]]
+    ) -> None:
         for job in jobs:
             tracker = self.resume(handles.get(job.label, {}))
             run_job(job, device=self.device, listener=with_line(tracked(tracker), lines[job.label]))

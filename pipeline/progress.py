@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 
@@ -26,13 +34,7 @@ class Reporter(Protocol):
 
     def warn(self, text: str) -> None: ...
 
-    def line(self, what: str, total: float, unit: str = "") -> _LineContext: ...
-
-
-class _LineContext(Protocol):
-    def __enter__(self) -> Line: ...
-
-    def __exit__(self, *error: object) -> bool | None: ...
+    def line(self, what: str, total: float, unit: str = "") -> AbstractContextManager[Line]: ...
 
 
 class Quiet:
@@ -106,7 +108,9 @@ class Terminal:
             self._depth -= 1
             if not self.console.is_terminal:
                 entry = self._progress.tasks[self._progress.task_ids.index(task)]
-                self.say(f"{what}: {entry.completed:g}/{total:g} {unit} in {entry.elapsed or 0:.0f} s {line.note}".rstrip())
+                self.say(
+                    f"{what}: {entry.completed:g}/{total:g} {unit} in {entry.elapsed or 0:.0f} s {line.note}".rstrip()
+                )
             if self._depth == 0:
                 self._progress.stop()
                 self._progress = None

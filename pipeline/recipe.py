@@ -32,7 +32,9 @@ class Data(Section):
     train: tuple[str, ...] = Field(min_length=1)
     """Folders (or files) of high-resolution training pictures."""
     lr_only: tuple[str, ...] = ()
-    """Folders of low-resolution pictures without a high-resolution partner: teachers' targets are their only supervision."""
+    """Folders of low-resolution pictures without a high-resolution partner: teachers' targets are their only
+    supervision.
+    """
     test: tuple[str, ...] = ()
     """Folders of high-resolution benchmark pictures; never trained on. A set is named after its folder."""
     holdout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
@@ -40,7 +42,9 @@ class Data(Section):
     degradation: Literal["bicubic"] = "bicubic"
     """How LR is made from HR: `bicubic` is MATLAB's antialiased bicubic, bit for bit."""
     tile: Positive = 192
-    """Side of a stored HR tile in pixels; a multiple of the scale. Training patches are cropped from tiles at read time."""
+    """Side of a stored HR tile in pixels; a multiple of the scale. Training patches are cropped from tiles at
+    read time.
+    """
     margin: Annotated[int, Field(ge=0)] = 4
     """LR pixels at each side of a tile that crops never touch, because teachers saw padding beyond them."""
     on_bad: Literal["raise", "quarantine"] = "raise"
@@ -244,23 +248,25 @@ class MTKD(Section):
     dual_tree: bool = False
     """Ours: the shift-invariant dual-tree complex transform instead of `wavelet`."""
     handover: tuple[Fraction, Fraction] | None = None
-    """Ours: [begin, until]. Between these progress values the distillation weight falls linearly to 0 and the HR weight rises
-    to 1, so the last part of the run fits HR itself. Needs constant `distill` and `hr`."""
+    """Ours: [begin, until]. Between these progress values the distillation weight falls linearly to 0 and the
+    HR weight rises to 1, so the last part of the run fits HR itself. Needs constant `distill` and `hr`."""
 
     @model_validator(mode="after")
     def _one_schedule(self) -> MTKD:
         if self.handover and not (isinstance(self.distill, float) and isinstance(self.hr, float)):
-            raise ValueError("handover needs constant weights `distill` and `hr`; give it or schedules, not both")
+            raise ValueError(
+                "handover needs constant weights `distill` and `hr`; give it or schedules, not both"
+            )
         return self
 
     def weights(self) -> dict[str, Weight]:
         """The weight of each loss term, with the hand-over spelled out as two ramps."""
-        if self.handover is None:
+        if self.handover is None or not isinstance(self.distill, float) or not isinstance(self.hr, float):
             return {"distill": self.distill, "hr": self.hr}
         begin, until = self.handover
         return {
-            "distill": Ramp(kind="linear", start=float(self.distill), end=0.0, begin=begin, until=until),
-            "hr": Ramp(kind="linear", start=float(self.hr), end=1.0, begin=begin, until=until),
+            "distill": Ramp(kind="linear", start=self.distill, end=0.0, begin=begin, until=until),
+            "hr": Ramp(kind="linear", start=self.hr, end=1.0, begin=begin, until=until),
         }
 
 
@@ -336,7 +342,10 @@ class Recipe(Section):
         labels = [t.label for t in self.teachers]
         double = sorted({n for n in labels if labels.count(n) > 1})
         checks = [
-            (self.data.tile % self.scale, f"data.tile ({self.data.tile}) must be a multiple of scale ({self.scale})"),
+            (
+                self.data.tile % self.scale,
+                f"data.tile ({self.data.tile}) must be a multiple of scale ({self.scale})",
+            ),
             (bool(double), f"teachers: names must differ, found {double} twice; give each a `name`"),
             (
                 self.method.name != "scratch" and not self.teachers,
@@ -358,7 +367,9 @@ class Recipe(Section):
             trainings.append(("fusion.train", self.fusion.train))
         room = self.data.tile // self.scale - 2 * self.data.margin
         for path, t in trainings:
-            checks.append((t.patch > room, f"{path}.patch ({t.patch}) exceeds tile/scale - 2*margin ({room})"))
+            checks.append(
+                (t.patch > room, f"{path}.patch ({t.patch}) exceeds tile/scale - 2*margin ({room})")
+            )
         for bad, text in checks:
             if bad:
                 raise ValueError(text)
@@ -401,7 +412,9 @@ def _validated(content: dict[str, Any], where: str) -> Recipe:
         if len(found) > 120:
             found = found[:117] + "..."
         if first["type"] == "extra_forbidden":
-            expected = "one of " + ", ".join(_siblings(first["loc"])) if _siblings(first["loc"]) else "a known key"
+            expected = (
+                "one of " + ", ".join(_siblings(first["loc"])) if _siblings(first["loc"]) else "a known key"
+            )
         else:
             expected = first["msg"].removeprefix("Value error, ")
         if first["type"] == "value_error":

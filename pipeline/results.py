@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import statistics
@@ -149,7 +150,12 @@ def _stamp(run: Run) -> str:
 def _export(run: Run, outcome: Outcome, job: TrainJob) -> dict[str, str]:
     folder = f"students/{job.label}"
     stem = f"{folder}/{job.spec.student.label}_x{job.spec.scale}"
-    names = {"safetensors": f"{stem}.safetensors", "onnx": f"{stem}.onnx", "pth": f"{stem}.pth", "card": f"{folder}/README.md"}
+    names = {
+        "safetensors": f"{stem}.safetensors",
+        "onnx": f"{stem}.onnx",
+        "pth": f"{stem}.pth",
+        "card": f"{folder}/README.md",
+    }
     stamp = f"{folder}/stamp.json"
     identity = [job.fingerprint, scores_of(outcome, job.label)]
     if not run.output.exists(stamp) or json.loads(run.output.read_bytes(stamp)) != identity:
@@ -177,18 +183,35 @@ def _facts(outcome: Outcome, job: TrainJob) -> dict[str, Any]:
     }
 
 
-def export_student(source: Path, out: Path, facts: dict[str, Any] | None = None) -> dict[str, Path]:
-    """Write a trained student's file as deployed safetensors, ONNX, .pth and model card into `out`: {kind: path}."""
+def export_student(
+    source: Path, out: Path, facts: dict[str, Any] | None = None, *, half: bool = False
+) -> dict[str, Path]:
+    """Write a trained student's file as safetensors, ONNX, .pth (where spandrel has it) and model card into `out`.
+
+    Returns {kind: path}. `half` stores the safetensors in float16.
+    """
     model, info = load_student(source)
     out.mkdir(parents=True, exist_ok=True)
     stem = f"{info.architecture.replace(':', '-')}_x{info.scale}"
-    paths = {"safetensors": out / f"{stem}.safetensors", "onnx": out / f"{stem}.onnx", "pth": out / f"{stem}.pth"}
+    paths = {
+        "safetensors": out / f"{stem}.safetensors",
+        "onnx": out / f"{stem}.onnx",
+        "pth": out / f"{stem}.pth",
+    }
     metadata = {**info.facts, **(facts or {})}
     save_student(
-        paths["safetensors"], model, name=info.architecture, scale=info.scale, options=info.options, metadata=metadata
+        paths["safetensors"],
+        copy.deepcopy(model).half() if half else model,
+        name=info.architecture,
+        scale=info.scale,
+        options=info.options,
+        metadata=metadata,
     )
     export_onnx(deployed(model), paths["onnx"], info.scale)
-    export_pth(model, paths["pth"])
+    if hasattr(model, "spandrel_state_dict"):
+        export_pth(model, paths["pth"])
+    else:
+        del paths["pth"]
     paths["card"] = out / "README.md"
     model_card(paths["card"], load_student(paths["safetensors"])[1])
     return paths
@@ -212,7 +235,9 @@ def _report(run: Run, outcome: Outcome, warnings: Sequence[str], files: Files) -
         warnings=warnings,
         curves=_curves(outcome.jobs),
         pictures=pictures,
-        files=[File(f"{n}, {kind}", path) for n, made in files.students.items() for kind, path in made.items()],
+        files=[
+            File(f"{n}, {kind}", path) for n, made in files.students.items() for kind, path in made.items()
+        ],
         mlflow=files.ui,
     )
     with tempfile.TemporaryDirectory() as temporary:

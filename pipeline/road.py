@@ -31,14 +31,18 @@ SPLITS = ("train", "held_out")
 
 @dataclass(frozen=True, slots=True)
 class Cached:
-    """One finished column of the cache: its manifests for the training tiles and, where there are any, the held-out ones."""
+    """One finished column of the cache: its manifests for the training tiles and, where there are any, the
+    held-out ones.
+    """
 
     folder: str
     train: Manifest
     held_out: Manifest | None
 
     def columns(self, column: str) -> Columns:
-        return Columns(column, path(self.folder, self.train), path(self.folder, self.held_out) if self.held_out else None)
+        return Columns(
+            column, path(self.folder, self.train), path(self.folder, self.held_out) if self.held_out else None
+        )
 
     def splits(self) -> Iterator[tuple[str, Manifest]]:
         for name in SPLITS:
@@ -79,7 +83,9 @@ def path(folder: str, manifest: Manifest) -> str:
 class Road:
     """The cache-building half of a run."""
 
-    def __init__(self, recipe: Recipe, engine: Engine, reporter: Reporter, on_work: Callable[[], None]) -> None:
+    def __init__(
+        self, recipe: Recipe, engine: Engine, reporter: Reporter, on_work: Callable[[], None]
+    ) -> None:
         self.recipe, self.engine, self.reporter = recipe, engine, reporter
         self.store = Store.open(recipe.cache.root)
         self.on_work = on_work
@@ -124,7 +130,9 @@ class Road:
         """Gate and describe every teacher; what the cache already knows costs nothing."""
         recipe = self.recipe
         kind = "cuda" if recipe.teach.gpus_per_actor else "cpu"
-        known = {s.label: teaching.known_facts(s, recipe.scale, self.store, kind) for s in recipe.teachers}
+        known: dict[str, TeacherFacts | None] = {
+            s.label: teaching.known_facts(s, recipe.scale, self.store, kind) for s in recipe.teachers
+        }
         unknown = [s for s in recipe.teachers if known[s.label] is None]
         if unknown:
             self.on_work()
@@ -172,7 +180,9 @@ class Road:
             def taught(label: str, receipt: Receipt, stats: dict[str, float]) -> None:
                 kept[label][receipt.key] = receipt
                 left[label] -= 1
-                line.advance(receipt.rows, " ".join(f"{n}:{c}" for n, c in left.items() if c) + " shards left")
+                line.advance(
+                    receipt.rows, " ".join(f"{n}:{c}" for n, c in left.items() if c) + " shards left"
+                )
 
             self.engine.teach(tasks, self.recipe, taught)
 
@@ -193,7 +203,8 @@ class Road:
         self, identity: dict[str, object], folder: str, tiles: Cached, receipts: dict[str, Receipt]
     ) -> Cached:
         made = {
-            split: self._save(folder, teaching.output_manifest(identity, folder, m, receipts)) for split, m in tiles.splits()
+            split: self._save(folder, teaching.output_manifest(identity, folder, m, receipts))
+            for split, m in tiles.splits()
         }
         return Cached(folder, made["train"], made.get("held_out"))
 
@@ -202,7 +213,9 @@ class Road:
         return teaching.read_stats(self.store, folder, [r.key for r in judges.shards])
 
     def fuse(self, tiles: Cached, taught: list[Taught], train: Callable[[TrainJob], None]) -> Fused:
-        """Turn the teachers' outputs into one target; `train` runs the aggregation network's training where it is asked for."""
+        """Turn the teachers' outputs into one target; `train` runs the aggregation network's training where
+        it is asked for.
+        """
         recipe, config = self.recipe, self.recipe.fusion
         folders = [t.cached.folder for t in taught]
         weights: Weights | None = None
@@ -255,7 +268,8 @@ class Road:
         best = max(taught, key=lambda t: t.psnr_y)
         if fused.psnr_y < best.psnr_y:
             self.reporter.warn(
-                f"fused targets ({config.kind}) reach {fused.psnr_y:.2f} dB on held-out tiles, below the best teacher alone "
+                f"fused targets ({config.kind}) reach {fused.psnr_y:.2f} dB on held-out tiles, below the best teacher "
+                "alone "
                 f"({best.facts.label}, {best.psnr_y:.2f} dB); try fusion.kind: aggregate or weighted, or fewer teachers"
             )
         return fused
@@ -333,7 +347,8 @@ def _cut(task: tiling.TileTask, device: str) -> Receipt:
 
 
 def _look(asked: tuple, device: str) -> TeacherFacts:
-    return teaching.find_facts(*asked, device=device)
+    spec, scale, cache = asked
+    return teaching.find_facts(spec, scale, cache, device)
 
 
 def _fuse(task: fusing.FuseTask, device: str) -> Receipt:

@@ -1,4 +1,6 @@
-"""A whole run: the cache, the trainings, the scores, the exports, the report. Everything that is there already is skipped."""
+"""A whole run: the cache, the trainings, the scores, the exports, the report. Everything that is there
+already is skipped.
+"""
 
 from __future__ import annotations
 
@@ -91,19 +93,25 @@ class Run:
             record = self.tracked.child("teach")
             for t in taught:
                 name = t.facts.label
-                record.metrics({f"{name}/psnr_y": t.psnr_y, f"{name}/seconds": t.seconds, f"{name}/tiles": t.tiles}, 0)
+                record.metrics(
+                    {f"{name}/psnr_y": t.psnr_y, f"{name}/seconds": t.seconds, f"{name}/tiles": t.tiles}, 0
+                )
             record.tags({f"sha256.{t.facts.label}": t.facts.sha256 for t in taught})
             record.tags({"tiles": tiles.train.fingerprint})
             record.finish()
         return taught
 
-    def distill(self, methods: Sequence[str], seeds: Sequence[int]) -> tuple[Cached, list[Taught], Fused | None, list[TrainJob]]:
+    def distill(
+        self, methods: Sequence[str], seeds: Sequence[int]
+    ) -> tuple[Cached, list[Taught], Fused | None, list[TrainJob]]:
         """Train every method from every seed, on targets that are made where they are missing."""
         with self.road.locked():
             tiles = self.road.tiles()
             targets = {METHODS[m].target for m in methods}
             taught = self._teach(tiles) if targets - {"none"} else []
-            fused = self.road.fuse(tiles, taught, lambda job: self._train([job])) if "fused" in targets else None
+            fused = (
+                self.road.fuse(tiles, taught, lambda job: self._train([job])) if "fused" in targets else None
+            )
         jobs = [self.road.student_job(tiles, taught, fused, m, seed) for m in methods for seed in seeds]
         self._train([job for job in jobs if job.result() is None])
         return tiles, taught, fused, jobs
@@ -115,7 +123,8 @@ class Run:
         records = {job.label: self.tracked.child(job.label, _params(job)) for job in jobs}
         with ExitStack() as stack:
             lines = {
-                job.label: stack.enter_context(self.reporter.line(job.label, _steps(job), "steps")) for job in jobs
+                job.label: stack.enter_context(self.reporter.line(job.label, _steps(job), "steps"))
+                for job in jobs
             }
             try:
                 self.engine.train(jobs, lines, {label: r.handle() for label, r in records.items()})
@@ -161,13 +170,15 @@ class Run:
         books = {m.name: self._book(m) for m in models}
         tasks = []
         places: dict[tuple[str, str], str] = {}
-        for number, (benchmark, name, path) in enumerate((b, n, p) for b in sets for n, p in b.pictures):
+        for benchmark, name, path in ((b, n, p) for b in sets for n, p in b.pictures):
             place = f"{benchmark.name}/{name}:{file_sha256(path)[:16]}"
             places[benchmark.name, name] = place
             wanted = tuple(m.name for m in models if place not in books[m.name])
             if wanted:
                 needs_teachers = any(m.role == "fused" and m.name in wanted for m in models)
-                chosen = tuple(m for m in models if m.name in wanted or (needs_teachers and m.role == "teacher"))
+                chosen = tuple(
+                    m for m in models if m.name in wanted or (needs_teachers and m.role == "teacher")
+                )
                 tasks.append(ScoreTask(benchmark.name, name, path, recipe.scale, chosen, wanted))
         if tasks:
             self.tracked.begin()
@@ -232,5 +243,9 @@ def _steps(job: TrainJob) -> int:
 
 def _params(job: TrainJob) -> dict[str, Any]:
     dump = job.recipe
-    shown = ("scale", "fusion") if job.kind == "aggregation" else ("scale", "method", "student", "train", "fusion")
+    shown = (
+        ("scale", "fusion")
+        if job.kind == "aggregation"
+        else ("scale", "method", "student", "train", "fusion")
+    )
     return {**{k: dump[k] for k in shown}, "seed": job.seed, "fingerprint": job.fingerprint}

@@ -1,6 +1,7 @@
 """Loss weights that may change over a run.
 
-A weight is a number or a schedule over progress p in [0, 1] (step / steps), so a recipe does not have to know its length.
+A weight is a number or a schedule over progress p in [0, 1] (step / steps), so a recipe does not have to know
+its length.
 """
 
 from __future__ import annotations

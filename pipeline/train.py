@@ -1,8 +1,9 @@
 """The one training loop. It knows nothing of Ray: rank and world are numbers, gradients meet in torch.distributed.
 
-Everything that changes during a run is a pure function of the step (learning rate, term weights, sample order, random seeds)
-or part of the checkpoint (weights, optimiser, EMA, scaler, curves). So a run resumed after a kill gives, on a CPU with the
-same threads, the same bits as one that never stopped, and a run resumed on another number of workers sees the same batches.
+Everything that changes during a run is a pure function of the step (learning rate, term weights, sample
+order, random seeds) or part of the checkpoint (weights, optimiser, EMA, scaler, curves). So a run resumed
+after a kill gives, on a CPU with the same threads, the same bits as one that never stopped, and a run resumed
+on another number of workers sees the same batches.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class Curves:
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """What the surroundings want to hear. All are optional; `evaluate`, `log` and `picture` are called on rank 0 only."""
+    """What the surroundings want to hear. All are optional; `evaluate`, `log` and `picture` are called on
+    rank 0 only.
+    """
 
     evaluate: Callable[[nn.Module, int], dict[str, float]] | None = None
     """(artefact with EMA weights, step) -> metrics, every `evaluate_every` steps and at the end."""
@@ -198,9 +201,9 @@ class _Loop:
             step = self.pending[row][0]
             ids = sampler.batch(step, rank, world).ids
             raise FacultyError(
-                f"phase {self.phase.name}, step {step}: the term `{self.names[column]}` is {values[row, column].item()}. "
-                f"Tiles of this batch: {', '.join(ids)}. Lower train.lr, set train.clip or train.warmup, or train.amp: off; "
-                "the newest checkpoint is from before this step."
+                f"phase {self.phase.name}, step {step}: the term `{self.names[column]}` is "
+                f"{values[row, column].item()}. Tiles of this batch: {', '.join(ids)}. Lower train.lr, set train.clip "
+                "or train.warmup, or train.amp: off; the newest checkpoint is from before this step."
             )
         self.sums = values.sum(0) if self.sums is None else self.sums + values.sum(0)
         self.count += len(self.pending)

@@ -25,7 +25,9 @@ def test_a_cosine_ramp_meets_the_linear_one_at_ends_and_middle_only() -> None:
 
 def test_piecewise_interpolates_between_its_points() -> None:
     schedule = Piecewise(kind="piecewise", points=((0.2, 1.0), (0.6, 3.0), (0.8, 0.0)))
-    assert [schedule(p) for p in (0.0, 0.2, 0.4, 0.6, 0.7, 0.9)] == pytest.approx([1.0, 1.0, 2.0, 3.0, 1.5, 0.0])
+    assert [schedule(p) for p in (0.0, 0.2, 0.4, 0.6, 0.7, 0.9)] == pytest.approx(
+        [1.0, 1.0, 2.0, 3.0, 1.5, 0.0]
+    )
 
 
 @pytest.mark.parametrize("points", [((0.5, 1.0), (0.5, 2.0)), ((0.5, 1.0), (0.2, 2.0)), ((0.5, 1.0),)])

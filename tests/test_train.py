@@ -28,7 +28,9 @@ SETTINGS = Train(steps=12, batch=4, patch=12, lr=1e-3, evaluate_every=4, log_eve
 
 def small(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.PReLU(), nn.Conv2d(8, 12, 3, padding=1), nn.PixelShuffle(2))
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.PReLU(), nn.Conv2d(8, 12, 3, padding=1), nn.PixelShuffle(2)
+    )
 
 
 def phase(settings: Train = SETTINGS, **changes: object) -> Phase:
@@ -57,7 +59,7 @@ def make_cache(pictures: Path, root: Path, **data: object) -> tuple[Store, Manif
     )
     store = Store.open(root)
     plan = tiling.plan(recipe, store)
-    receipts = {t.key: t.run() for t in plan.tasks}
+    receipts = {**plan.kept, **{t.key: t.run() for t in plan.tasks}}
     return store, plan.manifest(receipts, held_out=False)
 
 
@@ -108,7 +110,9 @@ def test_training_lowers_the_loss(cache: tuple, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("at", [4, 8])
-def test_a_run_killed_and_resumed_has_the_bits_of_one_that_was_not(cache: tuple, tmp_path: Path, at: int) -> None:
+def test_a_run_killed_and_resumed_has_the_bits_of_one_that_was_not(
+    cache: tuple, tmp_path: Path, at: int
+) -> None:
     whole = run(cache, tmp_path / "whole", phase())
     with pytest.raises(Killed):
         run(cache, tmp_path / "parts", phase(), Hooks(sync=killer(at)))
@@ -129,7 +133,9 @@ def test_the_artefact_carries_the_average_of_its_weights(cache: tuple, tmp_path:
     assert bits(averaged) != bits(last)
 
 
-def test_a_term_that_is_not_finite_stops_the_run_with_step_term_and_tiles(cache: tuple, tmp_path: Path) -> None:
+def test_a_term_that_is_not_finite_stops_the_run_with_step_term_and_tiles(
+    cache: tuple, tmp_path: Path
+) -> None:
     calls = iter(range(100))
 
     def losses(modules: dict, batch: dict) -> dict:
@@ -138,7 +144,11 @@ def test_a_term_that_is_not_finite_stops_the_run_with_step_term_and_tiles(cache:
 
     with pytest.raises(FacultyError) as caught:
         run(cache, tmp_path / "a", phase(losses=losses, weights={"hr": 1.0, "odd": 1.0}))
-    assert "step 5" in str(caught.value) and "`odd`" in str(caught.value) and ":" in str(caught.value).split("Tiles")[1]
+    assert (
+        "step 5" in str(caught.value)
+        and "`odd`" in str(caught.value)
+        and ":" in str(caught.value).split("Tiles")[1]
+    )
     assert all(i in str(caught.value) for i in sampler(cache).batch(5).ids)
 
 

@@ -17,7 +17,8 @@ from pipeline.errors import FacultyError
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     top = argparse.ArgumentParser(
-        prog="faculty", description="Several large pretrained networks (teachers) into one small, fast one (student)."
+        prog="faculty",
+        description="Several large pretrained networks (teachers) into one small, fast one (student).",
     )
     top.add_argument("--version", action="version", version=f"faculty {__version__}")
     top.add_argument("--debug", action="store_true", help="show log messages and full tracebacks")
@@ -30,7 +31,10 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = parser().parse_args(arguments)
-    logging.basicConfig(level=logging.DEBUG if options.debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        level=logging.DEBUG if options.debug else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+    )
     if not options.debug:
         warnings.filterwarnings("ignore")
         os.environ.setdefault("PYTHONWARNINGS", "ignore")
@@ -51,5 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.debug:
             raise
         print(f"faculty: {type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
-        print("faculty: run it again with --debug before the command's name for the whole traceback", file=sys.stderr)  # noqa: T201
+        print(
+            "faculty: run it again with --debug before the command's name for the whole traceback",
+            file=sys.stderr,
+        )
         return 1

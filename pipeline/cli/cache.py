@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 
 import numpy as np
@@ -28,12 +27,18 @@ def add(commands: argparse._SubParsersAction) -> None:
         ("gc", "delete what no manifest names", _gc),
     ):
         command = actions.add_parser(name, help=text)
-        command.add_argument("root", nargs="?", default="cache", metavar="CACHE", help="folder or URI (default: cache)")
+        command.add_argument(
+            "root", nargs="?", default="cache", metavar="CACHE", help="folder or URI (default: cache)"
+        )
         add_json(command)
         command.set_defaults(run=run)
         if name == "verify":
-            command.add_argument("--rerun", metavar="RECIPE", help="send a sample through this recipe's teachers again")
-            command.add_argument("--sample", type=int, default=16, help="tiles per teacher for --rerun (default: 16)")
+            command.add_argument(
+                "--rerun", metavar="RECIPE", help="send a sample through this recipe's teachers again"
+            )
+            command.add_argument(
+                "--sample", type=int, default=16, help="tiles per teacher for --rerun (default: 16)"
+            )
         if name == "gc":
             command.add_argument("--dry-run", action="store_true", help="only say what would go")
 
@@ -49,7 +54,9 @@ def finished(store: Store) -> Iterator[tuple[str, Manifest]]:
 def _open(options: argparse.Namespace) -> Store:
     store = Store.open(options.root)
     if not any(store.list(kind) for kind in KINDS):
-        raise InputError(options.root, "a cache", "none here", "`faculty teach RECIPE` makes one; `cache.root` says where.")
+        raise InputError(
+            options.root, "a cache", "none here", "`faculty teach RECIPE` makes one; `cache.root` says where."
+        )
     return store
 
 
@@ -69,7 +76,8 @@ def _ls(options: argparse.Namespace) -> None:
     ]
     lines = [f"{'kind':8} {'name':16} {'tiles':>8} {'shards':>6} {'MB':>9}  manifest"]
     lines += [
-        f"{r['kind']:8} {r['name']:16} {r['rows']:>8} {r['shards']:>6} {r['bytes'] / 1e6:>9.1f}  {r['set']}" for r in rows
+        f"{r['kind']:8} {r['name']:16} {r['rows']:>8} {r['shards']:>6} {r['bytes'] / 1e6:>9.1f}  {r['set']}"
+        for r in rows
     ]
     emit(options, {"sets": rows}, "\n".join(lines))
 
@@ -92,10 +100,14 @@ def _verify(options: argparse.Namespace) -> int:
             if rel.endswith(".arrow") and rel not in seen:
                 bad.append({"file": rel, "kind": "extra", "detail": f"{size} bytes that no manifest names"})
     result: dict[str, object] = {"shards": len(seen), "bad": bad}
-    lines = [f"{len(seen)} shards, {len(bad)} bad"] + [f"{b['kind']:8} {b['file']}: {b['detail']}" for b in bad]
+    lines = [f"{len(seen)} shards, {len(bad)} bad"] + [
+        f"{b['kind']:8} {b['file']}: {b['detail']}" for b in bad
+    ]
     if options.rerun:
         result["rerun"] = rerun = _rerun(store, options)
-        lines += [f"{n}: largest difference {v:g} grey levels over {options.sample} tiles" for n, v in rerun.items()]
+        lines += [
+            f"{n}: largest difference {v:g} grey levels over {options.sample} tiles" for n, v in rerun.items()
+        ]
     emit(options, result, "\n".join(lines))
     return 1 if bad else 0
 
@@ -119,7 +131,9 @@ def _rerun(store: Store, options: argparse.Namespace) -> dict[str, float]:
         for folder in sorted({rel.split("/")[1] for rel, _ in store.list("tiles")}):
             outputs = manifests.committed(store, facts.folder(f"tiles/{folder}", recipe.cache.dtype))
             tiles = manifests.committed(store, f"tiles/{folder}")
-            places = [(key, row) for key, r in sorted(outputs.items()) if key in tiles for row in range(r.rows)]
+            places = [
+                (key, row) for key, r in sorted(outputs.items()) if key in tiles for row in range(r.rows)
+            ]
             for i in generator.permutation(len(places))[: options.sample]:
                 key, row = places[i]
                 lr = np.array(read(store, tiles[key]).columns["lr"][row : row + 1])
@@ -136,9 +150,16 @@ def _gc(options: argparse.Namespace) -> None:
     store = _open(options)
     with store.lock("building.lock"):
         keep = {r.file for _, m in finished(store) for r in m.shards}
-        folders = sorted({rel.rsplit("/", 1)[0] for kind in KINDS for rel, _ in store.list(kind) if rel.endswith(".arrow")})
+        folders = sorted(
+            {rel.rsplit("/", 1)[0] for kind in KINDS for rel, _ in store.list(kind) if rel.endswith(".arrow")}
+        )
         doomed: list[str] = []
-        freed = sum(size for kind in KINDS for rel, size in store.list(kind) if rel.endswith(".arrow") and rel not in keep)
+        freed = sum(
+            size
+            for kind in KINDS
+            for rel, size in store.list(kind)
+            if rel.endswith(".arrow") and rel not in keep
+        )
         for folder in folders:
             if options.dry_run:
                 doomed += [rel for rel, _ in store.list(folder) if rel.endswith(".arrow") and rel not in keep]
@@ -149,5 +170,3 @@ def _gc(options: argparse.Namespace) -> None:
         {"deleted": doomed, "bytes": freed},
         "\n".join([*doomed, f"{'would free' if options.dry_run else 'freed'} {freed / 1e6:.1f} MB"]),
     )
-
-

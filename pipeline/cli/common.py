@@ -21,17 +21,26 @@ from pipeline.tracking_null import RunTracker
 
 def add_json(command: argparse.ArgumentParser) -> None:
     """`--json FILE` on a command that prints a table."""
-    command.add_argument("--json", metavar="FILE", help="also write the result as JSON; - for standard output")
+    command.add_argument(
+        "--json", metavar="FILE", help="also write the result as JSON; - for standard output"
+    )
 
 
 def add_recipe(command: argparse.ArgumentParser) -> None:
     """The recipe and where it runs."""
     command.add_argument("recipe", metavar="RECIPE", help="recipe file (YAML)")
     command.add_argument(
-        "--set", dest="overrides", action="append", default=[], metavar="A.B=VALUE", help="override one setting"
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="A.B=VALUE",
+        help="override one setting",
     )
     command.add_argument("--address", help="Ray cluster (default: this machine)")
-    command.add_argument("--inline", action="store_true", help="no Ray: everything in this process, one after the other")
+    command.add_argument(
+        "--inline", action="store_true", help="no Ray: everything in this process, one after the other"
+    )
 
 
 def write(text: str) -> None:
@@ -41,7 +50,9 @@ def write(text: str) -> None:
 
 
 def emit(options: argparse.Namespace, result: Any, text: str) -> None:
-    """The table on standard output, and the JSON where it was asked for (instead, if it goes to standard output too)."""
+    """The table on standard output, and the JSON where it was asked for (instead, if it goes to standard
+    output too).
+    """
     if getattr(options, "json", None) != "-":
         write(text)
     if getattr(options, "json", None):

@@ -12,23 +12,30 @@ from pipeline.cli.common import add_json, emit
 def add(commands: argparse._SubParsersAction) -> None:
     """Declare these commands."""
     evaluate = commands.add_parser("evaluate", help="PSNR and SSIM of a model on benchmark folders")
-    evaluate.add_argument("--model", required=True, metavar="NAME|FILE", help="checkpoint, zoo name, .onnx, or `bicubic`")
+    evaluate.add_argument(
+        "--model", required=True, metavar="NAME|FILE", help="checkpoint, zoo name, .onnx, or `bicubic`"
+    )
     evaluate.add_argument("--data", required=True, nargs="+", metavar="DIR", help="folders of HR pictures")
     evaluate.add_argument("--scale", type=int, required=True, choices=(2, 3, 4))
     evaluate.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     add_json(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
-    export = commands.add_parser("export", help="write a student as ONNX and as a plain .pth, with a model card")
+    export = commands.add_parser(
+        "export", help="write a student as ONNX and as a plain .pth, with a model card"
+    )
     export.add_argument("student", metavar="FILE", help="student .safetensors")
     export.add_argument("out", metavar="DIR")
+    export.add_argument("--half", action="store_true", help="store the safetensors in float16")
     export.set_defaults(run=_export)
 
     upscale = commands.add_parser("upscale", help="enlarge a folder of pictures (or one) with a model")
     upscale.add_argument("source", metavar="DIR", help="folder or picture")
     upscale.add_argument("out", metavar="OUT", help="folder for the results")
     upscale.add_argument("--student", required=True, metavar="FILE", help=".safetensors, .pth or .onnx")
-    upscale.add_argument("--tile", type=int, default=512, help="largest LR side done in one piece (default: 512)")
+    upscale.add_argument(
+        "--tile", type=int, default=512, help="largest LR side done in one piece (default: 512)"
+    )
     upscale.set_defaults(run=_upscale)
 
     for name, text, run in (
@@ -63,7 +70,9 @@ def _evaluate(options: argparse.Namespace) -> None:
         upscaler, parameters = teacher, teacher.info.parameters
         operations = multiply_adds(teacher.network, (1, 3, 48, 48))
     with Terminal().line("evaluate", sum(len(s.pictures) for s in sets), "pictures") as line:
-        found = evaluate(upscaler, sets, options.scale, device, on_picture=lambda s: line.advance(note=s.picture))
+        found = evaluate(
+            upscaler, sets, options.scale, device, on_picture=lambda s: line.advance(note=s.picture)
+        )
     result = {
         "model": options.model,
         "scale": options.scale,
@@ -72,14 +81,17 @@ def _evaluate(options: argparse.Namespace) -> None:
         "sets": found,
     }
     lines = [f"{options.model} x{options.scale}" + (f"  {parameters:,} parameters" if parameters else "")]
-    lines += [f"{n:12} {int(s['images']):>4} pictures  {s['psnr_y']:.2f} dB  {s['ssim_y']:.4f}" for n, s in found.items()]
+    lines += [
+        f"{n:12} {int(s['images']):>4} pictures  {s['psnr_y']:.2f} dB  {s['ssim_y']:.4f}"
+        for n, s in found.items()
+    ]
     emit(options, result, "\n".join(lines))
 
 
 def _export(options: argparse.Namespace) -> None:
     from pipeline.results import export_student
 
-    files = export_student(Path(options.student), Path(options.out))
+    files = export_student(Path(options.student), Path(options.out), half=options.half)
     emit(options, None, "\n".join(f"{what}: {path}" for what, path in files.items()))
 
 
@@ -93,25 +105,33 @@ def _teachers(options: argparse.Namespace) -> None:
     from teachers.zoo import ZOO
 
     rows: list[dict[str, Any]] = [
-        {"name": e.name, "parameters": e.parameters, "scales": [e.scale], "architecture": e.architecture, "licence": e.licence}
+        {
+            "name": e.name,
+            "parameters": e.parameters,
+            "scales": [e.scale],
+            "architecture": e.architecture,
+            "licence": e.licence,
+        }
         for e in ZOO.values()
     ]
     lines = [f"{r['name']:28} x{r['scales'][0]}  {r['architecture']:12} {r['licence']}" for r in rows]
-    emit(options, rows, "\n".join([*lines, "", "Any checkpoint file that spandrel or Faculty detects works as well."]))
+    emit(
+        options,
+        rows,
+        "\n".join([*lines, "", "Any checkpoint file that spandrel or Faculty detects works as well."]),
+    )
 
 
 def _students(options: argparse.Namespace) -> None:
     import students
     from pipeline.cost import parameters
 
-    rows = [
-        {"name": name, "parameters": parameters(students.build(name, 2)), "scales": [2, 3, 4], "options": students.options(name)}
-        for name in students.names()
-    ]
-    lines = [
-        f"{r['name']:14} {r['parameters']:>10,} parameters at x2   " + ", ".join(f"{k}={v}" for k, v in r["options"].items())
-        for r in rows
-    ]
+    rows, lines = [], []
+    for name in students.names():
+        count, options_of = parameters(students.deployed(students.build(name, 2))), students.options(name)
+        rows.append({"name": name, "parameters": count, "scales": [2, 3, 4], "options": options_of})
+        shown = ", ".join(f"{k}={v}" for k, v in options_of.items())
+        lines.append(f"{name:14} {count:>10,} parameters at x2   {shown}")
     emit(options, rows, "\n".join([*lines, "", "spandrel:<architecture> builds any of spandrel's."]))
 
 
@@ -120,5 +140,3 @@ def _methods(options: argparse.Namespace) -> None:
 
     rows = [{"name": n, "target": m.target, "summary": m.summary} for n, m in METHODS.items()]
     emit(options, rows, "\n".join(f"{r['name']:10} {r['summary']}" for r in rows))
-
-

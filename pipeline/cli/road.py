@@ -26,13 +26,19 @@ def add(commands: argparse._SubParsersAction) -> None:
     add_json(teach)
     teach.set_defaults(run=_teach)
 
-    distill = commands.add_parser("distill", help="train the recipe's method (and what it needs from the cache)")
+    distill = commands.add_parser(
+        "distill", help="train the recipe's method (and what it needs from the cache)"
+    )
     add_recipe(distill)
     distill.set_defaults(run=_distill)
 
-    compare = commands.add_parser("compare", help="several methods at the same budget, with spread over seeds")
+    compare = commands.add_parser(
+        "compare", help="several methods at the same budget, with spread over seeds"
+    )
     add_recipe(compare)
-    compare.add_argument("--methods", default="scratch,kd,mtkd", help=f"of {','.join(METHODS)} (default: %(default)s)")
+    compare.add_argument(
+        "--methods", default="scratch,kd,mtkd", help=f"of {','.join(METHODS)} (default: %(default)s)"
+    )
     compare.add_argument("--seeds", type=int, default=3, help="seeds per method (default: %(default)s)")
     add_json(compare)
     compare.set_defaults(run=_compare)
@@ -42,7 +48,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     check = actions.add_parser("check", help="validate, and show every setting with its value and meaning")
     check.add_argument("recipe", metavar="FILE")
     check.add_argument("--set", dest="overrides", action="append", default=[], metavar="A.B=VALUE")
-    check.add_argument("--schema", action="store_true", help="print the settings' documentation instead of the values")
+    check.add_argument(
+        "--schema", action="store_true", help="print the settings' documentation instead of the values"
+    )
     check.set_defaults(run=_check)
 
 
@@ -89,7 +97,8 @@ def _teach(options: argparse.Namespace) -> None:
     with running(options, recipe, reporter) as run:
         tiles, taught = run.teach()
         rows = {
-            t.facts.label: {"tiles": t.tiles, "seconds": round(t.seconds, 2), "psnr_y": t.psnr_y} for t in taught
+            t.facts.label: {"tiles": t.tiles, "seconds": round(t.seconds, 2), "psnr_y": t.psnr_y}
+            for t in taught
         }
         result = {
             "teachers": rows,
@@ -99,7 +108,9 @@ def _teach(options: argparse.Namespace) -> None:
     where = "held-out tiles" if tiles.held_out else "training tiles"
     width = max(len(n) for n in rows)
     lines = [f"{'teacher':<{width}}  {'tiles':>7}  {'seconds':>8}  PSNR-Y on {where}"]
-    lines += [f"{n:<{width}}  {r['tiles']:>7}  {r['seconds']:>8.1f}  {r['psnr_y']:.2f} dB" for n, r in rows.items()]
+    lines += [
+        f"{n:<{width}}  {r['tiles']:>7}  {r['seconds']:>8.1f}  {r['psnr_y']:.2f} dB" for n, r in rows.items()
+    ]
     lines.append(f"shards written {result['shards_written']}, reused {result['shards_reused']}")
     emit(options, result, "\n".join(lines))
 
@@ -122,13 +133,15 @@ def _check(options: argparse.Namespace) -> None:
 
 def documentation(model: type, indent: str = "") -> str:
     """Every field of a settings model with its meaning, nested."""
-    from pipeline.recipe import Aggregate, Best, KD, MTKD, Mean, Median, Scratch, Section, Weighted
+    from pipeline.recipe import KD, MTKD, Aggregate, Best, Mean, Median, Scratch, Section, Weighted
 
     choices = {"fusion": (Mean, Median, Best, Weighted, Aggregate), "method": (Scratch, KD, MTKD)}
     lines = []
     for name, entry in model.model_fields.items():  # type: ignore[attr-defined]
         lines.append(f"{indent}{name}: {' '.join((entry.description or '').split())}".rstrip())
-        nested = [a for a in (entry.annotation, *getattr(entry.annotation, "__args__", ())) if isinstance(a, type)]
+        nested = [
+            a for a in (entry.annotation, *getattr(entry.annotation, "__args__", ())) if isinstance(a, type)
+        ]
         for section in [s for s in nested if issubclass(s, Section)]:
             lines.append(f"{indent}  ({' '.join((section.__doc__ or '').split())})")
             lines.append(documentation(section, indent + "  "))

@@ -16,19 +16,33 @@ from pathlib import Path
 from pipeline.cli.common import add_json, emit, write
 from pipeline.errors import FacultyError, InputError
 
-PACKAGES = ("torch", "ray", "mlflow", "pyarrow", "PyWavelets", "pytorch-wavelets", "spandrel", "onnxruntime", "optuna")
+PACKAGES = (
+    "torch",
+    "ray",
+    "mlflow",
+    "pyarrow",
+    "PyWavelets",
+    "pytorch-wavelets",
+    "spandrel",
+    "onnxruntime",
+    "optuna",
+)
 
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Declare these commands."""
-    doctor = commands.add_parser("doctor", help="check versions, devices, cluster, storage and tracking server")
+    doctor = commands.add_parser(
+        "doctor", help="check versions, devices, cluster, storage and tracking server"
+    )
     doctor.add_argument("--address", help="Ray cluster to ask (default: none)")
     doctor.add_argument("--cache", default="cache", help="cache to write to (default: cache)")
     add_json(doctor)
     doctor.set_defaults(run=_doctor)
 
     ui = commands.add_parser("ui", help="open MLflow's page on the runs' store")
-    ui.add_argument("store", nargs="?", default="runs", help="folder with mlflow.db, or a store's address (default: runs)")
+    ui.add_argument(
+        "store", nargs="?", default="runs", help="folder with mlflow.db, or a store's address (default: runs)"
+    )
     ui.add_argument("--host", default="127.0.0.1")
     ui.add_argument("--port", type=int, default=5000)
     ui.set_defaults(run=_ui)
@@ -137,8 +151,8 @@ def _tracking() -> str:
         store.probe()
     except Exception as error:
         raise FacultyError(
-            f"{public(store.uri)} does not answer ({error}). Start it or unset MLFLOW_TRACKING_URI; runs meanwhile go to a "
-            "spool that `faculty track sync` uploads."
+            f"{public(store.uri)} does not answer ({error}). Start it or unset MLFLOW_TRACKING_URI; "
+            "runs meanwhile go to a spool that `faculty track sync` uploads."
         ) from error
     return f"{public(store.uri)} answers"
 

@@ -1,7 +1,8 @@
 """Trainings under Ray Train: the worker function, its news, and several trainings side by side.
 
-Ray Train (V2) starts the workers, their process group and their restarts. Checkpoints are ours (pipeline/checkpoint.py): complete
-or absent, the same with or without Ray, so a restarted worker group goes on from the newest one.
+Ray Train (V2) starts the workers, their process group and their restarts. Checkpoints are ours
+(pipeline/checkpoint.py): complete or absent, the same with or without Ray, so a restarted worker group goes
+on from the newest one.
 """
 
 from __future__ import annotations
@@ -86,12 +87,17 @@ def run(
     lines: Mapping[str, Line],
     handles: Mapping[str, dict[str, Any]],
 ) -> None:
-    """Train all jobs, as many side by side as the recipe says or the machine carries. Raises the first job's failure."""
+    """Train all jobs, as many side by side as the recipe says or the machine carries. Raises the first job's
+    failure.
+    """
     cpus = int(ray.cluster_resources().get("CPU", 1))
     abreast = concurrency(settings, len(jobs), cpus)
     board = Board.remote()
     with ThreadPoolExecutor(abreast) as pool:
-        running = [pool.submit(_fit, job, settings, board, cpus // abreast, handles.get(job.label, {})) for job in jobs]
+        running = [
+            pool.submit(_fit, job, settings, board, cpus // abreast, handles.get(job.label, {}))
+            for job in jobs
+        ]
         while not all(f.done() for f in running):
             _show(board, lines)
             if any(f.done() and f.exception() for f in running):
@@ -111,14 +117,20 @@ def _show(board: Any, lines: Mapping[str, Line]) -> None:
 
 
 def concurrency(settings: Distill, jobs: int, cpus: int) -> int:
-    """Trainings at the same time. On a CPU one thread each is the best use of the cores; a GPU job gets its share first."""
+    """Trainings at the same time. On a CPU one thread each is the best use of the cores; a GPU job gets its
+    share first.
+    """
     most = settings.workers if isinstance(settings.workers, int) else settings.workers[1]
     if settings.side_by_side != "auto":
         return max(1, min(settings.side_by_side, jobs))
     if settings.gpus_per_worker:
         fit = int(ray.cluster_resources().get("GPU", 0) / (settings.gpus_per_worker * most))
     else:
-        fit = cpus // most if settings.cpus_per_worker == "auto" else int(cpus / (settings.cpus_per_worker * most))
+        fit = (
+            cpus // most
+            if settings.cpus_per_worker == "auto"
+            else int(cpus / (settings.cpus_per_worker * most))
+        )
     return max(1, min(fit, jobs))
 
 
@@ -128,7 +140,8 @@ def _fit(job: TrainJob, settings: Distill, board: Any, cpus: int, handle: dict[s
     if share == "auto":
         share = max(1, cpus // most)
     name = f"{job.label}-{uuid.uuid4().hex[:8]}"
-    # Ray's own record of a run; nothing of ours depends on it. Each attempt has a new name, so none is continued by accident.
+    # Ray's own record of a run; nothing of ours depends on it. Each attempt has a new name, so none is
+    # continued by accident.
     with tempfile.TemporaryDirectory(prefix="faculty-train-") as storage:
         trainer = TorchTrainer(
             worker,
@@ -146,14 +159,18 @@ def _fit(job: TrainJob, settings: Distill, board: Any, cpus: int, handle: dict[s
                 else {"CPU": share},
             ),
             run_config=RunConfig(
-                name=name, storage_path=storage, failure_config=FailureConfig(max_failures=settings.max_failures)
+                name=name,
+                storage_path=storage,
+                failure_config=FailureConfig(max_failures=settings.max_failures),
             ),
         )
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
             _, failures = ray.get(board.read.remote())
-            raise failures.get(job.label) or FacultyError(f"training {job.label} failed: {cause(error)}") from error
+            raise failures.get(job.label) or FacultyError(
+                f"training {job.label} failed: {cause(error)}"
+            ) from error
     _, failures = ray.get(board.read.remote())
     if job.label in failures:
         raise failures[job.label]

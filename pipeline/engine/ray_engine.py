@@ -39,7 +39,8 @@ class RayEngine:
         session.start(self.address)
         limit = 2 * max(int(ray.cluster_resources().get("CPU", 1)), 1)
         task = call.options(num_cpus=1, num_gpus=gpus)
-        waiting, running = list(reversed(items)), set()
+        waiting = list(reversed(items))
+        running: set[Any] = set()
         with plain_errors():
             while waiting or running:
                 while waiting and len(running) < limit:
@@ -55,7 +56,9 @@ class RayEngine:
         with plain_errors():
             teach.run(tasks, recipe.teach, taught)
 
-    def train(self, jobs: Sequence[TrainJob], lines: Mapping[str, Line], handles: Mapping[str, dict[str, Any]]) -> None:
+    def train(
+        self, jobs: Sequence[TrainJob], lines: Mapping[str, Line], handles: Mapping[str, dict[str, Any]]
+    ) -> None:
         session.start(self.address)
         distill.run(jobs, jobs[0].spec.distill, lines, handles)
 
@@ -63,7 +66,7 @@ class RayEngine:
         session.stop()
 
 
-class plain_errors:  # noqa: N801
+class plain_errors:
     """Re-raise what a task raised, not Ray's wrapping of it."""
 
     def __enter__(self) -> None:
@@ -75,5 +78,6 @@ class plain_errors:  # noqa: N801
         if isinstance(error, ray.exceptions.RayActorError):
             raise FacultyError(
                 f"a teacher's process died and was restarted too often: {distill.cause(error)}. Out of memory? Lower "
-                "teach.batch or teach.actors; raise teach.max_restarts for unreliable machines. Committed shards are kept."
+                "teach.batch or teach.actors; raise teach.max_restarts for unreliable machines. "
+                "Committed shards are kept."
             ) from error

@@ -22,15 +22,19 @@ ENVIRONMENT = {
 def start(address: str | None) -> None:
     """Join the cluster at `address`, or the one of the surrounding job, or start Ray on this machine alone.
 
-    No pictures go through the object store, so a local Ray gets a small one. Raises FacultyError where the address does not
-    answer.
+    No pictures go through the object store, so a local Ray gets a small one. Raises FacultyError where the
+    address does not answer.
     """
     if ray.is_initialized():
         return
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    passed_on = {k: v for k, v in os.environ.items() if k in ENVIRONMENT or k.startswith(("FACULTY_", "MLFLOW_", "AWS_"))}
+    passed_on = {
+        k: v
+        for k, v in os.environ.items()
+        if k in ENVIRONMENT or k.startswith(("FACULTY_", "MLFLOW_", "AWS_"))
+    }
     try:
         if address == "local":
             ray.init(
@@ -44,8 +48,8 @@ def start(address: str | None) -> None:
             ray.init(address=address, logging_level=logging.ERROR, runtime_env={"env_vars": passed_on})
     except (ConnectionError, TimeoutError, RuntimeError) as error:
         raise FacultyError(
-            f"Ray at {address!r} does not answer: {error}. Check the address (`ray status --address {address}`), or leave "
-            "--address out to run on this machine."
+            f"Ray at {address!r} does not answer: {error}. Check the address "
+            f"(`ray status --address {address}`), or leave --address out to run on this machine."
         ) from error
 
 

@@ -1,7 +1,7 @@
 """Teacher actors: one pool a teacher, one shard in, one shard out, results written by the actor, receipts returned.
 
-An actor takes two calls at a time and lets one compute: while it does, the other reads its tiles or writes its shard. A call
-is idempotent, so a dead actor is restarted and its shard taught again.
+An actor takes two calls at a time and lets one compute: while it does, the other reads its tiles or writes
+its shard. A call is idempotent, so a dead actor is restarted and its shard taught again.
 """
 
 from __future__ import annotations
@@ -33,13 +33,11 @@ class TeacherActor:
 
     def teach(self, task: TeachTask, threads: int) -> tuple[Receipt, dict[str, float]]:
         """Teach one shard with `threads` CPU threads."""
-
-        def forward(lr: torch.Tensor) -> torch.Tensor:
-            with self.compute:
-                torch.set_num_threads(threads)
-                return self.teacher(lr)
-
-        return task.run(forward, self.device)
+        shard = task.read()
+        with self.compute:
+            torch.set_num_threads(threads)
+            taught = task.compute(shard, self.teacher, self.device)
+        return task.commit(taught)
 
 
 @dataclass(slots=True)
@@ -55,8 +53,12 @@ class Pool:
         return sum(a is actor for a, _ in self.busy.values())
 
 
-def sizes(settings: Teach, tasks: Mapping[str, tuple[TeacherFacts, Sequence[TeachTask]]], slots: int) -> dict[str, int]:
-    """Actors per teacher. `auto` gives each teacher one and shares the remaining slots out by work (multiply-adds x tiles)."""
+def sizes(
+    settings: Teach, tasks: Mapping[str, tuple[TeacherFacts, Sequence[TeachTask]]], slots: int
+) -> dict[str, int]:
+    """Actors per teacher. `auto` gives each teacher one and shares the remaining slots out by work
+    (multiply-adds x tiles).
+    """
     if isinstance(settings.actors, int):
         wanted = dict.fromkeys(tasks, settings.actors)
     elif isinstance(settings.actors, dict):

@@ -23,9 +23,9 @@ Losses = Callable[[Modules, Batch], dict[str, Tensor]]
 class Phase:
     """One training.
 
-    `losses(modules, batch)` gets the trainable modules (as the loop wrapped them, so always call these and never ones kept
-    elsewhere) and NCHW float tensors in [0, 1] named by `sources`, plus `has_hr` (B,) float 0/1. It returns scalars by
-    term; the loop adds them up with `weights`, which may be schedules.
+    `losses(modules, batch)` gets the trainable modules (as the loop wrapped them, so always call these and
+    never ones kept elsewhere) and NCHW float tensors in [0, 1] named by `sources`, plus `has_hr` (B,) float
+    0/1. It returns scalars by term; the loop adds them up with `weights`, which may be schedules.
     """
 
     name: str
@@ -48,6 +48,8 @@ PhaseBuilder = Callable[[Modules], Phase]
 
 
 def masked_l1(sr: Tensor, batch: Batch) -> Tensor:
-    """L1 against HR where there is one, divided by the whole batch, so that it does not depend on how workers share it."""
+    """L1 against HR where there is one, divided by the whole batch, so that it does not depend on how workers
+    share it.
+    """
     has_hr = batch["has_hr"].bool()
     return l1(sr, batch["hr"], has_hr) * has_hr.float().mean()

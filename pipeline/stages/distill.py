@@ -73,11 +73,20 @@ def job_fingerprint(recipe: Recipe, kind: str, seed: int, manifests: dict[str, s
     """Covers what changes the weights: settings, seed and cached inputs, not how often one looks."""
     dump = recipe.model_dump(mode="json")
     if kind == "aggregation":
-        own = {k: v for k, v in dump["fusion"].items() if k != "train"} | {"train": _weighty(dump["fusion"]["train"])}
+        own = {k: v for k, v in dump["fusion"].items() if k != "train"} | {
+            "train": _weighty(dump["fusion"]["train"])
+        }
     else:
         own = {"method": dump["method"], "student": dump["student"], "train": _weighty(dump["train"])}
     return fingerprint(
-        {"version": VERSION, "kind": kind, "scale": recipe.scale, "seed": seed, "own": own, "inputs": manifests}
+        {
+            "version": VERSION,
+            "kind": kind,
+            "scale": recipe.scale,
+            "seed": seed,
+            "own": own,
+            "inputs": manifests,
+        }
     )
 
 
@@ -131,7 +140,9 @@ def run_job(
         )
         judge = HeldOut(cache, job, phase, device) if rank == 0 and job.columns["lr"].held_out else None
         hooks = Hooks(
-            evaluate=partial(_evaluate, judge, listener) if judge else None, log=listener.log, sync=listener.sync
+            evaluate=partial(_evaluate, judge, listener) if judge else None,
+            log=listener.log,
+            sync=listener.sync,
         )
         result: Curves = train(
             phase,

@@ -75,7 +75,9 @@ class FuseTask:
         return net.to(device).eval()
 
 
-def fuse_levels(kind: str, outputs: list[np.ndarray], hr: np.ndarray | None, weights: Weights | None) -> np.ndarray:
+def fuse_levels(
+    kind: str, outputs: list[np.ndarray], hr: np.ndarray | None, weights: Weights | None
+) -> np.ndarray:
     """A fixed fusion of (n, H, W, 3) uint8 pictures."""
     return fusion(kind)(outputs, hr, **({"weights": weights} if weights is not None else {}))
 

@@ -1,4 +1,6 @@
-"""Scores on benchmark sets: bicubic, teachers, their fusion and students, each picture once, under the published protocol."""
+"""Scores on benchmark sets: bicubic, teachers, their fusion and students, each picture once, under the
+published protocol.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,8 @@ class ScoreTask:
         for model in self.models:
             pictures[model.name] = self._picture(model, lr, hr, pictures, device)
         scores = {
-            name: (psnr_y(pictures[name], hr, self.scale), ssim_y(pictures[name], hr, self.scale)) for name in self.wanted
+            name: (psnr_y(pictures[name], hr, self.scale), ssim_y(pictures[name], hr, self.scale))
+            for name in self.wanted
         }
         kept = {"LR": lr, **pictures, "HR": hr} if self.keep_pictures else {}
         return Scored(self.set_name, self.picture, scores, kept)
@@ -76,7 +79,9 @@ class ScoreTask:
         assert model.fusion is not None
         outputs = [pictures[name] for name in model.fusion["teachers"]]
         if model.fusion["kind"] != "aggregate":
-            return fuse_levels(model.fusion["kind"], [o[None] for o in outputs], hr[None], model.fusion["weights"])[0]
+            return fuse_levels(
+                model.fusion["kind"], [o[None] for o in outputs], hr[None], model.fusion["weights"]
+            )[0]
         network = upscaler(model, self.scale, device)
         stacked = torch.from_numpy(np.stack(outputs)).to(device).permute(0, 3, 1, 2).float()[None] / 255
         return predict(lambda _: network(stacked), lr, self.scale, device)
@@ -113,7 +118,9 @@ def _load(model: Model, scale: int, device: str) -> Callable[[torch.Tensor], tor
         from pipeline.methods.mtkd import network
 
         assert model.fusion is not None
-        net: torch.nn.Module = network(Aggregate(**model.fusion["config"]), len(model.fusion["teachers"]), scale)
+        net: torch.nn.Module = network(
+            Aggregate(**model.fusion["config"]), len(model.fusion["teachers"]), scale
+        )
     else:
         facts = student_facts(data)
         net = build(facts["architecture"], scale, **facts["options"])

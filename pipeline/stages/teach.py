@@ -1,7 +1,8 @@
 """Teachers' outputs: one tile shard in, one output shard out, by teacher.
 
-An output shard is named after its tile shard and lies in a folder named after everything that shaped its pixels: the tiles'
-folder, the checkpoint's sha256, the precision and the stored type. So one more teacher, or one more picture, computes only itself.
+An output shard is named after its tile shard and lies in a folder named after everything that shaped its
+pixels: the tiles' folder, the checkpoint's sha256, the precision and the stored type. So one more teacher, or
+one more picture, computes only itself.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ class TeacherFacts:
     def folder(self, tiles_folder: str, dtype: str) -> str:
         """Where the output shards lie."""
         kind = self.architecture.lower().replace(" ", "-")
-        return f"outputs/{tiles_folder.split('/')[-1]}/{kind}-{fingerprint(self.identity(tiles_folder, dtype))}"
+        return (
+            f"outputs/{tiles_folder.split('/')[-1]}/{kind}-{fingerprint(self.identity(tiles_folder, dtype))}"
+        )
 
 
 def find_facts(spec: TeacherSpec, scale: int, cache: str, device: str = "cpu") -> TeacherFacts:
@@ -126,6 +129,16 @@ def load(facts: TeacherFacts, device: str = "cpu") -> Teacher:
 
 
 @dataclass(frozen=True, slots=True)
+class Taught:
+    """A teacher's answer to one shard, not yet written."""
+
+    ids: list[str]
+    pictures: np.ndarray
+    """(tiles, H, W, 3) in the stored type."""
+    stats: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class TeachTask:
     """One tile shard for one teacher."""
 
@@ -139,12 +152,21 @@ class TeachTask:
     def run(
         self, teacher: Callable[[torch.Tensor], torch.Tensor], device: str = "cpu"
     ) -> tuple[Receipt, dict[str, float]]:
-        """Returns the committed shard's receipt and {tiles, seconds, squared_error, pixels} of the luma against HR.
+        """Read, compute, commit. Returns the shard's receipt and {tiles, seconds, squared_error, pixels}.
 
-        Raises FacultyError naming teacher folder and tile where an output is not finite or has another size.
+        The squared error is the luma's against HR. Raises as `compute`.
         """
-        store = Store.open(self.cache)
-        shard = read(store, self.tiles)
+        return self.commit(self.compute(self.read(), teacher, device))
+
+    def read(self) -> Shard:
+        """The tile shard, verified."""
+        return read(Store.open(self.cache), self.tiles)
+
+    def compute(self, shard: Shard, teacher: Callable[[torch.Tensor], torch.Tensor], device: str) -> Taught:
+        """Every tile through the teacher.
+
+        Raises FacultyError naming folder and tile where an output is not finite or has another size.
+        """
         ids, lr = shard.columns["id"], shard.columns["lr"]
         hr = shard.columns.get("hr")
         started = time.perf_counter()
@@ -159,15 +181,19 @@ class TeachTask:
                 e, n = luma_error(sr, hr[begin : begin + len(sr)], self.scale)
                 error, pixels = error + e, pixels + n
         assert out is not None
-        stats = {
-            "tiles": len(ids),
-            "seconds": time.perf_counter() - started,
-            "squared_error": error,
-            "pixels": pixels,
-        }
-        return commit_output(store, self.folder, self.tiles.key, ids, out, stats), stats
+        seconds = time.perf_counter() - started
+        stats = {"tiles": len(ids), "seconds": seconds, "squared_error": error, "pixels": pixels}
+        return Taught(ids, out, stats)
 
-    def _forward(self, teacher: Callable[[torch.Tensor], torch.Tensor], lr: np.ndarray, first: str, device: str) -> np.ndarray:
+    def commit(self, taught: Taught) -> tuple[Receipt, dict[str, float]]:
+        """Write the output shard; its receipt comes last."""
+        store = Store.open(self.cache)
+        receipt = commit_output(store, self.folder, self.tiles.key, taught.ids, taught.pictures, taught.stats)
+        return receipt, taught.stats
+
+    def _forward(
+        self, teacher: Callable[[torch.Tensor], torch.Tensor], lr: np.ndarray, first: str, device: str
+    ) -> np.ndarray:
         x = torch.from_numpy(np.array(lr)).to(device).permute(0, 3, 1, 2).float().div_(255)
         sr = teacher(x)
         wanted = (len(lr), 3, lr.shape[1] * self.scale, lr.shape[2] * self.scale)
@@ -200,7 +226,9 @@ def as_levels(stored: np.ndarray) -> np.ndarray:
 
 
 def luma_error(sr: np.ndarray, hr: np.ndarray, shave: int) -> tuple[float, int]:
-    """Sum of squared luma errors (grey levels^2) and pixel count of (n, H, W, 3) stored pictures, `shave` pixels cut."""
+    """Sum of squared luma errors (grey levels^2) and pixel count of (n, H, W, 3) stored pictures, `shave`
+    pixels cut.
+    """
     inner = (slice(None), slice(shave, -shave), slice(shave, -shave))
     difference = to_y(as_levels(sr[inner])) - to_y(hr[inner])
     return float(np.square(difference).sum()), difference.size

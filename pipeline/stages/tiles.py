@@ -1,7 +1,8 @@
 """Pictures to tile shards.
 
-Pictures are packed into shards once. When pictures are added, the shards already there are kept as they are and only the
-new pictures are packed into new ones; the sampler orders tiles by id, so what a training sees does not depend on the packing.
+Pictures are packed into shards once. When pictures are added, the shards already there are kept as they are
+and only the new pictures are packed into new ones; the sampler orders tiles by id, so what a training sees
+does not depend on the packing.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ class TileTask:
         tiles: list[tuple[str, Tile]] = []
         for source in self.sources:
             picture = decode(source.picture.path)
-            pair = (None, picture) if source.lr_only else (picture, None)
-            for tile in cut(*pair, self.grid, degradation=self.degradation):
+            hr, lr = (None, picture) if source.lr_only else (picture, None)
+            for tile in cut(hr, lr, self.grid, degradation=self.degradation):
                 tiles.append((tile_id(source.picture.sha256, tile.y, tile.x), tile))
         facts = {
             "pictures": [s.picture.sha256 for s in self.sources],
@@ -89,7 +90,9 @@ class TilePlan:
         """The manifest of the training tiles or of the held-out ones."""
         chosen = [s for s in self.sources if s.held_out == held_out]
         inputs = {
-            "pictures": {s.picture.sha256[:16]: {"name": s.picture.name, "lr_only": s.lr_only} for s in chosen},
+            "pictures": {
+                s.picture.sha256[:16]: {"name": s.picture.name, "lr_only": s.lr_only} for s in chosen
+            },
             "grid": {"scale": self.grid.scale, "size": self.grid.size, "margin": self.grid.margin},
             "degradation": self.folder,
             "quarantined": {q.path: q.reason for q in self.quarantined},
@@ -99,7 +102,8 @@ class TilePlan:
 
 
 def sources(recipe: Recipe) -> tuple[tuple[Source, ...], tuple[Quarantined, ...]]:
-    """Every training picture, with its use. The held-out ones are chosen by their content, so adding pictures moves none.
+    """Every training picture, with its use. The held-out ones are chosen by their content, so adding pictures
+    moves none.
 
     Raises InputError for an unreadable picture (policy `raise`) and when no HR picture is left to train on.
     """
@@ -121,7 +125,9 @@ def sources(recipe: Recipe) -> tuple[tuple[Source, ...], tuple[Quarantined, ...]
         first = full[0]
         chosen[chosen.index(first)] = Source(first.picture, False, True)
     if not any(not s.held_out for s in chosen):
-        raise InputError("data.train", "at least one picture to train on", "none", "Add pictures or lower data.holdout.")
+        raise InputError(
+            "data.train", "at least one picture to train on", "none", "Add pictures or lower data.holdout."
+        )
     return tuple(chosen), tuple(bad)
 
 
