@@ -60,7 +60,7 @@ def load_teacher(
     `scale` is what the recipe wants and must be one that the checkpoint serves; it may be left out where the
     checkpoint serves one alone. `architecture` restricts the search to one. `value_range` (1 or 255) and `bgr`
     overrule what is known of the network, for checkpoints trained in other units. `perceptual` says that it was
-    trained adversarially (known for the zoo).
+    trained adversarially (known for the zoo's).
 
     Raises InputError for a missing, truncated or unreadable file, one that holds more than tensors, an unknown
     architecture, and a scale that the checkpoint does not serve.
@@ -68,7 +68,7 @@ def load_teacher(
     path, origin = Path(source), str(source)
     if not path.exists() and origin in zoo.ZOO:
         entry = zoo.ZOO[origin]
-        name, origin, perceptual = name or entry.name, entry.url, entry.perceptual
+        name, origin, perceptual = name or entry.name, entry.url, perceptual or entry.perceptual
         scale, architecture = scale or entry.scale, architecture or entry.architecture
         path = zoo.fetch(entry)
     where = f"teacher {name or path.stem} ({path})"
@@ -85,6 +85,7 @@ def load_teacher(
     if found.scale not in SCALES:
         raise InputError(where, f"a scale of {SCALES}", f"{found.scale} ({found.architecture})")
     sha256 = file_sha256(path)
+    perceptual = perceptual or any(entry.perceptual and entry.sha256 == sha256 for entry in zoo.ZOO.values())
 
     def teacher(found: Found, variants: tuple[Teacher, ...] = ()) -> Teacher:
         convention = found.convention

@@ -65,12 +65,7 @@ def lent_torchvision() -> Iterator[None]:
         setattr(module, inner.__name__.rpartition(".")[2], inner)
     for module in lent:
         module.__spec__ = importlib.machinery.ModuleSpec(module.__name__, None)
-    functional = lent[-1]
-    functional.InterpolationMode, functional.normalize, functional.rotate = (
-        InterpolationMode,
-        normalize,
-        rotate,
-    )
+    vars(lent[-1]).update(InterpolationMode=InterpolationMode, normalize=normalize, rotate=rotate)
     sys.modules.update(zip(names, lent))
     try:
         yield
