@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from students.layers import Positive, conv3, he, interpolate, zero
+from students.layers import Positive, conv3, interpolate, zero
 
 PARAMETERS = {2: 600_652, 3: 609_307, 4: 621_424}
 """Of `compact()`: 64 features, 16 convolutions between the first and the last."""
@@ -24,7 +24,6 @@ class Compact(nn.Module):
             body += [conv3(features, features), nn.PReLU(features)]
         self.body = nn.ModuleList([*body, conv3(features, 3 * scale**2)])
         self.shuffle = nn.PixelShuffle(scale)
-        he(self.body)
         zero(self.body[-1])  # the network starts as its nearest skip
 
     def forward(self, x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from students.layers import RGB_MEAN, Positive, pixel_shuffle_head
+from students.layers import RGB_MEAN, Features, bilinear_head, pass_through, pixel_shuffle_head
 
 PARAMETERS = {2: 1_824_900, 3: 1_831_395, 4: 1_840_488}
 """Of `span()` in training. Collapsed (`deployed`): 410,700, 417,195 and 426,288."""
@@ -73,7 +73,7 @@ class SPAN(nn.Module):
     norm: subtract the mean colour and multiply by 255 before the first convolution, as published.
     """
 
-    def __init__(self, scale: int, *, features: Positive = 48, norm: bool = True) -> None:
+    def __init__(self, scale: int, *, features: Features = 48, norm: bool = True) -> None:
         super().__init__()
         self.scale, self.norm = scale, norm
         mean = torch.tensor(RGB_MEAN).view(1, 3, 1, 1)
@@ -84,6 +84,21 @@ class SPAN(nn.Module):
         self.conv_cat = nn.Conv2d(features * 4, features, 1)
         self.conv_2 = LinearBlock(features, features)
         self.upsampler = pixel_shuffle_head(features, 3, scale)
+        self._start()
+
+    @torch.no_grad()
+    def _start(self) -> None:
+        """Bilinear enlargement: the picture passes through three channels of the first and the two last layers."""
+        first = self.conv_1
+        for layer in (first.conv[2], first.sk):
+            layer.weight[:3] = 0
+            layer.bias[:3] = 0
+        first.sk.weight[:3, :, 0, 0] = torch.eye(3)
+        pass_through(self.conv_cat, 3)
+        bilinear_head(self.upsampler[0], 3, self.scale)
+        if self.norm:
+            self.upsampler[0].weight /= 255
+            self.upsampler[0].bias.copy_(torch.tensor(RGB_MEAN).repeat_interleave(self.scale**2))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.norm:
