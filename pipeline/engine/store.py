@@ -32,6 +32,8 @@ ENVIRONMENT = {
 }
 PROBE_SECONDS = 3.0
 SPOOL_TAG = "faculty.spool_id"
+# Opens the experiment on MLflow's pages for training rather than those for language models.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 _REJECTED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST", "RESOURCE_ALREADY_EXISTS"}
 
 
@@ -176,7 +178,8 @@ class Store:
         try:
             with sorted_errors():
                 # A server knows where it keeps artefacts; a database would put them into the working folder.
-                return self.client.create_experiment(name, None if is_server(self.uri) else artifacts)
+                location = None if is_server(self.uri) else artifacts
+                return self.client.create_experiment(name, location, EXPERIMENT_TAGS)
         except Rejected:
             with sorted_errors():
                 if found := self.client.get_experiment_by_name(name):  # made by another run meanwhile

@@ -49,12 +49,17 @@ class SystemMonitor:
         self._thread.join()
 
     def _run(self) -> None:
+        self._sample()  # CPU load counts from the sample before
         for step in itertools.count():
-            values: dict[str, float] = {}
-            for monitor in self._monitors:
-                monitor.collect_metrics()
-                values |= monitor.aggregate_metrics()
-                monitor.clear_metrics()
-            self._record({f"system/{name}": value for name, value in values.items()}, step)
-            if self._stop.wait(self._every):
+            stopped = self._stop.wait(self._every)
+            self._record(self._sample(), step)
+            if stopped:
                 return
+
+    def _sample(self) -> dict[str, float]:
+        values: dict[str, float] = {}
+        for monitor in self._monitors:
+            monitor.collect_metrics()
+            values |= monitor.aggregate_metrics()
+            monitor.clear_metrics()
+        return {f"system/{name}": value for name, value in values.items()}

@@ -26,9 +26,12 @@ from pipeline.engine.writer import Writer
 from pipeline.errors import FacultyError, InputError
 from pipeline.tracking_null import NullTracker, RunTracker, Status
 
-__all__ = ["NullTracker", "Tracker", "open_tracker", "resume", "sync", "ui_command"]
+__all__ = ["PAGE", "NullTracker", "Tracker", "open_tracker", "resume", "sync", "ui_command"]
 
 log = logging.getLogger(__name__)
+
+PAGE = "/#/experiments?workflowType=machine_learning"
+"""Append to a server's address: without it MLflow opens its pages for language models."""
 
 
 class Tracker:
@@ -202,7 +205,7 @@ def ui_command(where: str | Path, *, host: str = "127.0.0.1", port: int = 5000) 
     uri = str(where) if "://" in str(where) else f"sqlite:///{Path(where).resolve() / 'mlflow.db'}"
     uri = resolve_uri(uri, Path())
     if is_server(uri):
-        raise InputError(public(uri), "a database", "an MLflow server", "Open this address in a browser.")
+        raise InputError(public(uri), "a database", "an MLflow server", f"Open {public(uri)}{PAGE}")
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
     if path := sqlite_path(uri):
         if not path.exists():
