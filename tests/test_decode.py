@@ -141,6 +141,27 @@ def test_a_flipped_byte_in_a_png_is_found(tmp_path):
             decode(tmp_path / "a.png")
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.bmp", "a.tif"])
+def test_damage_of_any_kind_is_refused_or_harmless(tmp_path, name):
+    Image.fromarray(RGB).save(tmp_path / name)
+    data = (tmp_path / name).read_bytes()
+    random = np.random.default_rng(0)
+    refused = 0
+    for _ in range(400):
+        bad = bytearray(data)
+        for position in random.integers(
+            0, min(len(bad), random.choice([64, 200, 10**6])), random.choice([1, 3])
+        ):
+            bad[position] = random.integers(256)
+        (tmp_path / name).write_bytes(bad)
+        try:
+            assert decode(tmp_path / name).ndim == 3
+        except InputError:
+            refused += 1
+    assert refused > 40
+
+
 def test_what_is_no_picture_is_refused(tmp_path):
     (tmp_path / "a.png").write_bytes(b"<html>404</html>" * 50)
     for path in (tmp_path / "a.png", tmp_path / "missing.png", tmp_path):

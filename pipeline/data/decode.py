@@ -29,8 +29,10 @@ _FOUND = {
     "HSV": "HSV colours",
 }
 
-# Pillow's own limit is lower and only warns up to twice its value; the check in `_open` is the one that
-# counts here.
+# What Pillow raises on damaged files: its parsers, and its C decoders' OSError.
+_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, Image.DecompressionBombError)
+
+# Pillow's own limit is lower and only warns up to twice its value; the check in `_unsuitable` decides here.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
 
@@ -68,8 +70,7 @@ def decode(path: str | Path) -> np.ndarray:
 def scan(
     source: str | Path, *, min_side: int = 1, on_bad: Literal["raise", "quarantine"] = "raise"
 ) -> tuple[list[Picture], list[Quarantined]]:
-    """Decode every picture file under a folder (or one file) and return the good and the left-out, sorted by
-    name.
+    """Decode every picture file under a folder, or one file: the good ones and those left out, by name.
 
     A file whose bytes equal an earlier one's is always left out. A bad file, or one with a side below
     `min_side`, is left out under "quarantine"; under "raise" the first by name raises its InputError. Raises
@@ -82,21 +83,20 @@ def scan(
     good: dict[str, Picture] = {}
     left_out: list[Quarantined] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for path, result in zip(
-            paths, pool.map(lambda path: _examine(path, root, min_side), paths), strict=True
-        ):
+        results = pool.map(lambda path: _examine(path, root, min_side), paths)
+        for path, result in zip(paths, results, strict=True):
             if isinstance(result, Picture):
                 first = good.setdefault(result.sha256, result)
                 if first is not result:
                     left_out.append(Quarantined(str(path), f"duplicate of {first.name}"))
             elif on_bad == "raise":
+                pool.shutdown(wait=False, cancel_futures=True)
                 raise result
             else:
                 left_out.append(Quarantined(str(path), f"expected {result.expected}, found {result.found}"))
     if not good:
-        found = (
-            f"bad ones alone ({len(left_out)})" if left_out else f"no file named {' '.join(sorted(SUFFIXES))}"
-        )
+        names = " ".join(f"*{suffix}" for suffix in sorted(SUFFIXES))
+        found = f"bad ones alone ({len(left_out)})" if left_out else f"no {names}"
         raise InputError(str(source), "at least one good picture", found)
     return list(good.values()), left_out
 
@@ -141,7 +141,7 @@ def _decode(data: bytes, where: str) -> np.ndarray:
                     raise InputError(where, "an 8-bit RGB or grey picture", "transparent pixels", _REMEDY)
                 return np.asarray(rgba)[:, :, :3].copy()
             return np.array(picture.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+    except _DAMAGE as error:
         remedy = "Replace it, or set the policy for bad pictures to quarantine."
         raise InputError(where, "a complete picture", str(error).replace("\n", " "), remedy) from error
 

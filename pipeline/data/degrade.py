@@ -75,12 +75,12 @@ def degrade(hr: np.ndarray, kind: str, scale: int) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """Output `i * phases + r` of a pass is the sum of weight * input[i * stride + offset] over the taps of
-    phase r.
+    """One pass: output i * len(phases) + r is the sum of weight * input[i * stride + offset] / denominator
+    over the taps of phase r.
     """
 
-    phases: tuple[tuple[tuple[int, int], ...], ...]
-    """For each phase, its (offset, weight) pairs."""
+    phases: list[list[tuple[int, int]]]
+    """For each phase, its taps: (offset, weight)."""
     stride: int
     denominator: int
 
@@ -92,16 +92,15 @@ def _plan(scale: int, shrink: bool) -> _Plan:
     s = scale
     if (
         shrink
-    ):  # output i has its centre at input s*i + (s-1)/2 and a kernel stretched by s: weights sum to 16 s^4
+    ):  # output i lies at input s i + (s-1)/2; the kernel is stretched by s, its weights sum to 16 s^4
+        stride, total = s, 16 * s**4
         phases = [[(p, _kernel(2 * p + 1 - s, s)) for p in range(-2 * s, 3 * s)]]
-    else:  # output s*i + r has its centre at input i + (2r+1-s)/(2s): weights sum to 16 s^3
+    else:  # output s i + r lies at input i + (2r+1-s)/(2s); weights sum to 16 s^3
+        stride, total = 1, 16 * s**3
         phases = [[(p, _kernel(2 * r + 1 - s - 2 * s * p, s)) for p in range(-2, 4)] for r in range(s)]
-    phases = [[(p, weight) for p, weight in taps if weight] for taps in phases]
     common = gcd(*(weight for taps in phases for _, weight in taps))
-    denominator = 16 * s**3 * (s if shrink else 1) // common
-    return _Plan(
-        tuple(tuple((p, w // common) for p, w in taps) for taps in phases), s if shrink else 1, denominator
-    )
+    used = [[(p, weight // common) for p, weight in taps if weight] for taps in phases]
+    return _Plan(used, stride, total // common)
 
 
 def _kernel(n: int, scale: int) -> int:

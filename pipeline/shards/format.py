@@ -73,25 +73,22 @@ class Shard:
     @property
     def columns(self) -> dict[str, Any]:
         """Every column: strings as a list, the rest as the array that `array` gives."""
-        names = self.batch.schema.names
-        strings = {
-            name: self.batch[name].to_pylist() for name in names if pa.types.is_string(self.batch[name].type)
+        return {
+            field.name: self.batch[field.name].to_pylist()
+            if pa.types.is_string(field.type)
+            else self.array(field.name)
+            for field in self.batch.schema
         }
-        return {name: strings[name] if name in strings else self.array(name) for name in names}
 
     def array(self, name: str) -> np.ndarray:
-        """Return a tensor column (rows, *shape) or a numeric one (rows,) as a read-only view of the mapped
-        file.
+        """Return a tensor column (rows, *shape) or a numeric one (rows,), a read-only view of the mapped file.
 
-        The view keeps the file mapped. Raises KeyError if there is no such column.
+        It keeps the file mapped. Raises KeyError if there is no such column.
         """
         column = self.batch[name]
         if isinstance(column.type, pa.FixedShapeTensorType):
-            return (
-                column.storage.flatten()
-                .to_numpy(zero_copy_only=True)
-                .reshape(len(column), *column.type.shape)
-            )
+            values = column.storage.flatten().to_numpy(zero_copy_only=True)
+            return values.reshape(len(column), *column.type.shape)
         return column.to_numpy(zero_copy_only=True)
 
 
@@ -136,13 +133,13 @@ def write_shard(
 
 
 def open_shard(path: str | Path) -> Shard:
-    """Map a shard. Raises CorruptShard for a file that is missing, truncated, foreign or of another schema
-    version.
+    """Map a shard.
+
+    Raises CorruptShard for a file that is missing, truncated, foreign or of another schema version.
     """
     path = Path(path)
     try:
-        # Arrays keep the mapping alive after the file is closed, so thousands of shards need no open
-        # descriptors.
+        # Arrays keep the mapping alive after the file is closed: thousands of shards, no open descriptor.
         with pa.memory_map(os.fspath(path)) as source, pa.ipc.open_file(source) as reader:
             notes = reader.schema.metadata or {}
             version = notes.pop(_VERSION_KEY, b"none").decode(errors="replace")

@@ -72,10 +72,7 @@ def load(store: Store, rel: str) -> Manifest:
     data = _parse(where, _read(store, rel, where))
     if data.get("version") != VERSION:
         raise InputError(
-            where,
-            f"a manifest of version {VERSION}",
-            f"version {data.get('version')!r}",
-            "Build this cache again.",
+            where, f"a manifest of version {VERSION}", f"version {data.get('version')!r}", _REMEDY
         )
     kinds = {"kind": str, "fingerprint": str, "inputs": dict, "shards": list, "version": int}
     _check(where, data, kinds)
@@ -107,8 +104,7 @@ def committed(store: Store, folder: str) -> dict[str, Receipt]:
 
 
 def verify_set(store: Store, manifest: Manifest, full: bool) -> list[Problem]:
-    """Return what is wrong with a set: shards that fail `format.verify`, and shards beside them that it does
-    not list.
+    """Return what is wrong with a set: shards that fail `verify`, and shards beside them that it lacks.
 
     Where sets share a folder, one set's extra shards are another's own.
     """
@@ -131,9 +127,10 @@ def verify_set(store: Store, manifest: Manifest, full: bool) -> list[Problem]:
 
 
 def gc(store: Store, folder: str, keep: Collection[str]) -> list[str]:
-    """Delete from `folder` what no one needs and return the names: leftovers of killed writers, shards whose
-    name is not in `keep`, and the receipts of absent shards. Call it under the folder's lock: a live writer's
-    file looks like a leftover.
+    """Delete what no one needs from `folder` and return the names.
+
+    These are leftovers of killed writers, shards not named in `keep`, and receipts of absent shards. Call it
+    under the folder's lock: a live writer's file looks like a leftover.
     """
     present = [rel for rel, _ in store.list(folder)]
     needed = set(keep) & set(present)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from pathlib import Path
 
 from pipeline.errors import InputError
 from pipeline.shards.fingerprint import file_sha256
+
+_log = logging.getLogger(__name__)
 
 
 class CorruptShard(InputError):
@@ -40,8 +43,13 @@ def check(where: str, path: Path, sha256: str, size: int) -> None:
         return
     if (digest := file_sha256(path)) != sha256:
         raise corrupt(where, f"sha256 {sha256}", f"sha256 {digest}")
-    mark.parent.mkdir(parents=True, exist_ok=True)
-    mark.touch()
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    except OSError as error:
+        _log.warning(
+            "%s: no marks can be kept here (%s): %s is hashed at each use.", mark.parent, error, where
+        )
 
 
 def _mark(path: Path, sha256: str) -> Path:

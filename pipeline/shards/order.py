@@ -10,10 +10,9 @@ _ROUNDS = 4
 
 
 def permute(position: np.ndarray, count: int, key: np.ndarray) -> np.ndarray:
-    """Return where the pseudo-random permutation of range(count) named by `key` sends each `position`, as
-    int64.
+    """Return where the pseudo-random permutation of range(count) named by `key` sends each `position`.
 
-    `position` and `key` are uint64 of one shape. A Feistel network on pairs (a, b), the cells of the smallest
+    `position` and `key` are uint64 (n,), the result int64. A Feistel network on pairs (a, b), the cells of the smallest
     near-square grid that holds `count`; a result in one of the few cells beyond `count` is sent on until it
     falls below, which keeps it a permutation (cycle walking: Black and Rogaway, "Ciphers with arbitrary
     finite domains", 2002).
@@ -41,8 +40,7 @@ def epoch_keys(seed: int, epoch: np.ndarray) -> np.ndarray:
 
 
 def words(seed: int, first: int, count: int) -> np.ndarray:
-    """Return (4, count) random uint64 words: one Philox counter for each of the samples numbered from
-    `first`.
+    """Return (4, count) random uint64 words, one Philox counter for each sample numbered from `first`.
 
     Raw words, since NumPy promises these alone to stay the same from version to version.
     """
@@ -55,9 +53,7 @@ def below(random: np.ndarray, limit: np.ndarray | int) -> np.ndarray:
 
 
 def mix(x: np.ndarray) -> np.ndarray:
-    """SplitMix64's step (Steele, Lea and Flood, 2014): each input bit changes every output bit half of the
-    time.
-    """
+    """SplitMix64's step (Steele, Lea, Flood, 2014): each input bit changes half of the output bits."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)

@@ -36,10 +36,10 @@ class Rows:
         self._ids = [shard.batch["id"] for shard in shards]
         self._arrays = [_arrays(shard) for shard in shards]
         counts = [shard.rows for shard in shards]
-        self._first = np.cumsum([0, *counts[:-1]])
         order = pc.sort_indices(pa.chunked_array(self._ids)).to_numpy()
         self.shard = np.repeat(np.arange(len(counts), dtype=np.int32), counts)[order]
         self.row = np.concatenate([np.arange(count, dtype=np.int32) for count in counts])[order]
+        self._first = np.cumsum([0, *counts[:-1]])
         ids = self.ids()
         if (repeated := pc.index(pc.equal(ids[1:], ids[:-1]), True).as_py()) >= 0:
             raise InputError(self.name, "every id once", f"{ids[repeated]} more than once")
@@ -53,28 +53,28 @@ class Rows:
 
     def ids(self) -> pa.Array:
         """Return all ids, sorted: a copy, to be dropped after use."""
-        return pa.chunked_array(self._ids).combine_chunks().take(self._first[self.shard] + self.row)
+        return pa.chunked_array(self._ids).combine_chunks().take(self._order)
+
+    @property
+    def _order(self) -> np.ndarray:
+        """Where each row lies when the shards are joined in the manifest's order."""
+        return self._first[self.shard] + self.row
 
     def known(self, column: str) -> np.ndarray:
         """Say for each row whether it has `column`: its shard does, and `has_<column>`, if there, is not 0."""
         parts = []
         for ids, arrays in zip(self._ids, self._arrays, strict=True):
-            flags = (
-                arrays.get(f"has_{column}", np.ones(len(ids), bool))
-                if column in arrays
-                else np.zeros(len(ids))
-            )
-            parts.append(np.asarray(flags, bool))
-        return np.concatenate(parts)[self._first[self.shard] + self.row]
+            everywhere = np.full(len(ids), column in arrays)
+            parts.append(everywhere & arrays.get(f"has_{column}", everywhere).astype(bool))
+        return np.concatenate(parts)[self._order]
 
     def shape(self, column: str) -> tuple[tuple[int, ...], np.dtype] | None:
         """Return the shape and type of one row's tensor, None if no shard has it.
 
         Raises InputError if shards differ.
         """
-        kinds = {
-            (arrays[column].shape[1:], arrays[column].dtype) for arrays in self._arrays if column in arrays
-        }
+        present = [arrays[column] for arrays in self._arrays if column in arrays]
+        kinds = {(array.shape[1:], array.dtype) for array in present}
         if len(kinds) > 1:
             raise InputError(f"{self.name}: {column}", "tiles of one shape", f"{sorted(map(str, kinds))}")
         return kinds.pop() if kinds else None
@@ -86,8 +86,7 @@ class Rows:
 
 
 class Crops:
-    """Cuts squares out of the (height, width, channels) tiles of several mapped arrays, in one call for a
-    batch.
+    """Cuts squares out of the (height, width, channels) tiles of several mapped arrays, a batch in one call.
 
     A crop is `side` lines of adjacent bytes at equal distances, wherever its array lies. So one view that
     begins at the lowest array, with an element at every byte, names each line of each crop by its distance
@@ -104,16 +103,13 @@ class Crops:
         self._row = np.array([height * self._line if len(array) > 1 else 0 for array in arrays])
         addresses = np.array([array.ctypes.data for array in arrays], np.int64)
         self._start = addresses - addresses.min()
-        first_line = (
-            arrays[int(addresses.argmin())].reshape(-1)[: side * channels].view(f"V{side * self._pixel}")
-        )
+        lowest = arrays[int(addresses.argmin())].reshape(-1)
+        line = lowest[: side * channels].view(f"V{side * self._pixel}")
         end = max(start + array.nbytes for start, array in zip(self._start.tolist(), arrays, strict=True))
-        self._lines = as_strided(first_line, (end, side), (1, self._line), writeable=False)
+        self._lines = as_strided(line, (end, side), (1, self._line), writeable=False)
 
     def cut(self, shard: np.ndarray, row: np.ndarray, y: np.ndarray, x: np.ndarray) -> Tensor:
-        """Return (n, side, side, channels): the squares with corners (y, x) in the given rows, all int64
-        (n,).
-        """
+        """Return (n, side, side, channels): squares with corners (y, x) in the given rows, all integers (n,)."""
         place = self._start[shard] + row * self._row[shard] + y * self._line + x * self._pixel
         return torch.from_numpy(self._lines[place].view(self._dtype).reshape(len(place), *self._shape))
 

@@ -38,8 +38,7 @@ class Store:
 
     @staticmethod
     def open(root: str | Path) -> Store:
-        """Open a local path, a `file://` URI or any pyarrow filesystem URI (`s3://bucket/prefix`,
-        `gs://...`).
+        """Open a local path, a `file://` URI or a pyarrow filesystem URI (`s3://bucket/prefix`, `gs://...`).
 
         `AWS_ENDPOINT_URL` and `AWS_REGION` are honoured for s3. Raises InputError for an unknown scheme.
         """
@@ -57,8 +56,7 @@ class Store:
         raise NotImplementedError
 
     def stage(self, rel: str) -> AbstractContextManager[Path]:
-        """Give a local path to write to; `rel` holds its content after a clean exit and is untouched
-        otherwise.
+        """Give a local path to write to: after a clean exit `rel` holds its content, otherwise what it held.
 
         Raises FacultyError naming the path when the disk is full or not writable.
         """
