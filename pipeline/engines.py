@@ -28,6 +28,10 @@ class Engine(Protocol):
 
     name: str
 
+    def device_kind(self, gpus: float) -> str:
+        """`cuda` or `cpu`: what work that asks for this share of a GPU gets."""
+        ...
+
     def map(self, function: Callable[[T, str], R], items: Sequence[T], *, gpus: float = 0.0) -> Iterator[R]:
         """`function(item, device)` for every item, results in the order in which they finish."""
         ...
@@ -62,6 +66,9 @@ class InlineEngine:
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.resume = resume or (lambda handle: NullTracker())
 
+    def device_kind(self, gpus: float) -> str:
+        return self.device.split(":")[0]
+
     def map(self, function: Callable[[T, str], R], items: Sequence[T], *, gpus: float = 0.0) -> Iterator[R]:
         for item in items:
             yield function(item, self.device)
@@ -80,8 +87,10 @@ class InlineEngine:
     ) -> None:
         for job in jobs:
             tracker = self.resume(handles.get(job.label, {}))
-            run_job(job, device=self.device, listener=with_line(tracked(tracker), lines[job.label]))
-            tracker.close()
+            try:
+                run_job(job, device=self.device, listener=with_line(tracked(tracker), lines[job.label]))
+            finally:
+                tracker.close()
 
     def close(self) -> None:
         """Nothing was started."""

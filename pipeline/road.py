@@ -25,6 +25,7 @@ from pipeline.stages import tiles as tiling
 from pipeline.stages.distill import Columns, TrainJob, job_fingerprint
 from pipeline.stages.teach import TeacherFacts, TeachTask
 from teachers.fusion import Weights
+from teachers.loading import load_teacher
 
 SPLITS = ("train", "held_out")
 
@@ -126,10 +127,18 @@ class Road:
             manifests.save(manifest, self.store, rel)
         return manifest
 
+    def check_teachers(self) -> None:
+        """Open every teacher that this cache has not seen. Raises InputError for a file that is missing or unfit."""
+        recipe = self.recipe
+        kind = self.engine.device_kind(recipe.teach.gpus_per_actor)
+        for spec in recipe.teachers:
+            if teaching.known_facts(spec, recipe.scale, self.store, kind) is None:
+                load_teacher(teaching.resolve(spec.checkpoint)[0], scale=recipe.scale, name=spec.label)
+
     def facts(self) -> list[TeacherFacts]:
         """Gate and describe every teacher; what the cache already knows costs nothing."""
         recipe = self.recipe
-        kind = "cuda" if recipe.teach.gpus_per_actor else "cpu"
+        kind = self.engine.device_kind(recipe.teach.gpus_per_actor)
         known: dict[str, TeacherFacts | None] = {
             s.label: teaching.known_facts(s, recipe.scale, self.store, kind) for s in recipe.teachers
         }

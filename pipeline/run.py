@@ -8,12 +8,14 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from pipeline.engines import Engine
-from pipeline.evaluate import load_set
+from pipeline.errors import InputError
+from pipeline.evaluate import BenchmarkSet, load_set
 from pipeline.methods import METHODS
 from pipeline.progress import Reporter
 from pipeline.recipe import Recipe
@@ -23,6 +25,7 @@ from pipeline.shards.store import Store
 from pipeline.stages.distill import TrainJob
 from pipeline.stages.score import Model, Scored, ScoreTask
 from pipeline.tracking_null import NullTracker, RunTracker
+from students import build
 
 Scores = dict[str, dict[str, dict[str, tuple[float, float]]]]
 """{model: {set: {picture: (PSNR dB, SSIM)}}}"""
@@ -80,8 +83,22 @@ class Run:
         self.road = Road(recipe, engine, reporter, self.tracked.begin)
         self.output = Store.open(f"{recipe.output}/{recipe.name}")
 
+    def check(self, methods: Sequence[str]) -> None:
+        """Refuse what cannot work before anything is started: a teacher's file, the student, a method's settings.
+
+        Raises InputError.
+        """
+        recipe = self.recipe
+        if any(METHODS[m].target != "none" for m in methods):
+            self.road.check_teachers()
+        student = partial(build, recipe.student.name, recipe.scale, **recipe.student.options)
+        student()
+        for method in methods:
+            METHODS[method].phases(recipe.with_method(method).method, recipe.train, student)
+
     def teach(self) -> tuple[Cached, list[Taught]]:
         """Tiles and teacher outputs."""
+        self.road.check_teachers()
         with self.road.locked():
             tiles = self.road.tiles()
             return tiles, self._teach(tiles)
@@ -105,6 +122,7 @@ class Run:
         self, methods: Sequence[str], seeds: Sequence[int]
     ) -> tuple[Cached, list[Taught], Fused | None, list[TrainJob]]:
         """Train every method from every seed, on targets that are made where they are missing."""
+        self.check(methods)
         with self.road.locked():
             tiles = self.road.tiles()
             targets = {METHODS[m].target for m in methods}
@@ -137,10 +155,12 @@ class Run:
 
     def everything(self, methods: Sequence[str], seeds: Sequence[int]) -> Outcome:
         """The road to its end: cache, trainings, scores."""
+        sets = self.sets()
         tiles, taught, fused, jobs = self.distill(methods, seeds)
         models = self.models(taught, fused, jobs)
-        scores, strip, sets = self.score(models)
-        return Outcome(self.recipe, tiles, taught, fused, jobs, models, scores, sets, strip)
+        scores, strip = self.score(models, sets)
+        names = [benchmark.name for benchmark in sets]
+        return Outcome(self.recipe, tiles, taught, fused, jobs, models, scores, names, strip)
 
     def models(self, taught: Sequence[Taught], fused: Fused | None, jobs: Sequence[TrainJob]) -> list[Model]:
         """Everything that the table compares, baselines first."""
@@ -163,10 +183,26 @@ class Run:
             models.append(Model(job.label, "student", f"student-{job.fingerprint}", weights=weights))
         return models
 
-    def score(self, models: list[Model]) -> tuple[Scores, dict[str, np.ndarray], list[str]]:
+    def sets(self) -> list[BenchmarkSet]:
+        """The recipe's test pictures, all decoded once.
+
+        Raises InputError for a missing or bad picture, and for two sets of one name.
+        """
+        found: dict[str, BenchmarkSet] = {}
+        for folder in self.recipe.data.test:
+            benchmark = load_set(folder, self.recipe.scale)
+            if benchmark.name in found:
+                raise InputError(
+                    f"data.test: {folder}", "sets of different names", f"a second {benchmark.name}"
+                )
+            found[benchmark.name] = benchmark
+        return list(found.values())
+
+    def score(
+        self, models: list[Model], sets: Sequence[BenchmarkSet]
+    ) -> tuple[Scores, dict[str, np.ndarray]]:
         """Every model on every test picture; known scores are read, one picture is kept to look at."""
         recipe = self.recipe
-        sets = [load_set(folder, recipe.scale) for folder in recipe.data.test]
         books = {m.name: self._book(m) for m in models}
         tasks = []
         places: dict[tuple[str, str], str] = {}
@@ -194,13 +230,15 @@ class Run:
             for model in models:
                 psnr, ssim = books[model.name][place]
                 scores[model.name][set_name][picture] = (psnr, ssim)
-        return scores, self._strip(models, scores, sets), [b.name for b in sets]
+        return scores, self._strip(models, scores, sets)
 
     def _book(self, model: Model) -> dict[str, tuple[float, float]]:
         rel = _book_file(model)
         return json.loads(self.output.read_bytes(rel)) if self.output.exists(rel) else {}
 
-    def _strip(self, models: list[Model], scores: Scores, sets: list[Any]) -> dict[str, np.ndarray]:
+    def _strip(
+        self, models: list[Model], scores: Scores, sets: Sequence[BenchmarkSet]
+    ) -> dict[str, np.ndarray]:
         """One seed of each method on the test picture where the students gain most over bicubic."""
         seen: dict[str, Model] = {}
         for m in models:

@@ -1,4 +1,4 @@
-"""What the tests of the road share: small recipes over the demo's teachers, runs of them, and looks at what they left."""
+"""What the tests of the road share: small recipes over the demo's teachers, runs of them, looks at what they left."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 import yaml
 from conftest import natural_picture
 from PIL import Image
@@ -40,7 +39,7 @@ def teacher(name: str) -> dict[str, str]:
 
 
 def content(root: Path, **changes: Any) -> dict[str, Any]:
-    """A recipe over `root`/pictures that takes a second or two: two teachers, six steps. Tables in `changes` are merged in."""
+    """A recipe over `root`/pictures of two teachers and six steps, with the tables of `changes` merged in."""
     base: dict[str, Any] = {
         "name": "r",
         "scale": 2,
@@ -94,6 +93,9 @@ class Untouchable:
     """An engine that fails the test when it is asked for anything."""
 
     name = "untouchable"
+
+    def device_kind(self, gpus: float) -> str:
+        return "cpu"
 
     def map(self, *_: object, **__: object) -> NoReturn:
         raise AssertionError("something was computed")
@@ -189,8 +191,3 @@ def faculty(
     return subprocess.run(
         command(*arguments), cwd=cwd, env=environment(**env), capture_output=True, text=True, timeout=timeout
     )
-
-
-def one_thread(_: Sequence[object] = ()) -> None:
-    """Bits repeat only at the same number of threads."""
-    torch.set_num_threads(1)

@@ -34,6 +34,9 @@ class RayEngine:
     def __init__(self, address: str | None = None) -> None:
         self.address = address
 
+    def device_kind(self, gpus: float) -> str:
+        return "cuda" if gpus else "cpu"
+
     def map(self, function: Callable[[T, str], R], items: Sequence[T], *, gpus: float = 0.0) -> Iterator[R]:
         """Bounded: at most twice as many tasks are under way as the cluster has CPUs."""
         session.start(self.address)
