@@ -128,7 +128,7 @@ def against_memcpy(sampler: Sampler, sources: dict[str, Source]) -> dict[str, An
     Both read the same tiles in the same order into fresh memory. Where the copies start is worked out
     beforehand.
     """
-    calls, blocks = 25, 40
+    calls, blocks = 4, 300  # short blocks fit between the disturbances of a busy machine
     first = sampler.batch(0).tensors
     sizes = {name: tensor[0].numel() for name, tensor in first.items()}
     tiles = {name: tiles_by_id(source) for name, source in sources.items()}
