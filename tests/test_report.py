@@ -45,7 +45,7 @@ ROWS = (
         37.09,
         37.05,
         37.08,
-        other=(31.42, 31.40, 31.41),
+        other=(31.42, 31.41, 31.41),
         parameters=24683,
         multiply_adds=6 * 10**9,
     ),
@@ -226,9 +226,18 @@ def test_names_from_users_are_text_not_markup(tmp_path):
     evil = "<script>alert(1)</script>|x"
     rows = [*ROWS, row(evil, "student", 36.0)]
     lines = {evil: {evil: [(1, 1.0), (2, 2.0)]}}
+    pictures = [(f'"{evil}', np.zeros((4, 4, 3), np.uint8))]
     markdown, web = write_report(
         tmp_path,
-        report(title=evil, rows=rows, warnings=[evil], facts={evil: evil}, recipe=evil, curves=lines),
+        report(
+            title=evil,
+            rows=rows,
+            warnings=[evil],
+            facts={evil: evil},
+            recipe=evil,
+            curves=lines,
+            pictures=pictures,
+        ),
     )
     assert "<script>alert" not in web.read_text()
     Reader(web.read_text())
