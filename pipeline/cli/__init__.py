@@ -43,10 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FacultyError as error:
         if options.debug:
             raise
-        print(f"faculty: {error}", file=sys.stderr)  # noqa: T201
+        _say(str(error))
         return error.exit_code
     except KeyboardInterrupt:
-        print("faculty: stopped. The same command goes on from what is committed.", file=sys.stderr)  # noqa: T201
+        _say("stopped. The same command goes on from what is committed.")
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -54,9 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if options.debug:
             raise
-        print(f"faculty: {type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
-        print(
-            "faculty: run it again with --debug before the command's name for the whole traceback",
-            file=sys.stderr,
-        )
+        _say(f"{type(error).__name__}: {error}")
+        _say("run it again with --debug before the command's name for the whole traceback")
         return 1
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"faculty: {text}\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from pipeline.cli.common import add_json, emit
 
@@ -104,17 +103,8 @@ def _upscale(options: argparse.Namespace) -> None:
 def _teachers(options: argparse.Namespace) -> None:
     from teachers.zoo import ZOO
 
-    rows: list[dict[str, Any]] = [
-        {
-            "name": e.name,
-            "parameters": e.parameters,
-            "scales": [e.scale],
-            "architecture": e.architecture,
-            "licence": e.licence,
-        }
-        for e in ZOO.values()
-    ]
-    lines = [f"{r['name']:28} x{r['scales'][0]}  {r['architecture']:12} {r['licence']}" for r in rows]
+    rows = [{"name": e.name, "parameters": e.parameters, "scales": [e.scale]} for e in ZOO.values()]
+    lines = [f"{e.name:28} x{e.scale}  {e.architecture:12} {e.licence}" for e in ZOO.values()]
     emit(
         options,
         rows,
@@ -129,7 +119,7 @@ def _students(options: argparse.Namespace) -> None:
     rows, lines = [], []
     for name in students.names():
         count, options_of = parameters(students.deployed(students.build(name, 2))), students.options(name)
-        rows.append({"name": name, "parameters": count, "scales": [2, 3, 4], "options": options_of})
+        rows.append({"name": name, "parameters": count, "scales": list(students.SCALES)})
         shown = ", ".join(f"{k}={v}" for k, v in options_of.items())
         lines.append(f"{name:14} {count:>10,} parameters at x2   {shown}")
     emit(options, rows, "\n".join([*lines, "", "spandrel:<architecture> builds any of spandrel's."]))

@@ -12,6 +12,7 @@ from pipeline.errors import InputError
 from pipeline.methods import METHODS
 from pipeline.progress import Terminal
 from pipeline.recipe import Recipe
+from pipeline.schedule import Piecewise, Ramp
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -126,6 +127,9 @@ def _check(options: argparse.Namespace) -> None:
     recipe = read_recipe(options)
     if options.schema:
         write(documentation(Recipe))
+        write("\nWhere a setting is a loss term's weight, it is a number or one of these schedules:")
+        for schedule in (Ramp, Piecewise):
+            write(f"  {' '.join((schedule.__doc__ or '').split())}\n{documentation(schedule, '    ')}")
         return
     write(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, width=110))
     write(f"# {options.recipe}: valid. `--schema` explains every setting.")

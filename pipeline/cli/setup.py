@@ -69,7 +69,8 @@ def _sync(options: argparse.Namespace) -> None:
     from pipeline.engine.tracking import sync
 
     counts = sync(options.folder, options.uri)
-    emit(options, counts, ", ".join(f"{n} {what}" for what, n in counts.items()) or "nothing to upload")
+    shown = ", ".join(f"{n} {what}" for what, n in counts.items())
+    emit(options, counts, shown if any(counts.values()) else "nothing to upload")
 
 
 def _doctor(options: argparse.Namespace) -> int:
