@@ -73,7 +73,7 @@ class SPAN(nn.Module):
     norm: subtract the mean colour and multiply by 255 before the first convolution, as published.
     """
 
-    def __init__(self, scale: int, *, features: Features = 48, norm: bool = True) -> None:
+    def __init__(self, scale: int, *, features: Features = 48, norm: bool = False) -> None:
         super().__init__()
         self.scale, self.norm = scale, norm
         mean = torch.tensor(RGB_MEAN).view(1, 3, 1, 1)

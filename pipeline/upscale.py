@@ -1,0 +1,231 @@
+"""Enlarge a picture or a folder of pictures with a finished network, whatever file it comes in."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.data.decode import SUFFIXES
+from pipeline.errors import FacultyError, InputError
+from pipeline.shards.store import Store
+from pipeline.upscale_pictures import Layers, fill_hidden, read_layers, write_png
+from teachers.descriptor import pad
+from teachers.tiling import starts
+
+log = logging.getLogger(__name__)
+
+ONNX_SIDE = 16
+"""Smaller pictures are mirrored up to this before they go into an ONNX graph: few graphs take a single pixel."""
+
+
+class OnnxUpscaler:
+    """A network in ONNX: (N, 3, h, w) RGB in [0, 1] on any device -> (N, 3, scale*h, scale*w) on the same one."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Raises InputError for a file that ONNX Runtime cannot open or that is no RGB network of free size."""
+        import onnxruntime
+
+        where = str(path)
+        if not Path(path).is_file():
+            raise InputError(where, "an .onnx file", "nothing there")
+        wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
+        try:
+            self.session = onnxruntime.InferenceSession(where, providers=providers)
+        except Exception as error:  # onnxruntime has an exception class for each of its status codes
+            raise InputError(where, "an ONNX network", " ".join(str(error).split())[:300]) from None
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        shape, kind = inputs[0].shape, inputs[0].type
+        free = len(shape) == 4 and shape[1] in (3, "3") and not any(isinstance(side, int) for side in shape[2:])
+        if len(inputs) != 1 or len(outputs) != 1 or not free or kind != "tensor(float)":
+            found = f"{len(inputs)} inputs, {len(outputs)} outputs, the first input {kind} {shape}"
+            raise InputError(where, "one float32 input (batch, 3, height, width) of free size, one output", found)
+        self._input = inputs[0].name
+        self.scale = self._scale(where)
+
+    def _scale(self, where: str) -> int:
+        """From the metadata of Faculty's own files, else from a small picture."""
+        metadata = self.session.get_modelmeta().custom_metadata_map
+        if "faculty" in metadata:
+            return int(json.loads(metadata["faculty"])["scale"])
+        shape = self._run(torch.zeros(1, 3, 32, 32)).shape
+        if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or shape[2] % 32 or shape[2] < 32:
+            raise InputError(where, "a network that enlarges RGB pictures", f"32x32 pixels to {tuple(shape)}")
+        return shape[2] // 32
+
+    def _run(self, lr: Tensor) -> Tensor:
+        return torch.from_numpy(self.session.run(None, {self._input: lr.float().cpu().contiguous().numpy()})[0])
+
+    def __call__(self, lr: Tensor) -> Tensor:
+        height, width = lr.shape[-2:]
+        sr = self._run(pad(lr, ONNX_SIDE, 1))
+        return sr[..., : height * self.scale, : width * self.scale].to(lr.device)
+
+
+def open_onnx(path: str | Path) -> OnnxUpscaler:
+    """Open an .onnx file, Faculty's or another. See `OnnxUpscaler`."""
+    return OnnxUpscaler(path)
+
+
+def open_network(path: str | Path, device: str = "cpu") -> tuple[Callable[[Tensor], Tensor], int]:
+    """Return (network, scale) for a student's .safetensors, any checkpoint a teacher can be, or an .onnx file."""
+    if str(path).endswith(".onnx"):
+        graph = open_onnx(path)
+        return graph, graph.scale
+    from teachers.loading import load_teacher
+
+    teacher = load_teacher(path).to(device)
+    return teacher, teacher.info.scale
+
+
+def upscale_folder(
+    source: str | Path,
+    out: str | Path,
+    student: str | Path,
+    *,
+    tile: int | None = 512,
+    overlap: int = 16,
+    device: str | None = None,
+    on_picture: Callable[[int, int, Path], Any] | None = None,
+) -> list[Path]:
+    """Enlarge every picture under `source` (a folder, or one file) into PNG files under `out`; return their paths.
+
+    Folders inside `source` are kept; results from an earlier call are replaced, an input never. For one file, `out`
+    may be the name of a .png file. Pictures larger than `tile` LR pixels a side are done in tiles that overlap by
+    `overlap` (None: always in one piece). Grey stays grey, transparency is enlarged as a picture of its own, EXIF
+    orientation is applied, the colour profile is kept. `on_picture(done, total, path)` is called after each.
+
+    A picture that cannot be read does not stop the others. Raises InputError at the end for those, and at the start
+    where nothing is found, a result would replace an input, or `student` cannot be opened.
+    """
+    if tile is not None and (overlap < 0 or tile <= 2 * overlap):
+        raise InputError("tile", f"more than twice the overlap of {overlap} pixels", str(tile))
+    folder, plan = plan_outputs(Path(source), Path(out))
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    network, scale = open_network(student, device)
+    store = Store.open(folder)
+    written: list[Path] = []
+    refused: list[InputError] = []
+    for done, (path, rel) in enumerate(plan, start=1):
+        try:
+            layers = read_layers(path)
+        except InputError as error:
+            log.warning("%s", error)
+            refused.append(error)
+        else:
+            write_png(enlarge(network, layers, scale, tile=tile, overlap=overlap, device=device), store, rel)
+            written.append(folder / rel)
+        if on_picture is not None:
+            on_picture(done, len(plan), path)
+    if refused:
+        first = refused[0]
+        found = f"{len(refused)} unreadable ({first.where}: {first.found})"
+        raise InputError(str(source), f"{len(plan)} readable pictures", found, f"The other {len(written)} are done.")
+    return written
+
+
+def enlarge(
+    network: Callable[[Tensor], Tensor],
+    layers: Layers,
+    scale: int,
+    *,
+    tile: int | None = None,
+    overlap: int = 16,
+    device: str = "cpu",
+) -> Layers:
+    """Enlarge a decoded picture. Transparency goes through the network as a grey picture, unless it is constant."""
+    settings = {"scale": scale, "tile": tile, "overlap": overlap, "device": device}
+    colour, alpha = layers.colour, layers.alpha
+    if alpha is not None:
+        colour = fill_hidden(colour, alpha)
+        if alpha.min() == alpha.max():
+            alpha = np.full((alpha.shape[0] * scale, alpha.shape[1] * scale), alpha.flat[0])
+        else:
+            large = _enlarge(network, alpha[:, :, None].repeat(3, 2), **settings)
+            alpha = np.rint(large.mean(2, dtype=np.float32)).astype(np.uint8)
+    return replace(layers, colour=_enlarge(network, colour, **settings), alpha=alpha)
+
+
+def _enlarge(
+    network: Callable[[Tensor], Tensor], picture: np.ndarray, *, scale: int, tile: int | None, overlap: int, device: str
+) -> np.ndarray:
+    """(H, W, 3) uint8 -> (scale*H, scale*W, 3) uint8. Only one tile is held as floats at a time."""
+    height, width = picture.shape[:2]
+    tile = max(height, width) if tile is None else tile
+    large = np.empty((height * scale, width * scale, 3), np.uint8)
+    for y in starts(height, tile, overlap):
+        for x in starts(width, tile, overlap):
+            part = np.ascontiguousarray(picture[y : y + tile, x : x + tile])
+            bottom, right = y + part.shape[0], x + part.shape[1]
+            lr = torch.from_numpy(part).to(device).permute(2, 0, 1)[None].float() / 255
+            with torch.inference_mode():
+                sr = network(lr)[0]
+            if not sr.isfinite().all():
+                raise FacultyError(f"the network returned values that are not finite at LR pixel {y}, {x}")
+            sr = (sr.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+            # Cut edges lose their overlap, except at the picture's own borders; later tiles overwrite.
+            top, left = y + (overlap if y else 0), x + (overlap if x else 0)
+            bottom -= overlap if bottom < height else 0
+            right -= overlap if right < width else 0
+            large[top * scale : bottom * scale, left * scale : right * scale] = sr[
+                (top - y) * scale : (bottom - y) * scale, (left - x) * scale : (right - x) * scale
+            ]
+    return large
+
+
+def plan_outputs(source: Path, out: Path) -> tuple[Path, list[tuple[Path, str]]]:
+    """Return the output folder and (input, name inside that folder) for every picture, sorted by name.
+
+    `a.jpg` becomes `a.png`, or `a.jpg.png` where several inputs share the name without suffix. Raises InputError
+    where there is nothing to do or where an input would be replaced.
+    """
+    if source.is_file():
+        name = out.name if out.suffix.lower() == ".png" and not out.is_dir() else f"{source.stem}.png"
+        folder = out.parent if name == out.name else out
+        plan = [(source, name)]
+    elif source.is_dir():
+        folder, plan = out, _plan_folder(source, out)
+    else:
+        raise InputError(str(source), "a picture or a folder of pictures", "nothing there")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(str(folder), "a folder for the results", "a file", "Choose another one.")
+    inputs = {(status.st_dev, status.st_ino): path for path, _ in plan for status in [path.stat()]}
+    for _, rel in plan:
+        target = folder / rel
+        if target.exists() and (replaced := inputs.get((target.stat().st_dev, target.stat().st_ino))):
+            found = f"one that would replace the input {replaced}"
+            raise InputError(str(target), "a name for the result", found, "Choose another output folder.")
+    return folder, plan
+
+
+def _plan_folder(source: Path, out: Path) -> list[tuple[Path, str]]:
+    root, results = source.resolve(), out.resolve()
+    if root == results:
+        raise InputError(str(out), "an output folder apart from the pictures", "the folder of the pictures itself")
+    found = [p for p in sorted(source.rglob("*")) if p.suffix.lower() in SUFFIXES and p.is_file()]
+    # Results of an earlier run inside the source are no input.
+    paths = [path for path in found if results not in path.resolve().parents]
+    if not paths:
+        suffixes = " ".join(sorted(SUFFIXES))
+        raise InputError(str(source), "at least one picture", f"no file named {suffixes}")
+    # Compared without case: some file systems do not tell `A.png` from `a.png`.
+    names = [path.relative_to(source) for path in paths]
+    sharing = Counter(name.with_suffix("").as_posix().lower() for name in names)
+    results_of = [
+        f"{(name if sharing[name.with_suffix('').as_posix().lower()] > 1 else name.with_suffix('')).as_posix()}.png"
+        for name in names
+    ]
+    for rel, count in Counter(rel.lower() for rel in results_of).items():
+        if count > 1:
+            expected = "a name of its own for every result"
+            raise InputError(str(source), expected, f"{count} inputs for {rel}", "Rename one.")
+    return list(zip(paths, results_of, strict=True))

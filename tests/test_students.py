@@ -1,0 +1,278 @@
+"""Students: sizes, starts, the pictures that spandrel gives for their weights, and options."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import students
+from pipeline.data.degrade import upscale
+from pipeline.errors import InputError
+from students.layers import interpolate
+from teachers.spandrel_import import import_spandrel
+
+SMALL: dict[str, dict[str, Any]] = {
+    "compact": {"features": 8, "convs": 2},
+    "edsr": {"features": 8, "blocks": 2, "res_scale": 0.5},
+    "fsrcnn": {"d": 8, "s": 4, "m": 1},
+    "rcan": {"features": 16, "groups": 2, "blocks": 2, "reduction": 4},
+    "span": {"features": 8},
+    "swinir_light": {"dim": 12, "depths": (2, 1), "heads": 2},
+}
+
+
+def small(name: str, scale: int = 2, **options: Any) -> nn.Module:
+    torch.manual_seed(0)
+    return students.build(name, scale, **{**SMALL[name], **options})
+
+
+@torch.no_grad()
+def shaken(model: nn.Module) -> nn.Module:
+    """Random enough to be no special start, calm enough for values near [0, 1]."""
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        parameter += torch.randn_like(parameter) * (0.02 if parameter.ndim > 1 else 0.002)
+    return model.eval()
+
+
+def count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("edsr", (1.370, 1.554, 1.518)),
+        ("rcan", (5.024, 5.208, 5.171)),
+        ("swinir_light", (0.910, 0.918, 0.930)),
+    ],
+)
+def test_published_sizes(name: str, millions: tuple[float, ...]) -> None:
+    assert tuple(round(count(students.build(name, scale)) / 1e6, 3) for scale in (2, 3, 4)) == millions
+
+
+@pytest.mark.parametrize("name", students.names())
+def test_sizes_to_the_last_parameter(name: str) -> None:
+    facts = importlib.import_module(f"students.{name}").PARAMETERS
+    options = {"colours": 1} if name == "fsrcnn" else {}
+    assert {scale: count(students.build(name, scale, **options)) for scale in (2, 3, 4)} == facts
+
+
+def test_the_luma_fsrcnn_has_one_slope_in_each_prelu() -> None:
+    model = students.build("fsrcnn", 2, colours=1)
+    assert count(model) == 12_644
+    assert [m.num_parameters for m in model.modules() if isinstance(m, nn.PReLU)] == [1] * 7
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("name", students.names())
+def test_any_picture_size_comes_back_enlarged(name: str, scale: int) -> None:
+    model = small(name, scale).eval()
+    for height, width in ((1, 1), (9, 14)):
+        with torch.no_grad():
+            assert model(torch.rand(2, 3, height, width)).shape == (2, 3, height * scale, width * scale)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("name", ["edsr", "fsrcnn", "rcan", "span", "swinir_light"])
+def test_a_fresh_student_is_bilinear_enlargement(name: str, scale: int) -> None:
+    x = F.interpolate(torch.rand(1, 3, 4, 4), scale_factor=6, mode="bicubic").clamp(0, 1)  # smooth: see below
+    with torch.no_grad():
+        found, expected = small(name, scale)(x), interpolate(x, scale, "bilinear")
+    error = (found - expected)[..., 4 * scale : -4 * scale, 4 * scale : -4 * scale].abs().max()
+    # x4 in two steps of x2, or by a kernel of 9 pixels, is a little smoother or sharper than in one step
+    assert error < (0.1 if scale == 4 and name in ("edsr", "fsrcnn", "rcan") else 1e-5)
+
+
+@pytest.mark.parametrize("kind", ["nearest", "bilinear", "bicubic"])
+@pytest.mark.parametrize("head", ["deconv", "pixelshuffle"])
+def test_a_fresh_fsrcnn_with_a_skip_is_the_skip(head: str, kind: Any) -> None:
+    x = torch.rand(1, 3, 7, 6)
+    assert torch.equal(small("fsrcnn", 3, head=head, skip=kind)(x), interpolate(x, 3, kind))
+
+
+def test_a_fresh_compact_is_its_nearest_skip() -> None:
+    x = torch.rand(1, 3, 7, 6)
+    assert torch.equal(small("compact", 3)(x), interpolate(x, 3, "nearest"))
+
+
+@pytest.mark.parametrize("name", students.names())
+def test_every_parameter_learns(name: str) -> None:
+    model = small(name)
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+    before = {key: value.detach().clone() for key, value in model.named_parameters()}
+    target = torch.rand(2, 3, 32, 32)
+    for _ in range(3):  # the layers behind a zero one get their first gradient in the second step
+        optimiser.zero_grad()
+        (model(F.avg_pool2d(target, 2)) - target).abs().mean().backward()
+        assert all(p.grad is not None for p in model.parameters())  # what data parallel training insists on
+        optimiser.step()
+    still = [key for key, value in model.named_parameters() if torch.equal(value, before[key])]
+    assert still == []
+
+
+@pytest.mark.parametrize("name", ["compact", "edsr", "fsrcnn", "span"])
+def test_sixty_steps_beat_the_start(name: str) -> None:
+    model = small(name)
+    torch.manual_seed(0)
+    target = F.interpolate(torch.rand(4, 3, 12, 12), scale_factor=4, mode="bicubic").clamp(0, 1)
+    target = (target > 0.5).float() * 0.5 + target * 0.5  # edges, which interpolation blurs
+    lr = F.avg_pool2d(target, 2)
+    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(60):
+        optimiser.zero_grad()
+        loss = (model(lr) - target).abs().mean()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def opened_by_spandrel(state: dict[str, Tensor]) -> Any:
+    return import_spandrel().MAIN_REGISTRY.load({key: value.clone() for key, value in state.items()})
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize(
+    ("name", "id", "tolerance"),
+    [
+        ("compact", "Compact", 0.0),
+        ("rcan", "RCAN", 0.0),
+        ("edsr", "RCAN", 1e-5),
+        ("span", "SPAN", 1e-5),
+        ("swinir_light", "SwinIR", 1e-5),
+    ],
+)
+def test_spandrel_detects_the_weights_and_gives_the_same_picture(
+    name: str, id: str, tolerance: float, scale: int
+) -> None:
+    model = shaken(small(name, scale))
+    descriptor = opened_by_spandrel(model.spandrel_state_dict())
+    assert (str(descriptor.architecture.id), descriptor.scale) == (id, scale)
+    for height, width in ((16, 24), (19, 33)):
+        x = torch.rand(1, 3, height, width)
+        with torch.no_grad():
+            expected = model(x)
+            # spandrel's RCAN multiplies its input in place
+            found = descriptor.model.eval()(x.clone())[..., : height * scale, : width * scale]
+        assert 0.05 < expected.std() < 2
+        assert (found - expected).abs().max() <= tolerance
+
+
+@pytest.mark.parametrize("name", ["rcan", "swinir_light", "span", "edsr", "compact"])
+def test_spandrel_opens_the_published_sizes(name: str) -> None:
+    model = shaken(students.build(name, 4))
+    x = torch.rand(1, 3, 16, 16)
+    with torch.no_grad():
+        found = opened_by_spandrel(model.spandrel_state_dict())(x.clone())
+        assert (found - model(x).clamp(0, 1)).abs().max() <= 1e-5
+
+
+def test_span_without_normalisation_is_seen_by_spandrel() -> None:
+    model = shaken(small("span", norm=False))
+    x = torch.rand(1, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.allclose(opened_by_spandrel(model.spandrel_state_dict())(x), model(x).clamp(0, 1), atol=1e-5)
+
+
+def test_a_fresh_rcan_stays_in_range() -> None:
+    with torch.no_grad():
+        body = students.build("rcan", 2).body(torch.randn(1, 64, 8, 8))
+    assert body.abs().max() < 100  # with PyTorch's start alone: 1e7 and more
+
+
+def test_collapsing_span_keeps_the_picture_and_sheds_parameters() -> None:
+    model = students.build("span", 4)
+    shaken(model)
+    flat = students.deployed(model)
+    x = torch.rand(1, 3, 12, 10)
+    with torch.no_grad():
+        assert torch.allclose(flat(x), model(x), atol=1e-5)
+    assert count(flat) == 426_288
+    assert count(model) == 1_840_488  # the model itself is left as it was
+
+
+def test_luma_fsrcnn_leaves_chroma_to_bicubic() -> None:
+    model = shaken(small("fsrcnn", 3, colours=1))
+    x = torch.rand(1, 3, 10, 8) * 0.5 + 0.25
+    with torch.no_grad():
+        found, expected = model(x), interpolate(x, 3, "bicubic")
+        chroma = [F.conv2d(picture, model.to_ycbcr)[:, 1:] for picture in (found, expected)]
+        luma = F.conv2d(found, model.to_ycbcr)[:, :1] + 16 / 255
+        own = model.enlarge(F.conv2d(x, model.to_ycbcr)[:, :1] + 16 / 255)
+    assert torch.allclose(*chroma, atol=1e-5)
+    assert torch.allclose(luma, own, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_the_bicubic_skip_is_matlabs_away_from_borders(scale: int) -> None:
+    picture = np.random.default_rng(0).integers(96, 160, (12, 15, 3), np.uint8)
+    found = interpolate(torch.from_numpy(picture).permute(2, 0, 1)[None].float(), scale, "bicubic")
+    expected = upscale(picture, scale).astype(np.float32)  # rounds to 8 bit after each of its passes
+    difference = np.abs(found[0].permute(1, 2, 0).clamp(0, 255).numpy() - expected)
+    assert difference[3 * scale : -3 * scale, 3 * scale : -3 * scale].max() < 2
+
+
+def test_options_come_as_yaml_gives_them() -> None:
+    model = students.build("swinir_light", 2, depths=[2, 2], dim=12, heads=2)
+    assert [len(group.residual_group.blocks) for group in model.layers] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "options", "told"),
+    [
+        ("edsr", 5, {}, "scale 2, 3 or 4"),
+        ("esdr", 2, {}, "spandrel:<Id>"),
+        ("edsr", 2, {"block": 4}, "blocks, features, res_scale"),
+        ("edsr", 2, {"blocks": 0}, "greater than or equal to 1"),
+        ("edsr", 2, {"blocks": "many"}, "integer"),
+        ("fsrcnn", 2, {"head": "conv"}, "'deconv' or 'pixelshuffle'"),
+        ("fsrcnn", 2, {"colours": 2}, "1 or 3"),
+        ("spandrel:Nix", 2, {}, "PLKSR"),
+        ("spandrel:SAFMN", 2, {}, "a value for dim"),
+        ("spandrel:SAFMN", 2, {"dims": 8}, "dim, n_blocks"),
+        ("spandrel:SAFMN", 2, {"dim": "wide"}, "hyper-parameters that fit"),
+        ("spandrel:LaMa", 2, {}, "hyper-parameters that fit"),
+        ("spandrel:DRCT", 2, {"embed_dim": 12, "depths": [1], "num_heads": [1]}, "of scale 2"),
+    ],
+)
+def test_wrong_names_and_options_are_explained(name: str, scale: int, options: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError, match=told.replace("(", r"\(")):
+        students.build(name, scale, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("PLKSR", {"dim": 16, "n_blocks": 1}),
+        ("RealPLKSR", {"dim": 16, "n_blocks": 1}),
+        ("SAFMN", {"dim": 12, "n_blocks": 1}),
+        ("RealCUGAN", {}),
+        ("SPAN", {"feature_channels": 12}),
+    ],
+)
+def test_spandrel_architectures_by_name(name: str, options: dict[str, Any]) -> None:
+    model = students.build(f"spandrel:{name}", 2, **options)
+    assert model.training
+    x = torch.rand(1, 3, 21, 18)
+    y = model(x)
+    assert y.shape == (1, 3, 42, 36)
+    y.mean().backward()
+    with torch.no_grad():
+        found = opened_by_spandrel(model.eval().spandrel_state_dict())(x)
+        assert torch.allclose(found, model(x).clamp(0, 1), atol=1e-5)
+
+
+def test_a_spandrel_student_leaves_its_input_alone() -> None:
+    model = students.build("spandrel:RCAN", 2, n_resgroups=1, n_resblocks=1, n_feats=16)
+    x = torch.rand(1, 3, 8, 8)
+    before = x.clone()
+    model(x)
+    assert torch.equal(x, before)
