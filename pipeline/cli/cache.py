@@ -103,7 +103,17 @@ def _verify(options: argparse.Namespace) -> int:
     lines = [f"{len(seen)} shards, {len(bad)} bad"] + [
         f"{b['kind']:8} {b['file']}: {b['detail']}" for b in bad
     ]
+    damaged = [store.where(b["file"]) for b in bad if b["kind"] == "damaged"]
+    if damaged:
+        lines.append(
+            "To mend it, run this and then the command that made the cache; it makes these alone again:"
+        )
+        lines += [f"rm -f {path}" for path in damaged]
+    if len(damaged) < len(bad):
+        lines.append(f"`faculty cache gc {options.root}` deletes what is extra.")
     if options.rerun:
+        if damaged:
+            raise FacultyError("\n".join([*lines, "--rerun needs a sound cache."]))
         result["rerun"] = rerun = _rerun(store, options)
         lines += [
             f"{n}: largest difference {v:g} grey levels over {options.sample} tiles" for n, v in rerun.items()
@@ -119,15 +129,16 @@ def _rerun(store: Store, options: argparse.Namespace) -> dict[str, float]:
     from pipeline.stages.teach import known_facts, load, read, to_stored
 
     recipe = load_recipe(options.rerun)
-    kind = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     generator = np.random.default_rng()
     worst: dict[str, float] = {}
     for spec in recipe.teachers:
-        facts = known_facts(spec, recipe.scale, store, kind)
+        known = (known_facts(spec, recipe.scale, store, kind) for kind in ("cuda", "cpu"))
+        facts = next((f for f in known if f is not None), None)
         if facts is None:
-            raise FacultyError(f"{spec.label}: not in this cache; run `faculty teach {options.rerun}` first")
-        teacher = load(facts, kind)
-        error = 0.0
+            raise _unknown(spec.label, options)
+        teacher = load(facts, device)
+        error, compared = 0.0, 0
         for folder in sorted({rel.split("/")[1] for rel, _ in store.list("tiles")}):
             outputs = manifests.committed(store, facts.folder(f"tiles/{folder}", recipe.cache.dtype))
             tiles = manifests.committed(store, f"tiles/{folder}")
@@ -141,32 +152,28 @@ def _rerun(store: Store, options: argparse.Namespace) -> dict[str, float]:
                 again = to_stored(teacher(x), recipe.cache.dtype).astype(np.float32)
                 stored = read(store, outputs[key]).columns["sr"][row : row + 1].astype(np.float32)
                 unit = 1.0 if recipe.cache.dtype == "uint8" else 255.0
-                error = max(error, float(np.abs(again - stored).max()) * unit)
+                error, compared = max(error, float(np.abs(again - stored).max()) * unit), compared + 1
+        if not compared:
+            raise _unknown(spec.label, options)
         worst[spec.label] = error
     return worst
+
+
+def _unknown(label: str, options: argparse.Namespace) -> FacultyError:
+    text = f"{label}: no outputs of this recipe in {options.root}; run `faculty teach {options.rerun}` first"
+    return FacultyError(text)
 
 
 def _gc(options: argparse.Namespace) -> None:
     store = _open(options)
     with store.lock("building.lock"):
         keep = {r.file for _, m in finished(store) for r in m.shards}
-        folders = sorted(
-            {rel.rsplit("/", 1)[0] for kind in KINDS for rel, _ in store.list(kind) if rel.endswith(".arrow")}
-        )
-        doomed: list[str] = []
-        freed = sum(
-            size
-            for kind in KINDS
-            for rel, size in store.list(kind)
-            if rel.endswith(".arrow") and rel not in keep
-        )
-        for folder in folders:
-            if options.dry_run:
-                doomed += [rel for rel, _ in store.list(folder) if rel.endswith(".arrow") and rel not in keep]
-            else:
-                doomed += manifests.gc(store, folder, keep)
+        doomed = {rel: size for kind in KINDS for rel, size in manifests.unneeded(store, kind, keep).items()}
+        for kind in () if options.dry_run else KINDS:
+            manifests.gc(store, kind, keep)
+    freed = sum(doomed.values())
     emit(
         options,
-        {"deleted": doomed, "bytes": freed},
+        {"deleted": list(doomed), "bytes": freed},
         "\n".join([*doomed, f"{'would free' if options.dry_run else 'freed'} {freed / 1e6:.1f} MB"]),
     )

@@ -126,22 +126,30 @@ def verify_set(store: Store, manifest: Manifest, full: bool) -> list[Problem]:
     return problems
 
 
-def gc(store: Store, folder: str, keep: Collection[str]) -> list[str]:
-    """Delete what no one needs from `folder` and return the names.
+def unneeded(store: Store, folder: str, keep: Collection[str]) -> dict[str, int]:
+    """Return name -> bytes of what no one needs in `folder`.
 
-    These are leftovers of killed writers, shards not named in `keep`, and receipts of absent shards. Call it
-    under the folder's lock: a live writer's file looks like a leftover.
+    These are leftovers of killed writers, shards not named in `keep`, and receipts of absent shards.
     """
-    present = [rel for rel, _ in store.list(folder)]
+    present = dict(store.list(folder))
     needed = set(keep) & set(present)
-    doomed = []
-    for rel in present:
+    doomed = {}
+    for rel, size in present.items():
         shard = rel.removesuffix(RECEIPT_SUFFIX)
         if rel.endswith(TEMPORARY) or (shard.endswith(SUFFIX) and shard not in needed):
-            doomed.append(rel)
+            doomed[rel] = size
+    return doomed
+
+
+def gc(store: Store, folder: str, keep: Collection[str]) -> list[str]:
+    """Delete what is `unneeded` and return the names.
+
+    Call it under the folder's lock: a live writer's file looks like a leftover.
+    """
+    doomed = unneeded(store, folder, keep)
     for rel in sorted(doomed, reverse=True):  # a receipt goes before its shard
         store.delete(rel)
-    return doomed
+    return list(doomed)
 
 
 def _dump(record: Manifest | Receipt) -> bytes:
