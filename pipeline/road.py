@@ -145,7 +145,7 @@ class Road:
         unknown = [s for s in recipe.teachers if known[s.label] is None]
         if unknown:
             self.on_work()
-            asked = [(spec, recipe.scale, recipe.cache.root) for spec in unknown]
+            asked = [(spec, recipe.scale, self.store.uri) for spec in unknown]
             with self.reporter.line("look at teachers", len(asked), "teachers") as line:
                 for facts in self.engine.map(_look, asked, gpus=recipe.teach.gpus_per_actor):
                     known[facts.label] = facts
@@ -175,7 +175,7 @@ class Road:
     def _task(self, tiles: Receipt, folder: str) -> TeachTask:
         recipe = self.recipe
         return TeachTask(
-            recipe.cache.root, tiles, folder, recipe.scale, recipe.cache.dtype, recipe.teach.batch
+            self.store.uri, tiles, folder, recipe.scale, recipe.cache.dtype, recipe.teach.batch
         )
 
     def _run_teachers(
@@ -245,7 +245,7 @@ class Road:
         by_key = [{r.key: r for _, m in t.cached.splits() for r in m.shards} for t in taught]
         tasks = [
             fusing.FuseTask(
-                cache=recipe.cache.root,
+                cache=self.store.uri,
                 tiles=tile,
                 teachers=tuple(receipts[tile.key] for receipts in by_key),
                 folder=folder,
@@ -290,7 +290,7 @@ class Road:
         rel = f"fused/fits/{fingerprint(inputs)}.json"
         if not self.store.exists(rel):
             self.on_work()
-            asked = (self.recipe.cache.root, tiles.train, [t.cached.train for t in taught])
+            asked = (self.store.uri, tiles.train, [t.cached.train for t in taught])
             (weights,) = self.engine.map(_fit, [asked])
             self.store.write_bytes(rel, json.dumps(asdict(weights)).encode())
         found = json.loads(self.store.read_bytes(rel))
@@ -309,7 +309,7 @@ class Road:
         return TrainJob(
             label="aggregation",
             kind="aggregation",
-            recipe=recipe.model_dump(mode="json"),
+            recipe=located(recipe).model_dump(mode="json"),
             seed=recipe.seed,
             columns=columns,
             folder=f"fused/networks/{print_}",
@@ -336,7 +336,7 @@ class Road:
         return TrainJob(
             label=label,
             kind="student",
-            recipe=recipe.model_dump(mode="json"),
+            recipe=located(recipe).model_dump(mode="json"),
             seed=seed,
             columns=columns,
             folder=f"trainings/{label}-{print_}",
@@ -349,6 +349,12 @@ class Road:
         if wanted == "best":
             return max(taught, key=lambda t: t.psnr_y)
         return next(t for t in taught if t.facts.label == wanted)
+
+
+def located(recipe: Recipe) -> Recipe:
+    """The recipe with cache and output as URIs: a worker of Ray Train runs in a folder of its own."""
+    cache = recipe.cache.model_copy(update={"root": Store.open(recipe.cache.root).uri})
+    return recipe.model_copy(update={"cache": cache, "output": Store.open(recipe.output).uri})
 
 
 def _cut(task: tiling.TileTask, device: str) -> Receipt:

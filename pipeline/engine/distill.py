@@ -93,18 +93,22 @@ def run(
     cpus = int(ray.cluster_resources().get("CPU", 1))
     abreast = concurrency(settings, len(jobs), cpus)
     board = Board.remote()
-    with ThreadPoolExecutor(abreast) as pool:
+    pool = ThreadPoolExecutor(abreast)
+    try:
         running = [
             pool.submit(_fit, job, settings, board, cpus // abreast, handles.get(job.label, {}))
             for job in jobs
         ]
         while not all(f.done() for f in running):
             _show(board, lines)
-            if any(f.done() and f.exception() for f in running):
+            if any(f.done() and not f.cancelled() and f.exception() for f in running):
                 for future in running:
                     future.cancel()
             time.sleep(0.25)
         _show(board, lines)
+    finally:
+        # After Ctrl-C nobody waits for the threads: leaving Ray ends what they wait for.
+        pool.shutdown(wait=False, cancel_futures=True)
     for future in running:
         if not future.cancelled():
             future.result()

@@ -37,6 +37,9 @@ def start(address: str | None) -> None:
     }
     try:
         if address == "local":
+            logging.getLogger("ray").setLevel(
+                logging.ERROR
+            )  # its notes are about clusters that others can reach
             ray.init(
                 address="local",
                 object_store_memory=OBJECT_STORE_BYTES,
