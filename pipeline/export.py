@@ -22,6 +22,7 @@ from torch import Tensor, nn
 import students
 from pipeline.errors import FacultyError, InputError
 from pipeline.shards.store import Store
+from students.by_spandrel import SpandrelStudent
 from teachers.spandrel_import import import_spandrel
 
 log = logging.getLogger(__name__)
@@ -151,7 +152,8 @@ def export_pth(model: nn.Module, path: str | Path) -> str:
     }
     # spandrel changes the dictionary that it is given
     descriptor: Any = import_spandrel().MAIN_REGISTRY.load(dict(state))
-    difference = _difference(lambda x: descriptor.model.eval()(x.clone()), model)
+    reopened = SpandrelStudent(descriptor.model, descriptor.scale, descriptor.size_requirements).eval()
+    difference = _difference(reopened, model)
     _require_parity(path, f"spandrel's {descriptor.architecture.id}", difference)
     buffer = io.BytesIO()
     torch.save(state, buffer)

@@ -55,13 +55,18 @@ def card(info: StudentInfo) -> str:
         parts += ["## Teachers", _table(("teacher", "SHA-256 of its weights"), list(rows))]
     if metrics := facts.get("metrics"):
         names = list(dict.fromkeys(name for values in metrics.values() for name in values))
-        rows = [(dataset, *(_number(values.get(name)) for name in names)) for dataset, values in metrics.items()]
+        rows = [
+            (dataset, *(_number(values.get(name)) for name in names)) for dataset, values in metrics.items()
+        ]
         parts += ["## Results", _table(("set", *(_HEADS.get(name, name) for name in names)), rows)]
         if "protocol" in facts:
             parts.append(f"Measured on {facts['protocol']}.")
     parts += ["## Open it", _usage(net)]
     if rest := {key: value for key, value in facts.items() if key not in _SHOWN}:
-        parts += ["## Where it comes from", _table(("", ""), [(key, _plain(value)) for key, value in rest.items()])]
+        parts += [
+            "## Where it comes from",
+            _table(("", ""), [(key, _plain(value)) for key, value in rest.items()]),
+        ]
     parts.append(
         "Before you publish these weights, look at the terms of the teachers and of the pictures they were trained on."
     )
@@ -69,7 +74,9 @@ def card(info: StudentInfo) -> str:
 
 
 def _usage(net: object) -> str:
-    chainner = "\n- chaiNNer, or anything built on spandrel: open the `.pth` file." * hasattr(net, "spandrel_state_dict")
+    chainner = "\n- chaiNNer, or anything built on spandrel: open the `.pth` file." * hasattr(
+        net, "spandrel_state_dict"
+    )
     return f"""\
 - A folder of pictures: `faculty upscale PICTURES OUT --student FILE` with the `.safetensors` or `.onnx` file.{chainner}
 - ONNX Runtime, in Python:

@@ -45,10 +45,14 @@ class OnnxUpscaler:
             raise InputError(where, "an ONNX network", " ".join(str(error).split())[:300]) from None
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         shape, kind = inputs[0].shape, inputs[0].type
-        free = len(shape) == 4 and shape[1] in (3, "3") and not any(isinstance(side, int) for side in shape[2:])
+        free = (
+            len(shape) == 4 and shape[1] in (3, "3") and not any(isinstance(side, int) for side in shape[2:])
+        )
         if len(inputs) != 1 or len(outputs) != 1 or not free or kind != "tensor(float)":
             found = f"{len(inputs)} inputs, {len(outputs)} outputs, the first input {kind} {shape}"
-            raise InputError(where, "one float32 input (batch, 3, height, width) of free size, one output", found)
+            raise InputError(
+                where, "one float32 input (batch, 3, height, width) of free size, one output", found
+            )
         self._input = inputs[0].name
         self.scale = self._scale(where)
 
@@ -63,7 +67,9 @@ class OnnxUpscaler:
         return shape[2] // 32
 
     def _run(self, lr: Tensor) -> Tensor:
-        return torch.from_numpy(self.session.run(None, {self._input: lr.float().cpu().contiguous().numpy()})[0])
+        return torch.from_numpy(
+            self.session.run(None, {self._input: lr.float().cpu().contiguous().numpy()})[0]
+        )
 
     def __call__(self, lr: Tensor) -> Tensor:
         height, width = lr.shape[-2:]
@@ -129,7 +135,9 @@ def upscale_folder(
     if refused:
         first = refused[0]
         found = f"{len(refused)} unreadable ({first.where}: {first.found})"
-        raise InputError(str(source), f"{len(plan)} readable pictures", found, f"The other {len(written)} are done.")
+        raise InputError(
+            str(source), f"{len(plan)} readable pictures", found, f"The other {len(written)} are done."
+        )
     return written
 
 
@@ -156,7 +164,13 @@ def enlarge(
 
 
 def _enlarge(
-    network: Callable[[Tensor], Tensor], picture: np.ndarray, *, scale: int, tile: int | None, overlap: int, device: str
+    network: Callable[[Tensor], Tensor],
+    picture: np.ndarray,
+    *,
+    scale: int,
+    tile: int | None,
+    overlap: int,
+    device: str,
 ) -> np.ndarray:
     """(H, W, 3) uint8 -> (scale*H, scale*W, 3) uint8. Only one tile is held as floats at a time."""
     height, width = picture.shape[:2]
@@ -210,7 +224,9 @@ def plan_outputs(source: Path, out: Path) -> tuple[Path, list[tuple[Path, str]]]
 def _plan_folder(source: Path, out: Path) -> list[tuple[Path, str]]:
     root, results = source.resolve(), out.resolve()
     if root == results:
-        raise InputError(str(out), "an output folder apart from the pictures", "the folder of the pictures itself")
+        raise InputError(
+            str(out), "an output folder apart from the pictures", "the folder of the pictures itself"
+        )
     found = [p for p in sorted(source.rglob("*")) if p.suffix.lower() in SUFFIXES and p.is_file()]
     # Results of an earlier run inside the source are no input.
     paths = [path for path in found if results not in path.resolve().parents]

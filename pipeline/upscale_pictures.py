@@ -39,7 +39,9 @@ def read_layers(path: str | Path) -> Layers:
     try:
         with Image.open(path) as picture:
             if found := _unsuitable(picture):
-                raise InputError(where, "a still 8-bit picture, RGB or grey", found, "Convert it, or leave it out.")
+                raise InputError(
+                    where, "a still 8-bit picture, RGB or grey", found, "Convert it, or leave it out."
+                )
             picture.load()
             icc = picture.info.get("icc_profile")
             upright = ImageOps.exif_transpose(picture)
@@ -61,7 +63,9 @@ def write_png(layers: Layers, store: Store, rel: str) -> None:
         colour = np.dstack((colour, layers.alpha))
     mode = {(True, False): "L", (True, True): "LA", (False, False): "RGB", (False, True): "RGBA"}
     expected = mode[layers.grey, layers.alpha is not None]
-    picture = Image.frombytes(expected, (colour.shape[1], colour.shape[0]), np.ascontiguousarray(colour).tobytes())
+    picture = Image.frombytes(
+        expected, (colour.shape[1], colour.shape[0]), np.ascontiguousarray(colour).tobytes()
+    )
     with store.stage(rel) as path:
         picture.save(path, format="PNG", icc_profile=layers.icc)
 

@@ -55,13 +55,17 @@ def build_spandrel(name: str, scale: int, options: dict[str, Any]) -> SpandrelSt
     required = {key for key, p in parameters.items() if p.default is p.empty} - {"self", *_SCALE}
     values |= {key: 3 for key in _CHANNELS if key in required} | options
     if missing := sorted(required - values.keys()):
-        raise InputError(where, f"a value for {', '.join(missing)}", "none", f"Options: {', '.join(allowed)}.")
+        raise InputError(
+            where, f"a value for {', '.join(missing)}", "none", f"Options: {', '.join(allowed)}."
+        )
     try:
         net = kind(**values)
         state = net.state_dict()
         found = next((a for a in registry.architectures("detection") if a.detect(state)), None)
         if found is not support:
-            raise ValueError(f"its state dict is read as {found.architecture.id if found else 'nothing known'}")
+            raise ValueError(
+                f"its state dict is read as {found.architecture.id if found else 'nothing known'}"
+            )
         descriptor = support.architecture.load(dict(state))
         student = SpandrelStudent(net, scale, descriptor.size_requirements).eval()
         with torch.no_grad():

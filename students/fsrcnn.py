@@ -7,7 +7,17 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from students.layers import Features, Positive, Skip, bilinear_head, he, interpolate, pass_through, pixel_shuffle_head, zero
+from students.layers import (
+    Features,
+    Positive,
+    Skip,
+    bilinear_head,
+    he,
+    interpolate,
+    pass_through,
+    pixel_shuffle_head,
+    zero,
+)
 
 PARAMETERS = {2: 12_644, 3: 12_644, 4: 12_644}
 """Of `fsrcnn(colours=1)`, d=56, s=12, m=4, deconvolution head; one shared slope in each PReLU."""

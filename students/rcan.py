@@ -18,7 +18,10 @@ class ChannelAttention(nn.Module):
         super().__init__()
         hidden = max(1, features // reduction)
         self.conv_du = nn.Sequential(
-            nn.Conv2d(features, hidden, 1), nn.ReLU(inplace=True), nn.Conv2d(hidden, features, 1), nn.Sigmoid()
+            nn.Conv2d(features, hidden, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(hidden, features, 1),
+            nn.Sigmoid(),
         )
 
     def forward(self, x: Tensor) -> Tensor:

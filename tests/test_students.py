@@ -179,7 +179,9 @@ def test_span_without_normalisation_is_seen_by_spandrel() -> None:
     model = shaken(small("span", norm=False))
     x = torch.rand(1, 3, 16, 16)
     with torch.no_grad():
-        assert torch.allclose(opened_by_spandrel(model.spandrel_state_dict())(x), model(x).clamp(0, 1), atol=1e-5)
+        assert torch.allclose(
+            opened_by_spandrel(model.spandrel_state_dict())(x), model(x).clamp(0, 1), atol=1e-5
+        )
 
 
 def test_a_fresh_rcan_stays_in_range() -> None:
@@ -243,7 +245,9 @@ def test_options_come_as_yaml_gives_them() -> None:
         ("spandrel:DRCT", 2, {"embed_dim": 12, "depths": [1], "num_heads": [1]}, "of scale 2"),
     ],
 )
-def test_wrong_names_and_options_are_explained(name: str, scale: int, options: dict[str, Any], told: str) -> None:
+def test_wrong_names_and_options_are_explained(
+    name: str, scale: int, options: dict[str, Any], told: str
+) -> None:
     with pytest.raises(InputError, match=told.replace("(", r"\(")):
         students.build(name, scale, **options)
 
