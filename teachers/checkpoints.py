@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,11 +47,22 @@ def read_checkpoint(path: Path) -> tuple[Any, dict[str, str]]:
 
             with safe_open(path, framework="pt") as tensors:
                 return {key: tensors.get_tensor(key) for key in tensors.keys()}, tensors.metadata() or {}  # noqa: SIM118
+        if head[:4] == b"PK\x03\x04":
+            _check_sums(path)
         return torch.load(path, map_location="cpu", weights_only=True), {}
-    except MemoryError:
+    except (InputError, MemoryError):
         raise
     except Exception as error:  # the bytes are foreign: unpickler, zip reader and safetensors raise all kinds
         raise _unreadable(path, error) from None
+
+
+def _check_sums(path: Path) -> None:
+    """torch itself does not look at the checksums in its archives."""
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        remedy = "Copy it again; if it was saved without checksums, save it with them or as safetensors."
+        raise InputError(str(path), "a whole checkpoint", f"a wrong checksum of {damaged}", remedy)
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
@@ -63,9 +75,12 @@ def _unreadable(path: Path, error: Exception) -> InputError:
         found = f"a pickle that asks for {asked[1].strip('.,')}, which can run code"
         remedy = "Do not open it elsewhere unless you trust its maker; ask for a safetensors file."
         return InputError(str(path), "tensors only", found, remedy)
-    reason = f"{type(error).__name__}: {text[:160]}"
-    found = f"{path.stat().st_size} bytes that cannot be read ({reason})"
-    return InputError(str(path), "a whole checkpoint", found, "Download or copy it again.")
+    # torch adds advice to what went wrong, some of it dangerous: only the reason is passed on
+    reason = re.split(r"\. | Check the documentation", text.rpartition("WeightsUnpickler error: ")[2])[0][
+        :120
+    ]
+    found = f"{path.stat().st_size} bytes that are none, or no longer ({type(error).__name__}: {reason})"
+    return InputError(str(path), "a whole checkpoint, of tensors alone", found, "Download or copy it again.")
 
 
 def unwrap(checkpoint: Any, where: str) -> dict[str, Tensor]:

@@ -85,7 +85,7 @@ def check(teacher: Teacher, pictures: Sequence[np.ndarray] | None = None) -> Gat
     floor = result.bicubic_psnr_y - (PERCEPTUAL_ALLOWANCE if teacher.info.perceptual else 0.0)
     log.info("%r: %.2f dB, bicubic %.2f dB", teacher, result.psnr_y, result.bicubic_psnr_y)
     if not result.psnr_y >= floor or teacher.info.perceptual:
-        cause = _cause(teacher, photographs, outputs, result)
+        cause = _cause(teacher, photographs, outputs, max(floor, result.psnr_y + CLEAR_GAIN))
         if cause or not result.psnr_y >= floor:
             raise _refusal(
                 teacher, f"{result.psnr_y:.2f} dB", f"at least {floor:.2f} dB", cause or UNKNOWN_CAUSE
@@ -108,9 +108,9 @@ def _refusal(teacher: Teacher, found: str, expected: str, remedy: str) -> InputE
 
 
 def _cause(
-    teacher: Teacher, photographs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], result: GateResult
+    teacher: Teacher, photographs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], enough: float
 ) -> str:
-    """What reads the same network clearly better, or an empty string."""
+    """What reads the same network with at least `enough` dB, or an empty string."""
     scale, convention = teacher.info.scale, teacher.convention
     other_range = 1.0 if convention.value_range == 255.0 else 255.0
 
@@ -132,7 +132,7 @@ def _cause(
         "its input with red and blue exchanged": score(lambda lr: swapped(lr).flip(1)),
     }
     best = max(readings, key=lambda reading: readings[reading])
-    if readings[best] < result.psnr_y + CLEAR_GAIN:
+    if readings[best] < enough:
         return ""
     return f"The network seems to want {best} ({readings[best]:.2f} dB so)."
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import pickle
 import subprocess
 import sys
 import textwrap
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +120,26 @@ def test_truncated_files_are_named(
     else:
         torch.save(imdn, path, _use_new_zipfile_serialization=form == "zip")
     path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
-    with pytest.raises(InputError, match="whole checkpoint.*Download or copy it again") as caught:
+    with pytest.raises(InputError, match="a whole checkpoint.*Download or copy it again") as caught:
         load_teacher(path, scale=2)
     assert str(path) in str(caught.value)
+
+
+def test_flipped_bytes_are_noticed(tmp_path: Path, imdn: dict[str, torch.Tensor]) -> None:
+    path = tmp_path / "net.pth"
+    torch.save(imdn, path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"whole checkpoint, found a wrong checksum of net/data/"):
+        load_teacher(path)
+
+
+def test_dangerous_advice_of_the_library_is_not_passed_on(tmp_path: Path) -> None:
+    (tmp_path / "net.pth").write_bytes(pickle.dumps({"a": Malicious("x")}, protocol=4))
+    with pytest.raises(InputError) as caught:
+        load_teacher(tmp_path / "net.pth")
+    assert "weights_only" not in str(caught.value)
 
 
 def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
@@ -389,13 +406,8 @@ def save_compact(path: Path) -> None:
     torch.save({"params": Compact(num_feat=8, num_conv=1, upscale=2).state_dict()}, path)
 
 
-def test_checkpoint_in_memory_formats_are_not_guessed(tmp_path: Path) -> None:
-    """A zip archive without tensors is not a checkpoint."""
-    import zipfile
-
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
+def test_zip_archives_without_tensors_are_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "net.pth", "w") as archive:
         archive.writestr("readme.txt", "nothing here")
-    (tmp_path / "net.pth").write_bytes(buffer.getvalue())
     with pytest.raises(InputError, match="whole checkpoint"):
         load_teacher(tmp_path / "net.pth")
