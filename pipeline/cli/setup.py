@@ -57,11 +57,11 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _ui(options: argparse.Namespace) -> int:
-    from pipeline.engine.tracking import ui_command
+    from pipeline.engine.tracking import PAGE, ui_command
 
     uri = os.environ.get("MLFLOW_TRACKING_URI") if options.store == "runs" else None
     command = ui_command(uri or options.store, host=options.host, port=options.port)
-    write(f"http://{options.host}:{options.port} (Ctrl-C ends it)")
+    write(f"http://{options.host}:{options.port}{PAGE} (Ctrl-C ends it)")
     return subprocess.call(command)
 
 
