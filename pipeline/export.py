@@ -147,9 +147,8 @@ def export_pth(model: nn.Module, path: str | Path) -> str:
             str(path), f"an architecture of spandrel's ({known})", found, "Export it as ONNX instead."
         )
     model = _standing(model, deploy=False)
-    state = {
-        key: value.detach().cpu().contiguous().clone() for key, value in model.spandrel_state_dict().items()
-    }
+    tensors: dict[str, Tensor] = model.spandrel_state_dict()  # type: ignore[operator]
+    state = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     # spandrel changes the dictionary that it is given
     descriptor: Any = import_spandrel().MAIN_REGISTRY.load(dict(state))
     reopened = SpandrelStudent(descriptor.model, descriptor.scale, descriptor.size_requirements).eval()

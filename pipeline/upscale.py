@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -151,16 +152,15 @@ def enlarge(
     device: str = "cpu",
 ) -> Layers:
     """Enlarge a decoded picture. Transparency goes through the network as a grey picture, unless it is constant."""
-    settings = {"scale": scale, "tile": tile, "overlap": overlap, "device": device}
+    run = partial(_enlarge, network, scale=scale, tile=tile, overlap=overlap, device=device)
     colour, alpha = layers.colour, layers.alpha
     if alpha is not None:
         colour = fill_hidden(colour, alpha)
         if alpha.min() == alpha.max():
             alpha = np.full((alpha.shape[0] * scale, alpha.shape[1] * scale), alpha.flat[0])
         else:
-            large = _enlarge(network, alpha[:, :, None].repeat(3, 2), **settings)
-            alpha = np.rint(large.mean(2, dtype=np.float32)).astype(np.uint8)
-    return replace(layers, colour=_enlarge(network, colour, **settings), alpha=alpha)
+            alpha = np.rint(run(alpha[:, :, None].repeat(3, 2)).mean(2, dtype=np.float32)).astype(np.uint8)
+    return replace(layers, colour=run(colour), alpha=alpha)
 
 
 def _enlarge(
@@ -185,12 +185,12 @@ def _enlarge(
                 sr = network(lr)[0]
             if not sr.isfinite().all():
                 raise FacultyError(f"the network returned values that are not finite at LR pixel {y}, {x}")
-            sr = (sr.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+            levels = (sr.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
             # Cut edges lose their overlap, except at the picture's own borders; later tiles overwrite.
             top, left = y + (overlap if y else 0), x + (overlap if x else 0)
             bottom -= overlap if bottom < height else 0
             right -= overlap if right < width else 0
-            large[top * scale : bottom * scale, left * scale : right * scale] = sr[
+            large[top * scale : bottom * scale, left * scale : right * scale] = levels[
                 (top - y) * scale : (bottom - y) * scale, (left - x) * scale : (right - x) * scale
             ]
     return large

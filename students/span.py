@@ -97,7 +97,7 @@ class SPAN(nn.Module):
         pass_through(self.conv_cat, 3)
         bilinear_head(self.upsampler[0], 3, self.scale)
         if self.norm:
-            self.upsampler[0].weight /= 255
+            self.upsampler[0].weight.div_(255)
             self.upsampler[0].bias.copy_(torch.tensor(RGB_MEAN).repeat_interleave(self.scale**2))
 
     def forward(self, x: Tensor) -> Tensor:
