@@ -164,9 +164,10 @@ class Run:
 
     def models(self, taught: Sequence[Taught], fused: Fused | None, jobs: Sequence[TrainJob]) -> list[Model]:
         """Everything that the table compares, baselines first."""
-        models = [Model("bicubic", "bicubic", "bicubic")]
+        scale = self.recipe.scale
+        models = [Model("bicubic", "bicubic", f"bicubic-x{scale}")]
         for t in taught:
-            identity = f"teacher-{t.facts.sha256[:16]}-{t.facts.precision}"
+            identity = f"teacher-x{scale}-{t.facts.sha256[:16]}-{t.facts.precision}"
             models.append(Model(t.facts.label, "teacher", identity, facts=t.facts))
         if fused is not None and fused.kind != "best":
             fusion = {
@@ -224,7 +225,7 @@ class Run:
                         books[name][places[scored.set_name, scored.picture]] = score
                     line.advance(note=f"{scored.set_name}/{scored.picture}")
             for model in models:
-                self.output.write_bytes(_book_file(model), json.dumps(books[model.name]).encode())
+                self._shelf(model).write_bytes(_book_file(model), json.dumps(books[model.name]).encode())
         scores: Scores = {m.name: {b.name: {} for b in sets} for m in models}
         for (set_name, picture), place in places.items():
             for model in models:
@@ -233,8 +234,12 @@ class Run:
         return scores, self._strip(models, scores, sets)
 
     def _book(self, model: Model) -> dict[str, tuple[float, float]]:
-        rel = _book_file(model)
-        return json.loads(self.output.read_bytes(rel)) if self.output.exists(rel) else {}
+        shelf, rel = self._shelf(model), _book_file(model)
+        return json.loads(shelf.read_bytes(rel)) if shelf.exists(rel) else {}
+
+    def _shelf(self, model: Model) -> Store:
+        """Scores of students lie with the run, those of what is cached lie in the cache, for every run on it."""
+        return self.output if model.role == "student" else self.road.store
 
     def _strip(
         self, models: list[Model], scores: Scores, sets: Sequence[BenchmarkSet]
