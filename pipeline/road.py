@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pipeline.engines import Engine
 from pipeline.progress import Reporter
 from pipeline.recipe import Aggregate, Recipe, Weighted
+from pipeline.recipe_file import with_method
 from pipeline.shards import manifest as manifests
 from pipeline.shards.fingerprint import fingerprint
 from pipeline.shards.format import Receipt
@@ -174,9 +175,7 @@ class Road:
 
     def _task(self, tiles: Receipt, folder: str) -> TeachTask:
         recipe = self.recipe
-        return TeachTask(
-            self.store.uri, tiles, folder, recipe.scale, recipe.cache.dtype, recipe.teach.batch
-        )
+        return TeachTask(self.store.uri, tiles, folder, recipe.scale, recipe.cache.dtype, recipe.teach.batch)
 
     def _run_teachers(
         self, tasks: dict[str, tuple[TeacherFacts, list[TeachTask]]], kept: dict[str, dict[str, Receipt]]
@@ -322,7 +321,7 @@ class Road:
         """The training of one student by one method from one seed."""
         from pipeline.methods import METHODS
 
-        recipe = self.recipe.with_method(method)
+        recipe = with_method(self.recipe, method)
         columns = {"lr": tiles.columns("lr"), "hr": tiles.columns("hr")}
         target = METHODS[method].target
         if target == "teacher":

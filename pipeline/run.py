@@ -19,6 +19,7 @@ from pipeline.evaluate import BenchmarkSet, load_set
 from pipeline.methods import METHODS
 from pipeline.progress import Reporter
 from pipeline.recipe import Recipe
+from pipeline.recipe_file import with_method
 from pipeline.road import Cached, Fused, Road, Taught
 from pipeline.shards.fingerprint import file_sha256, fingerprint
 from pipeline.shards.store import Store
@@ -94,7 +95,7 @@ class Run:
         student = partial(build, recipe.student.name, recipe.scale, **recipe.student.options)
         student()
         for method in methods:
-            METHODS[method].phases(recipe.with_method(method).method, recipe.train, student)
+            METHODS[method].phases(with_method(recipe, method).method, recipe.train, student)
 
     def teach(self) -> tuple[Cached, list[Taught]]:
         """Tiles and teacher outputs."""

@@ -36,7 +36,8 @@ from road_kit import (
 from test_road import bad_pictures
 
 from pipeline.cli import main
-from pipeline.recipe import Recipe, load_recipe
+from pipeline.recipe import Recipe
+from pipeline.recipe_file import load_recipe
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from pipeline.errors import InputError
-from pipeline.recipe import MTKD, load_recipe
+from pipeline.recipe import MTKD
+from pipeline.recipe_file import load_recipe, with_method
 from pipeline.schedule import weight_at
 
 BASE = {
@@ -120,11 +121,11 @@ def test_the_hand_over_is_two_ramps() -> None:
 
 def test_another_method_keeps_everything_else(write) -> None:
     recipe = load_recipe(write(train={"steps": 5}))
-    other = recipe.with_method("scratch")
+    other = with_method(recipe, "scratch")
     assert (
         other.method.name == "scratch"
         and other.train == recipe.train
-        and recipe.with_method("mtkd") is recipe
+        and with_method(recipe, "mtkd") is recipe
     )
 
 

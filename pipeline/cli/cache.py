@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.cli.common import add_json, emit
 from pipeline.errors import FacultyError, InputError
-from pipeline.recipe import load_recipe
+from pipeline.recipe_file import load_recipe
 from pipeline.shards import manifest as manifests
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.store import Store

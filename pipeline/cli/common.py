@@ -14,7 +14,8 @@ from typing import Any
 from pipeline.engines import Engine, InlineEngine
 from pipeline.errors import InputError
 from pipeline.progress import Terminal
-from pipeline.recipe import Recipe, load_recipe
+from pipeline.recipe import Recipe
+from pipeline.recipe_file import load_recipe
 from pipeline.run import Run
 from pipeline.tracking_null import RunTracker
 

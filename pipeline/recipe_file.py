@@ -1,0 +1,134 @@
+"""Recipe files: one YAML file, checked before anything is started.
+
+Unknown keys, wrong types and impossible combinations end in one `InputError` that names the path inside the recipe. Paths
+are relative to the folder in which the command runs; `${NAME}` is replaced by the environment variable of that name.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from pipeline.errors import InputError
+from pipeline.recipe import METHODS, Aggregate, Best, Mean, Median, Recipe, Weighted
+
+
+def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Read and validate a recipe; `overrides` are `a.b.c=value` with YAML values.
+
+    Raises InputError naming the recipe's path, the key, what was expected and what was found.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(str(path), "a recipe file (YAML)", "no such file", "See recipes/ for examples.")
+    try:
+        content = yaml.safe_load(_expand(file.read_text(), str(file)))
+    except yaml.YAMLError as error:
+        raise InputError(str(path), "valid YAML", " ".join(str(error).split())) from None
+    if not isinstance(content, dict):
+        raise InputError(str(path), "a table of settings", type(content).__name__)
+    for override in overrides:
+        _apply(content, override)
+    return _validated(content, str(path))
+
+
+def with_method(recipe: Recipe, method: str) -> Recipe:
+    """The same recipe with another method: its own settings where it is the recipe's, defaults elsewhere.
+
+    Raises InputError where the recipe lacks what the method needs.
+    """
+    if method == recipe.method.name:
+        return recipe
+    return _validated({**recipe.model_dump(mode="json"), "method": {"name": method}}, f"method {method}")
+
+
+def _validated(content: dict[str, Any], where: str) -> Recipe:
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        first, *others = error.errors()
+        key = ".".join(str(p) for p in first["loc"]) or "the recipe"
+        more = f" ({len(others)} more problem{'s' * (len(others) > 1)} after this one.)" if others else ""
+        found = "an unknown key" if first["type"] == "extra_forbidden" else repr(first.get("input"))
+        if len(found) > 120:
+            found = found[:117] + "..."
+        if first["type"] == "extra_forbidden":
+            expected = (
+                "one of " + ", ".join(_siblings(first["loc"])) if _siblings(first["loc"]) else "a known key"
+            )
+        else:
+            expected = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "value_error":
+            raise InputError(f"{where}: {key}", "a consistent recipe", f"{expected}{more}") from None
+        raise InputError(
+            f"{where}: {key}",
+            expected,
+            found,
+            f"`faculty recipe check FILE --schema` explains every key.{more}",
+        ) from None
+
+
+def _siblings(location: tuple[int | str, ...]) -> list[str]:
+    """The keys allowed where an unknown one stood."""
+    model: Any = Recipe
+    for part in location[:-1]:
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:
+            options = [METHODS.get(str(part))] + [
+                m for m in (Mean, Median, Best, Weighted, Aggregate) if m.__name__.lower() == part
+            ]
+            model = next((m for m in options if m), model)
+            continue
+        model = _model_of(field.annotation) or model
+    return sorted(getattr(model, "model_fields", {}))
+
+
+def _model_of(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for part in getattr(annotation, "__args__", ()):
+        found = _model_of(part)
+        if found is not None:
+            return found
+    return None
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise InputError(f"--set {override}", "key.path=value", override)
+    node: Any = content
+    *parents, last = path.split(".")
+    for part in parents:
+        key: Any = int(part) if isinstance(node, list) and part.isdigit() else part
+        if isinstance(node, dict):
+            node = node.setdefault(key, {})
+        elif isinstance(node, list) and isinstance(key, int) and key < len(node):
+            node = node[key]
+        else:
+            raise InputError(f"--set {path}", "a path of tables and list positions", f"no place {part!r}")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {path}", "a YAML value", " ".join(str(error).split())) from None
+    if isinstance(node, list) and last.isdigit() and int(last) < len(node):
+        node[int(last)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise InputError(f"--set {path}", "a path of tables and list positions", f"no place {last!r}")
+
+
+def _expand(text: str, where: str) -> str:
+    def value(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name not in os.environ:
+            raise InputError(where, f"the environment variable {name}", "not set", f"export {name}=...")
+        return os.environ[name]
+
+    return re.sub(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", value, text)
