@@ -1,7 +1,8 @@
 """Recipe files: one YAML file, checked before anything is started.
 
-Unknown keys, wrong types and impossible combinations end in one `InputError` that names the path inside the recipe. Paths
-are relative to the folder in which the command runs; `${NAME}` is replaced by the environment variable of that name.
+Unknown keys, wrong types and impossible combinations end in one `InputError` that names the path inside the
+recipe. Paths are relative to the folder in which the command runs; `${NAME}` is replaced by the environment
+variable of that name.
 """
 
 from __future__ import annotations
