@@ -230,7 +230,7 @@ class Road:
         network: str | None = None
         extra: dict[str, object] = {}
         if isinstance(config, Weighted):
-            weights = self._weights(config, tiles, taught)
+            weights = self._weights(config.weights, tiles, taught)
             extra = {"weights": asdict(weights)}
         elif isinstance(config, Aggregate):
             job = self.aggregation_job(tiles, taught)
@@ -282,9 +282,10 @@ class Road:
             )
         return fused
 
-    def _weights(self, config: Weighted, tiles: Cached, taught: list[Taught]) -> Weights:
-        if isinstance(config.weights, dict):
-            return Weights(tuple(config.weights[t.facts.label] for t in taught))
+    def _weights(self, given: dict[str, float] | str, tiles: Cached, taught: list[Taught]) -> Weights:
+        """The given weights, or those of least squared error on the training tiles (fitted once)."""
+        if isinstance(given, dict):
+            return Weights(tuple(given[t.facts.label] for t in taught))
         inputs = [tiles.train.fingerprint, *(t.cached.train.fingerprint for t in taught)]
         rel = f"fused/fits/{fingerprint(inputs)}.json"
         if not self.store.exists(rel):
@@ -304,6 +305,13 @@ class Road:
             "tiles": tiles.train.fingerprint,
             **{f"teacher{i}": t.cached.train.fingerprint for i, t in enumerate(taught)},
         }
+        start: tuple[float, ...] = ()
+        if (
+            isinstance(recipe.fusion, Aggregate)
+            and recipe.fusion.skip == "weighted"
+            and not recipe.fusion.official
+        ):
+            start = self._weights("fit", tiles, taught).values
         print_ = job_fingerprint(recipe, "aggregation", recipe.seed, inputs)
         return TrainJob(
             label="aggregation",
@@ -313,6 +321,7 @@ class Road:
             columns=columns,
             folder=f"fused/networks/{print_}",
             fingerprint=print_,
+            skip_weights=start,
         )
 
     def student_job(

@@ -13,7 +13,7 @@ fused target is read from the cache. Ours, off by default: `handover`, `dual_tre
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,9 @@ from pipeline.recipe import MTKD, Aggregate, Train
 from teachers.aggregation import Aggregation
 
 
-def aggregation(config: Aggregate, n_teachers: int, scale: int) -> list[PhaseBuilder]:
+def aggregation(
+    config: Aggregate, n_teachers: int, scale: int, skip_weights: Sequence[float] = ()
+) -> list[PhaseBuilder]:
     """Stage 1, on cached teacher outputs `teacher0` .. `teacherN-1` (B, 3, sH, sW) in [0, 1], in recipe order."""
     names = tuple(f"teacher{i}" for i in range(n_teachers))
 
@@ -36,7 +38,7 @@ def aggregation(config: Aggregate, n_teachers: int, scale: int) -> list[PhaseBui
     def build(_: Modules) -> Phase:
         return Phase(
             name="aggregation",
-            modules={"aggregation": network(config, n_teachers, scale)},
+            modules={"aggregation": network(config, n_teachers, scale, skip_weights)},
             sources=("lr", "hr", *names),
             losses=losses,
             weights={"hr": 1.0},
@@ -49,8 +51,10 @@ def aggregation(config: Aggregate, n_teachers: int, scale: int) -> list[PhaseBui
     return [build]
 
 
-def network(config: Aggregate, n_teachers: int, scale: int) -> Aggregation:
-    """The aggregation network that a recipe describes."""
+def network(
+    config: Aggregate, n_teachers: int, scale: int, skip_weights: Sequence[float] = ()
+) -> Aggregation:
+    """The aggregation network that a recipe describes; `skip_weights` start the sum of `skip: weighted`."""
     return Aggregation(
         n_teachers,
         scale,
@@ -62,6 +66,7 @@ def network(config: Aggregate, n_teachers: int, scale: int) -> Aggregation:
         drop_path=config.drop_path,
         official=config.official,
         skip="none" if config.official else config.skip,
+        skip_weights=list(skip_weights) or None,
     )
 
 

@@ -53,6 +53,8 @@ class TrainJob:
     folder: str
     """Where checkpoints and the result go, relative to the output root."""
     fingerprint: str
+    skip_weights: tuple[float, ...] = ()
+    """Where the learned sum of an aggregation network's skip starts."""
 
     @property
     def spec(self) -> Recipe:
@@ -99,7 +101,7 @@ def phases(job: TrainJob) -> list[Callable[[dict[str, nn.Module]], Phase]]:
     recipe = job.spec
     if job.kind == "aggregation":
         assert isinstance(recipe.fusion, Aggregate)
-        return list(aggregation(recipe.fusion, len(recipe.teachers), recipe.scale))
+        return list(aggregation(recipe.fusion, len(recipe.teachers), recipe.scale, job.skip_weights))
     student = partial(build, recipe.student.name, recipe.scale, **recipe.student.options)
     return list(METHODS[recipe.method.name].phases(recipe.method, recipe.train, student))
 
