@@ -179,8 +179,8 @@ class Aggregate(Section):
     official: bool = False
     """Behaviour of the released code (un-normalised DCT, transformed mask, output / 255 + mean, no skip)."""
     skip: Literal["none", "mean", "weighted"] = "mean"
-    """Ours: the network learns a correction to the teachers' mean, or to a weighted sum of them that starts at the least
-    squares weights and is learned too."""
+    """Ours: the network learns a correction to the teachers' mean, or to a weighted sum of them that starts at the
+    least-squares weights and is learned too."""
     train: Train = Train(steps=20_000, batch=16, patch=32, lr=2e-4)
     """How the network is trained."""
 
