@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
-from teachers.precision import PROBE_SIDE, keep_in_float32, pixel_convolutions
+from teachers.precision import PROBE_SIDE, delicate_convolutions, keep_in_float32
 from teachers.tiling import tiled
 
 Precision = Literal["fp32", "bf16"]
@@ -98,7 +98,7 @@ class Teacher:
                 -(-max(PROBE_SIDE, self.info.minimum_side) // self.info.multiple_of) * self.info.multiple_of
             )
             probe = torch.zeros(1, 1 if self.convention.luma else 3, side, side, device=self.device)
-            for module in pixel_convolutions(self.network, probe):
+            for module in delicate_convolutions(self.network, probe):
                 keep_in_float32(module)
         self.dtype = dtype
         return self

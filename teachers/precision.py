@@ -2,7 +2,8 @@
 
 Eight bits of mantissa are too few for pixels themselves: a value in [0.5, 1) would move by up to half a grey level.
 So products run in bf16 under autocast, while the convolutions that read or write pixels run in float32, and with
-them every residual sum that starts from the first one.
+them every residual sum that starts from the first one. So do the gates of channel attention, which cost nothing
+and whose error would be the same all over the picture.
 """
 
 from __future__ import annotations
@@ -18,14 +19,21 @@ PIXELS = 4
 PROBE_SIDE = 64
 
 
-def pixel_convolutions(network: nn.Module, probe: Tensor) -> list[nn.Module]:
-    """The convolutions between pixels and features, in and out, and those from pixels to pixels (mean shifts).
+def delicate_convolutions(network: nn.Module, probe: Tensor) -> list[nn.Module]:
+    """The convolutions that bf16 must spare.
 
-    Found by running `probe` (1, C, H, W) and noting the order in which convolutions are called.
+    Those from pixels to features and back, those from pixels to pixels (mean shifts), and those on one pixel
+    (gates on pooled features). Found by running `probe` (1, C, H, W) and noting which convolution is called when.
     """
     called: list[nn.Conv2d] = []
-    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
-    hooks = [module.register_forward_pre_hook(lambda m, _: called.append(m)) for module in convolutions]
+    single: list[nn.Conv2d] = []
+
+    def note(module: nn.Conv2d, args: tuple[Tensor, ...]) -> None:
+        called.append(module)
+        if args[0].shape[-2:] == (1, 1):
+            single.append(module)
+
+    hooks = [m.register_forward_pre_hook(note) for m in network.modules() if isinstance(m, nn.Conv2d)]
     try:
         with torch.inference_mode():
             network(probe)
@@ -34,7 +42,7 @@ def pixel_convolutions(network: nn.Module, probe: Tensor) -> list[nn.Module]:
             hook.remove()
     inner = [module for module in called if max(module.in_channels, module.out_channels) > PIXELS]
     pixels = [module for module in called if max(module.in_channels, module.out_channels) <= PIXELS]
-    chosen = pixels + inner[:1] + inner[-1:]
+    chosen = pixels + inner[:1] + inner[-1:] + single
     return list({id(module): module for module in chosen}.values())
 
 

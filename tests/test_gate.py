@@ -17,7 +17,7 @@ from teachers.descriptor import Convention, Teacher, TeacherInfo
 from teachers.gate import check, measure_precision, precision_gate
 from teachers.loading import load_teacher
 from teachers.networks.edsr import EDSR
-from teachers.precision import pixel_convolutions
+from teachers.precision import delicate_convolutions
 
 
 class BackProjection(nn.Module):
@@ -160,7 +160,7 @@ def test_weights_of_another_scale_are_refused_where_shapes_do_not_tell(
 
 def test_bf16_leaves_pixels_in_float32(shared: Path) -> None:
     good = load_teacher(shared / "weights/rlfn_x4.pth")
-    assert {m for m in pixel_convolutions(good.network, torch.rand(1, 3, 32, 32))} == {
+    assert {m for m in delicate_convolutions(good.network, torch.rand(1, 3, 32, 32))} == {
         good.network.conv_1,
         good.network.upsampler[0],
     }
@@ -172,6 +172,13 @@ def test_bf16_leaves_pixels_in_float32(shared: Path) -> None:
         )
     assert good(torch.rand(1, 3, 20, 20)).dtype == torch.float32
     assert seen == {"conv_1": torch.float32, "conv_2": torch.bfloat16, "upsampler": torch.float32}
+
+
+def test_bf16_spares_gates_on_pooled_features(shared: Path) -> None:
+    good = load_teacher(shared / "weights/imdn_x4.pth")
+    spared = delicate_convolutions(good.network, torch.rand(1, 3, 32, 32))
+    assert good.network.IMDB3.cca.conv_du[2] in spared and good.network.IMDB3.c1 not in spared
+    assert len(spared) == 2 + 2 * 6
 
 
 def test_bf16_is_near_float32_and_can_be_left_again(shared: Path) -> None:
