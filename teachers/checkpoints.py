@@ -48,7 +48,7 @@ def read_checkpoint(path: Path) -> tuple[Any, dict[str, str]]:
             with safe_open(path, framework="pt") as tensors:
                 return {key: tensors.get_tensor(key) for key in tensors.keys()}, tensors.metadata() or {}  # noqa: SIM118
         if head[:4] == b"PK\x03\x04":
-            _check_sums(path)
+            _check_archive(path)
         return torch.load(path, map_location="cpu", weights_only=True), {}
     except (InputError, MemoryError):
         raise
@@ -56,9 +56,12 @@ def read_checkpoint(path: Path) -> tuple[Any, dict[str, str]]:
         raise _unreadable(path, error) from None
 
 
-def _check_sums(path: Path) -> None:
-    """torch itself does not look at the checksums in its archives."""
+def _check_archive(path: Path) -> None:
+    """What torch does not look at before it opens one of its archives: the kind, and the checksums."""
     with zipfile.ZipFile(path) as archive:
+        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            remedy = "Save its state_dict() from the program that made it."
+            raise InputError(str(path), "tensors only", "a TorchScript archive, which can run code", remedy)
         damaged = archive.testzip()
     if damaged is not None:
         remedy = "Copy it again; if it was saved without checksums, save it with them or as safetensors."
@@ -67,18 +70,14 @@ def _check_sums(path: Path) -> None:
 
 def _unreadable(path: Path, error: Exception) -> InputError:
     text = " ".join(str(error).split())
-    if "TorchScript" in text:
-        remedy = "Save its state_dict() from the program that made it."
-        return InputError(str(path), "tensors only", "a TorchScript archive, which can run code", remedy)
     asked = re.search(r"GLOBAL (\S+)", text) if isinstance(error, pickle.UnpicklingError) else None
     if asked:
         found = f"a pickle that asks for {asked[1].strip('.,')}, which can run code"
         remedy = "Do not open it elsewhere unless you trust its maker; ask for a safetensors file."
         return InputError(str(path), "tensors only", found, remedy)
     # torch adds advice to what went wrong, some of it dangerous: only the reason is passed on
-    reason = re.split(r"\. | Check the documentation", text.rpartition("WeightsUnpickler error: ")[2])[0][
-        :120
-    ]
+    reason = text.rpartition("WeightsUnpickler error: ")[2]
+    reason = re.split(r"\. | Check the documentation", reason)[0][:120]
     found = f"{path.stat().st_size} bytes that are none, or no longer ({type(error).__name__}: {reason})"
     return InputError(str(path), "a whole checkpoint, of tensors alone", found, "Download or copy it again.")
 

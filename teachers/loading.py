@@ -219,5 +219,5 @@ def _student(state: dict[str, Tensor], described: str, where: str) -> Found:
     network = students.build(name, scale, **options)
     _load_strictly(network, state, name, where)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    luma = Convention(luma=options.get("colours") == 1)
-    return Found(network, name, scale, parameters, convention=luma)
+    attends = name == "swinir_light" or name.removeprefix("spandrel:") in ATTENDING
+    return Found(network, name, scale, parameters, convolutional=not attends)
