@@ -18,7 +18,7 @@ from torch import Tensor
 from pipeline.data.decode import SUFFIXES
 from pipeline.errors import FacultyError, InputError
 from pipeline.shards.store import Store
-from pipeline.upscale_pictures import Layers, fill_hidden, read_layers, write_png
+from pipeline.upscale_pictures import Layers, fill_hidden, read_layers, without_ringing, write_png
 from teachers.descriptor import pad
 from teachers.tiling import starts
 
@@ -151,7 +151,11 @@ def enlarge(
     overlap: int = 16,
     device: str = "cpu",
 ) -> Layers:
-    """Enlarge a decoded picture. Transparency goes through the network as a grey picture, unless it is constant."""
+    """Enlarge a decoded picture. Transparency goes through the network as a grey picture, unless it is constant.
+
+    Networks overshoot at edges, which nobody sees in a photograph but which draws a rim around a cut-out shape; so
+    each enlarged alpha value is held within the range of the 3x3 pixels that it comes from.
+    """
     run = partial(_enlarge, network, scale=scale, tile=tile, overlap=overlap, device=device)
     colour, alpha = layers.colour, layers.alpha
     if alpha is not None:
@@ -159,7 +163,8 @@ def enlarge(
         if alpha.min() == alpha.max():
             alpha = np.full((alpha.shape[0] * scale, alpha.shape[1] * scale), alpha.flat[0])
         else:
-            alpha = np.rint(run(alpha[:, :, None].repeat(3, 2)).mean(2, dtype=np.float32)).astype(np.uint8)
+            large = np.rint(run(alpha[:, :, None].repeat(3, 2)).mean(2, dtype=np.float32)).astype(np.uint8)
+            alpha = without_ringing(large, alpha, scale)
     return replace(layers, colour=run(colour), alpha=alpha)
 
 

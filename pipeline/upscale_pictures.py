@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFilter, ImageOps
 
 from pipeline.data.decode import MAX_PIXELS
 from pipeline.errors import InputError
@@ -68,6 +68,16 @@ def write_png(layers: Layers, store: Store, rel: str) -> None:
     )
     with store.stage(rel) as path:
         picture.save(path, format="PNG", icc_profile=layers.icc)
+
+
+def without_ringing(large: np.ndarray, small: np.ndarray, scale: int) -> np.ndarray:
+    """Hold each value of `large` (scale*H, scale*W) within the 3x3 neighbours of its pixel in `small` (H, W), uint8."""
+    picture = Image.fromarray(small)
+    low, high = (
+        np.asarray(picture.filter(kind(3))).repeat(scale, 0).repeat(scale, 1)
+        for kind in (ImageFilter.MinFilter, ImageFilter.MaxFilter)
+    )
+    return np.clip(large, low, high)
 
 
 def fill_hidden(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:

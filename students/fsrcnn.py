@@ -12,7 +12,6 @@ from students.layers import (
     Positive,
     Skip,
     bilinear_head,
-    he,
     interpolate,
     pass_through,
     pixel_shuffle_head,
@@ -70,12 +69,11 @@ class FSRCNN(nn.Module):
         self._start()
 
     def _start(self) -> None:
-        """He initialisation, except that the picture passes straight through the first channels of every layer.
+        """The picture passes straight through the first channels of every layer, the rest starts as PyTorch has it.
 
-        So a fresh network enlarges bilinearly (with a skip: it is the skip). The published start, N(0, 0.001) in the
-        last layer, returns almost black and needs some 100,000 steps to make that good.
+        So a fresh network enlarges bilinearly (with a skip: it is the skip) and learns what that lacks. The published
+        start, N(0, 0.001) in the last layer, returns black and spends its first thousands of steps on the brightness.
         """
-        he(self)
         last = self.last_layer if isinstance(self.last_layer, nn.ConvTranspose2d) else self.last_layer[0]
         if self.skip is not None:
             zero(last)

@@ -75,14 +75,6 @@ def pixel_shuffle_head(features: int, channels: int, scale: int) -> nn.Sequentia
     return nn.Sequential(conv3(features, channels * scale**2), nn.PixelShuffle(scale))
 
 
-def he(module: nn.Module) -> None:
-    """He initialisation of every convolution in `module` for PReLUs with a slope of 0.25; zero biases."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, a=0.25)
-            nn.init.zeros_(layer.bias)
-
-
 def zero(layer: nn.Module) -> None:
     """All weights of one layer 0: what it is added to starts unchanged."""
     nn.init.zeros_(layer.weight)

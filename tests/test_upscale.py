@@ -16,7 +16,7 @@ import students
 from pipeline.errors import FacultyError, InputError
 from pipeline.export import export_onnx, export_pth, save_student
 from pipeline.upscale import enlarge, open_network, open_onnx, upscale_folder
-from pipeline.upscale_pictures import Layers, fill_hidden
+from pipeline.upscale_pictures import Layers, fill_hidden, without_ringing
 
 OPTIONS = {"features": 4, "convs": 1}
 
@@ -150,6 +150,27 @@ def test_constant_transparency_stays_exact_and_other_goes_through_the_network() 
     expected = bilinear(torch.from_numpy(ramp)[None, None].float()) * 0.9
     assert result.alpha is not None
     assert np.abs(result.alpha - expected[0, 0].numpy()).max() <= 0.51
+
+
+def test_transparency_gets_no_rim() -> None:
+    """A network that overshoots at edges, as all do: alpha stays 0 outside, 180 inside."""
+    alpha = np.zeros((12, 12), np.uint8)
+    alpha[3:9, 3:9] = 180
+
+    def network(x: Tensor) -> Tensor:
+        return bilinear(x) + 2 * (bilinear(x) - F.avg_pool2d(bilinear(x), 3, 1, 1))
+
+    result = enlarge(network, Layers(picture(12, 12), alpha, False, None), 2)
+    assert result.alpha is not None
+    assert result.alpha.max() == 180
+    assert (result.alpha[:4] == 0).all() and (result.alpha[8:-8, 8:-8] == 180).all()
+    assert np.unique(result.alpha).size > 2  # edges still come from the network
+
+
+def test_the_range_of_neighbours_reaches_over_borders() -> None:
+    small = picture(1, 2, 1)
+    assert without_ringing(np.full((2, 4), 255, np.uint8), small, 2).max() == small.max()
+    assert without_ringing(np.zeros((2, 4), np.uint8), small, 2).min() == small.min()
 
 
 def test_hidden_colours_do_not_darken_edges() -> None:
