@@ -67,7 +67,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     else:
         teacher = load_teacher(options.model, scale=options.scale).to(device)
         upscaler, parameters = teacher, teacher.info.parameters
-        operations = multiply_adds(teacher.network, (1, 3, 48, 48))
+        operations = multiply_adds(teacher.network, (1, 1 if teacher.convention.luma else 3, 48, 48))
     with Terminal().line("evaluate", sum(len(s.pictures) for s in sets), "pictures") as line:
         found = evaluate(
             upscaler, sets, options.scale, device, on_picture=lambda s: line.advance(note=s.picture)

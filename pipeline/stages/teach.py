@@ -87,7 +87,7 @@ def find_facts(spec: TeacherSpec, scale: int, cache: str, device: str = "cpu") -
         architecture=info.architecture,
         scale=scale,
         parameters=info.parameters,
-        multiply_adds=multiply_adds(teacher.network, (1, 3, 48, 48)),
+        multiply_adds=multiply_adds(teacher.network, (1, 1 if teacher.convention.luma else 3, 48, 48)),
         precision=precision,
     )
     store.write_bytes(_facts_file(sha256, scale, spec, kind), json.dumps(asdict(facts)).encode())
