@@ -96,7 +96,7 @@ def run(
     pool = ThreadPoolExecutor(abreast)
     try:
         running = [
-            pool.submit(_fit, job, settings, board, cpus // abreast, handles.get(job.label, {}))
+            pool.submit(_fit, job, settings, board, cpus / abreast, handles.get(job.label, {}))
             for job in jobs
         ]
         while not all(f.done() for f in running):
@@ -138,11 +138,18 @@ def concurrency(settings: Distill, jobs: int, cpus: int) -> int:
     return max(1, min(fit, jobs))
 
 
-def _fit(job: TrainJob, settings: Distill, board: Any, cpus: int, handle: dict[str, Any]) -> None:
+def needs(settings: Distill) -> dict[str, float]:
+    """What the workers of one training must find free together."""
+    least = settings.workers if isinstance(settings.workers, int) else settings.workers[0]
+    cpus = 0.0 if settings.cpus_per_worker == "auto" else settings.cpus_per_worker
+    return {"CPU": least * cpus, "GPU": least * settings.gpus_per_worker}
+
+
+def _fit(job: TrainJob, settings: Distill, board: Any, cpus: float, handle: dict[str, Any]) -> None:
     most = settings.workers if isinstance(settings.workers, int) else settings.workers[1]
     share = settings.cpus_per_worker
     if share == "auto":
-        share = max(1, cpus // most)
+        share = cpus // most or cpus / most  # whole cores where there are enough
     name = f"{job.label}-{uuid.uuid4().hex[:8]}"
     # Ray's own record of a run; nothing of ours depends on it. Each attempt has a new name, so none is
     # continued by accident.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 
 from pipeline.engine import distill, session, teach
 from pipeline.engines import Taught
@@ -40,6 +40,7 @@ class RayEngine:
     def map(self, function: Callable[[T, str], R], items: Sequence[T], *, gpus: float = 0.0) -> Iterator[R]:
         """Bounded: at most twice as many tasks are under way as the cluster has CPUs."""
         session.start(self.address)
+        session.require(self.address, "teach.gpus_per_actor", {"GPU": gpus})
         limit = 2 * max(int(ray.cluster_resources().get("CPU", 1)), 1)
         task = call.options(num_cpus=1, num_gpus=gpus)
         waiting = list(reversed(items))
@@ -56,6 +57,7 @@ class RayEngine:
         self, tasks: Mapping[str, tuple[TeacherFacts, Sequence[TeachTask]]], recipe: Recipe, taught: Taught
     ) -> None:
         session.start(self.address)
+        session.require(self.address, "an actor of `teach`", teach.needs(recipe.teach))
         with plain_errors():
             teach.run(tasks, recipe.teach, taught)
 
@@ -63,7 +65,9 @@ class RayEngine:
         self, jobs: Sequence[TrainJob], lines: Mapping[str, Line], handles: Mapping[str, dict[str, Any]]
     ) -> None:
         session.start(self.address)
-        distill.run(jobs, jobs[0].spec.distill, lines, handles)
+        settings = jobs[0].spec.distill
+        session.require(self.address, "the workers of `distill`", distill.needs(settings))
+        distill.run(jobs, settings, lines, handles)
 
     def close(self) -> None:
         session.stop()
@@ -78,7 +82,11 @@ class plain_errors:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, RayTaskError):
             raise error.cause from None
-        if isinstance(error, ray.exceptions.RayActorError):
+        if isinstance(error, RayActorError):
+            if error.actor_init_failed:
+                raise FacultyError(
+                    f"a teacher does not load where Ray runs it: {distill.cause(error)}"
+                ) from error
             raise FacultyError(
                 f"a teacher's process died and was restarted too often: {distill.cause(error)}. Out of memory? Lower "
                 "teach.batch or teach.actors; raise teach.max_restarts for unreliable machines. "

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Mapping
 
 import ray
 
-from pipeline.errors import FacultyError
+from pipeline.errors import FacultyError, InputError
 
 OBJECT_STORE_BYTES = 200 * 10**6
 ENVIRONMENT = {
@@ -37,26 +41,76 @@ def start(address: str | None) -> None:
     }
     try:
         if address == "local":
-            logging.getLogger("ray").setLevel(
-                logging.ERROR
-            )  # its notes are about clusters that others can reach
+            # Its notes are about clusters that others can reach.
+            logging.getLogger("ray").setLevel(logging.ERROR)
             ray.init(
                 address="local",
+                _temp_dir=_own_folder(),
                 object_store_memory=OBJECT_STORE_BYTES,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 configure_logging=False,
             )
         else:
+            _knock(address)
             ray.init(address=address, logging_level=logging.ERROR, runtime_env={"env_vars": passed_on})
-    except (ConnectionError, TimeoutError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:
         raise FacultyError(
             f"Ray at {address!r} does not answer: {error}. Check the address "
             f"(`ray status --address {address}`), or leave --address out to run on this machine."
         ) from error
 
 
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens at host:port, for which Ray itself would wait for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
+def require(address: str | None, where: str, needs: Mapping[str, float]) -> None:
+    """Refuse work for which Ray on this machine would wait for ever; a cluster may grow, so there it may wait.
+
+    Raises InputError naming `where` in the recipe.
+    """
+    if address or os.environ.get("RAY_ADDRESS"):
+        return
+    have = ray.cluster_resources()
+    for name, wanted in needs.items():
+        if wanted > have.get(name, 0.0):
+            raise InputError(
+                where,
+                f"at most the {have.get(name, 0.0):g} {name}s of this machine",
+                f"{wanted:g}",
+                "Lower it, or name a cluster that has them with --address.",
+            )
+
+
+_FOLDERS: list[tuple[str, str | None]] = []
+"""The folder of the local Ray, and RAY_TMPDIR as it was before."""
+
+
+def _own_folder() -> str:
+    """A folder for a local Ray alone, also in the environment of its processes.
+
+    In the shared one Ray Train finds the address of a cluster that somebody started on this machine, asks there
+    for its own training, hears that there is none and takes its workers away.
+    """
+    before = os.environ.get("RAY_TMPDIR")
+    folder = tempfile.mkdtemp(prefix="faculty-ray-", dir=before)
+    os.environ["RAY_TMPDIR"] = folder
+    _FOLDERS.append((folder, before))
+    return folder
+
+
 def stop() -> None:
     """Leave the cluster; ends a local Ray."""
     if ray.is_initialized():
         ray.shutdown()
+    while _FOLDERS:
+        folder, before = _FOLDERS.pop()
+        shutil.rmtree(folder, ignore_errors=True)
+        if before is None:
+            del os.environ["RAY_TMPDIR"]
+        else:
+            os.environ["RAY_TMPDIR"] = before

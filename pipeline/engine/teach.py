@@ -31,6 +31,9 @@ class TeacherActor:
         self.teacher = load(facts, self.device)
         self.compute = threading.Lock()
 
+    def ready(self) -> None:
+        """Answers once the teacher is loaded."""
+
     def teach(self, task: TeachTask, threads: int) -> tuple[Receipt, dict[str, float]]:
         """Teach one shard with `threads` CPU threads."""
         shard = task.read()
@@ -46,11 +49,20 @@ class Pool:
 
     label: str
     todo: list[TeachTask]
-    actors: list[Any]
+    starting: dict[Any, Any]
+    """Actors by the answer that is awaited from them. Where not all fit at once, some start when others end."""
+    actors: list[Any] = field(default_factory=list)
     busy: dict[Any, tuple[Any, TeachTask]] = field(default_factory=dict)
 
     def load_of(self, actor: Any) -> int:
         return sum(a is actor for a, _ in self.busy.values())
+
+    def end(self) -> None:
+        """Give back what the actors hold."""
+        for actor in (*self.actors, *self.starting.values()):
+            ray.kill(actor)
+        self.actors.clear()
+        self.starting.clear()
 
 
 def sizes(
@@ -72,6 +84,12 @@ def sizes(
     return {label: min(wanted[label], len(todo)) for label, (_, todo) in tasks.items()}
 
 
+def needs(settings: Teach) -> dict[str, float]:
+    """What one actor must find free on a node."""
+    cpus = 0.0 if settings.cpus_per_actor == "auto" else settings.cpus_per_actor
+    return {"CPU": cpus, "GPU": settings.gpus_per_actor}
+
+
 def run(
     tasks: Mapping[str, tuple[TeacherFacts, Sequence[TeachTask]]], settings: Teach, taught: Taught
 ) -> None:
@@ -91,22 +109,21 @@ def run(
         max_restarts=settings.max_restarts,
         max_task_retries=settings.max_restarts,
     )
-    pools = [
-        Pool(label, list(todo), [actor.remote(facts) for _ in range(counts[label])])
-        for label, (facts, todo) in tasks.items()
-    ]
+    pools = []
     try:
+        for label, (facts, todo) in tasks.items():
+            actors = [actor.remote(facts) for _ in range(counts[label])]
+            pools.append(Pool(label, list(todo), {each.ready.remote(): each for each in actors}))
         _drive(pools, cpus, settings.threads, taught)
     finally:
         for pool in pools:
-            for each in pool.actors:
-                ray.kill(each)
+            pool.end()
 
 
 def _drive(pools: list[Pool], cpus: int, fixed: int | str, taught: Taught) -> None:
     """Keep every actor two calls deep; hand each finished shard's receipt on."""
     while any(p.todo or p.busy for p in pools):
-        running = sum(min(len(p.actors), len(p.todo) + len(p.busy)) for p in pools)
+        running = sum(min(len(p.actors) + len(p.starting), len(p.todo) + len(p.busy)) for p in pools)
         threads = fixed if isinstance(fixed, int) else max(1, cpus // max(running, 1))
         for pool in pools:
             for _ in range(CALLS):
@@ -114,9 +131,13 @@ def _drive(pools: list[Pool], cpus: int, fixed: int | str, taught: Taught) -> No
                     if pool.todo and pool.load_of(each) < CALLS:
                         task = pool.todo.pop(0)
                         pool.busy[each.teach.remote(task, threads)] = (each, task)
-        done, _ = ray.wait([ref for p in pools for ref in p.busy], num_returns=1)
-        for ref in done:
-            pool = next(p for p in pools if ref in p.busy)
-            receipt, stats = ray.get(ref)
-            del pool.busy[ref]
-            taught(pool.label, receipt, stats)
+        (ref,), _ = ray.wait([ref for p in pools for ref in (*p.starting, *p.busy)], num_returns=1)
+        pool = next(p for p in pools if ref in p.starting or ref in p.busy)
+        answer = ray.get(ref)
+        if ref in pool.starting:
+            pool.actors.append(pool.starting.pop(ref))
+            continue
+        del pool.busy[ref]
+        taught(pool.label, *answer)
+        if not (pool.todo or pool.busy):
+            pool.end()
