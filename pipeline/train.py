@@ -83,6 +83,8 @@ def train(
     Raises FacultyError naming step, term and tiles when a loss is not finite, InputError for a foreign checkpoint.
     """
     hooks = hooks or Hooks()
+    # Vanishing attention weights and second moments become denormal numbers, on which a CPU is many times slower.
+    torch.set_flush_denormal(True)
     loop = _Loop(phase, device, world)
     start = 0
     if (found := checkpoint.load_latest(folder, fingerprint=fingerprint)) is not None:
