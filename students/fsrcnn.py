@@ -31,7 +31,7 @@ class FSRCNN(nn.Module):
 
     d: features before and after the mapping. s: features of the mapping. m: 3x3 convolutions in the mapping.
     colours: 3 works on RGB; 1 is the published luma network: RGB in, Y enlarged by it, chroma by bicubic, RGB out.
-    head: the published 9x9 `deconv`, or a 3x3 convolution and a `pixelshuffle`, which trains about 1.5x faster on CPU.
+    head: the published 9x9 `deconv`, or a 3x3 convolution and a `pixelshuffle`, which trains faster on CPUs.
     skip: adds the interpolated input to the output (not published; None is). It needs no parameters.
     """
 
