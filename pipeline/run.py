@@ -136,8 +136,21 @@ class Run:
         return tiles, taught, fused, jobs
 
     def _train(self, jobs: list[TrainJob]) -> None:
-        if not jobs:
-            return
+        """Train what has no result yet. One command at a time trains a job; a second waits and finds it done."""
+        with ExitStack() as stack:
+            for job in sorted(
+                jobs, key=lambda j: j.folder
+            ):  # in one order, so that no two wait for each other
+                waiting = partial(self._waiting, job.label)
+                stack.enter_context(job.output().lock("training.lock", on_wait=waiting))
+            jobs = [job for job in jobs if job.result() is None]
+            if jobs:
+                self._train_now(jobs)
+
+    def _waiting(self, label: str, owner: str) -> None:
+        self.reporter.say(f"{label} is being trained by {owner}; waiting for it")
+
+    def _train_now(self, jobs: list[TrainJob]) -> None:
         self.tracked.begin()
         records = {job.label: self.tracked.child(job.label, _params(job)) for job in jobs}
         with ExitStack() as stack:

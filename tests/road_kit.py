@@ -140,7 +140,7 @@ def snapshot(folder: Path, pattern: str = "*") -> dict[str, tuple[str, int]]:
             path.stat().st_mtime_ns,
         )
         for path in sorted(folder.rglob(pattern))
-        if path.is_file() and path.name != "building.lock"
+        if path.is_file() and path.suffix != ".lock"
     }
 
 

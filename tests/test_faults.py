@@ -1,0 +1,282 @@
+"""The failures that a user will meet, injected for real: killed commands, two at once, no room, no server."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from road_kit import (
+    Road,
+    command,
+    content,
+    environment,
+    faculty,
+    picture,
+    recipe,
+    recipe_file,
+    snapshot,
+    weights,
+)
+from test_cli import run, until
+
+from pipeline.shards.store import Store
+
+TRAIN = {"steps": 120, "evaluate_every": 6, "keep": 2}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbed: sixteen output shards and a student."""
+    root = tmp_path_factory.mktemp("whole")
+    for seed in range(8):
+        picture(root / "pictures" / f"{seed}.png", 144, 152, seed)
+    Road(settings(root)).distill()
+    return root
+
+
+@pytest.fixture
+def place(whole: Path, tmp_path: Path) -> Path:
+    """The same pictures, nothing computed."""
+    shutil.copytree(whole / "pictures", tmp_path / "pictures")
+    recipe_file(tmp_path, cache={"shard_mb": 0.1}, train=TRAIN)
+    return tmp_path
+
+
+def settings(root: Path) -> object:
+    return recipe(root, cache={"shard_mb": 0.1}, train=TRAIN)
+
+
+def trained(root: Path) -> dict[str, bytes]:
+    (job,) = Road(settings(root)).distill()[3]
+    return weights(job)
+
+
+def committed(root: Path, kind: str) -> dict[str, tuple[str, int]]:
+    """The shards with a receipt."""
+    found = snapshot(root / "cache" / kind)
+    return {n: state for n, state in found.items() if n.endswith(".arrow") and f"{n}.json" in found}
+
+
+def start(place: Path, *arguments: object, **env: str) -> subprocess.Popen:
+    """The command in a session of its own."""
+    return subprocess.Popen(
+        command(*arguments),
+        cwd=place,
+        env=environment(**env),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def kill_when(condition: Callable[[], object], place: Path, *arguments: object, **env: str) -> None:
+    """Start the command and SIGKILL it, and it alone, as soon as the condition holds."""
+    work = start(place, *arguments, **env)
+    try:
+        until(condition, work)
+    finally:
+        work.kill()
+        work.communicate()
+    assert work.returncode == -signal.SIGKILL
+
+
+def checkpoints(place: Path) -> list[int]:
+    return sorted(int(p.stem.split("-")[1]) for p in (place / "runs").rglob("step-*.json"))
+
+
+# ---- killed
+
+
+def test_teach_killed_goes_on_without_making_a_committed_shard_again(place: Path, whole: Path) -> None:
+    kill_when(lambda: len(committed(place, "outputs")) > 2, place, "teach", "recipe.yaml", "--inline")
+    before = {kind: committed(place, kind) for kind in ("tiles", "outputs")}
+    total = len(committed(whole, "outputs"))
+    assert 2 < len(before["outputs"]) < total, "it was done before it could be killed"
+    done = run("teach", place / "recipe.yaml", "--inline", "--json", "-")
+    assert done.code == 0, done.err
+    assert done.json["shards_reused"] == len(before["outputs"])
+    assert done.json["shards_written"] == total - len(before["outputs"])
+    for kind, shards in before.items():
+        after = committed(place, kind)
+        assert shards.items() <= after.items()
+        assert {n: sha256 for n, (sha256, _) in after.items()} == {
+            n: sha256 for n, (sha256, _) in committed(whole, kind).items()
+        }
+
+
+def test_distill_killed_ends_with_the_bits_of_a_run_that_was_not(place: Path, whole: Path) -> None:
+    shutil.copytree(whole / "cache", place / "cache")
+    kill_when(lambda: len(checkpoints(place)) >= 2, place, "distill", "recipe.yaml", "--inline")
+    assert 0 < checkpoints(place)[-1] < TRAIN["steps"] and not list(place.rglob("result.json"))
+    kill_when(lambda: checkpoints(place)[-1] > 60, place, "distill", "recipe.yaml", "--inline")
+    assert 60 < checkpoints(place)[-1] < TRAIN["steps"]
+    done = run("distill", place / "recipe.yaml", "--inline")
+    assert done.code == 0, done.err
+    assert trained(place) == trained(whole)
+    assert result(place)["curves"] == result(whole)["curves"]
+
+
+def result(root: Path) -> dict:
+    (file,) = root.glob("runs/r/trainings/*/result.json")
+    return json.loads(file.read_text())
+
+
+@pytest.fixture
+def ray_home() -> Iterator[str]:
+    """A folder for one command's Ray. What of it outlives the command is found by this folder's name, and ended."""
+    folder = tempfile.mkdtemp(prefix="fr-")
+    yield folder
+    end_ray(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def of_ray(folder: str) -> list[int]:
+    """Pids of the processes that were started with this RAY_TMPDIR, or below it."""
+    mark = f"RAY_TMPDIR={folder}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                variables = (entry / "environ").read_bytes().split(b"\0")
+            except OSError:  # it ended, or belongs to somebody else
+                continue
+            if any(v == mark or v.startswith(mark + b"/") for v in variables):
+                found.append(int(entry.name))
+    return found
+
+
+def end_ray(folder: str, patience: float = 15) -> None:
+    """Wait for a dead driver's Ray to end by itself, then end what is left of it."""
+    end = time.monotonic() + patience
+    while (left := of_ray(folder)) and time.monotonic() < end:
+        time.sleep(0.2)
+    for pid in left:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+@pytest.mark.ray
+def test_a_driver_killed_in_teach_and_in_distill_loses_nothing_that_was_committed(
+    place: Path, whole: Path, ray_home: str
+) -> None:
+    again = ("distill", "recipe.yaml")
+    kill_when(lambda: len(committed(place, "outputs")) > 1, place, *again, RAY_TMPDIR=ray_home)
+    end_ray(ray_home)
+    taught = committed(place, "outputs")
+    assert 1 < len(taught) < len(committed(whole, "outputs")), "it was done before it could be killed"
+    kill_when(lambda: len(checkpoints(place)) >= 2, place, *again, RAY_TMPDIR=ray_home)
+    end_ray(ray_home)
+    assert taught.items() <= committed(place, "outputs").items()
+    assert 0 < checkpoints(place)[-1] < TRAIN["steps"] and not list(place.rglob("result.json"))
+    made = {kind: committed(place, kind) for kind in ("tiles", "outputs", "fused")}
+    done = faculty(*again, cwd=place, RAY_TMPDIR=ray_home)
+    assert done.returncode == 0, done.stderr
+    assert {kind: committed(place, kind) for kind in made} == made
+    assert trained(place) == trained(whole)
+    assert not os.listdir(ray_home), "a command that ends leaves nothing of its Ray"
+
+
+@pytest.mark.ray
+def test_ctrl_c_during_a_training_over_ray_ends_it_soon(place: Path, whole: Path, ray_home: str) -> None:
+    shutil.copytree(whole / "cache", place / "cache")
+    work = start(place, "distill", "recipe.yaml", "--set", "train.steps=100000", RAY_TMPDIR=ray_home)
+    try:
+        until(lambda: checkpoints(place), work)
+        os.killpg(work.pid, signal.SIGINT)  # as a terminal does
+        _, said = work.communicate(timeout=90)
+    finally:
+        work.kill()
+    assert work.returncode == 130 and "goes on" in said and "Traceback" not in said, said[-3000:]
+    end_ray(ray_home)
+    assert of_ray(ray_home) == []
+
+
+# ---- two at once
+
+
+def two_at_once(place: Path, lock: Store, name: str, *arguments: object) -> list[tuple[str, str]]:
+    """(stdout, stderr) of the same command twice; both stand before the door before it is opened."""
+    files = [(place / f"{i}.out", place / f"{i}.err") for i in range(2)]
+    both = []
+    with lock.lock(name):
+        for out, err in files:
+            with out.open("w") as stdout, err.open("w") as stderr:
+                env = environment(COLUMNS="500")
+                both.append(
+                    subprocess.Popen(command(*arguments), cwd=place, env=env, stdout=stdout, stderr=stderr)
+                )
+        for work, (_, err) in zip(both, files, strict=True):
+            until(lambda err=err: f"by process {os.getpid()} on" in err.read_text(), work)
+    assert [work.wait(240) for work in both] == [0, 0], files[1][1].read_text()
+    return [(out.read_text(), err.read_text()) for out, err in files]
+
+
+def test_two_commands_on_one_cache_share_the_work(place: Path, whole: Path) -> None:
+    cache = Store.open(place / "cache")
+    ends = two_at_once(place, cache, "building.lock", "teach", "recipe.yaml", "--inline", "--json", "-")
+    counts = [json.loads(out) for out, _ in ends]
+    total = len(committed(whole, "outputs"))
+    assert sorted(c["shards_written"] for c in counts) == [0, total]
+    assert sorted(c["shards_reused"] for c in counts) == [0, total]
+    assert counts[0]["teachers"] == counts[1]["teachers"]
+
+
+def test_two_trainings_of_one_student_are_one(place: Path, whole: Path) -> None:
+    shutil.copytree(whole / "cache", place / "cache")
+    (job,) = Road(settings(whole)).distill()[3]
+    training = Store.open(place / "runs" / "r" / job.folder)
+    ends = two_at_once(place, training, "training.lock", "distill", "recipe.yaml", "--inline")
+    assert sum("120/120 steps" in err for _, err in ends) == 1
+    assert ends[0][0] == ends[1][0] and Path(ends[0][0].strip()).is_file()
+    assert trained(place) == trained(whole)
+
+
+# ---- no room, no server
+
+
+def test_a_full_disk_names_the_file_and_commits_nothing(place: Path, whole: Path) -> None:
+    size = min(p.stat().st_size for p in (whole / "cache/outputs").rglob("*.arrow"))
+    done = subprocess.run(
+        command(
+            "teach",
+            "recipe.yaml",
+            "--inline",
+            "--set",
+            f"cache.shard_mb={content(place)['cache']['shard_mb']}",
+        ),
+        cwd=place,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2)),
+    )
+    assert done.returncode == 1 and "cannot be written" in done.stderr and ".arrow" in done.stderr, (
+        done.stderr
+    )
+    assert not list((place / "cache").rglob("*.arrow*")), "neither shards nor leftovers"
+    assert run("teach", place / "recipe.yaml", "--inline").code == 0
+    assert len(committed(place, "outputs")) == len(committed(whole, "outputs"))
+
+
+def test_a_tracking_server_that_is_away_does_not_stop_a_run(
+    place: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(whole / "cache", place / "cache")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    done = run("distill", place / "recipe.yaml", "--inline", "--set", "tracking.enabled=true")
+    assert done.code == 0, done.err
+    assert trained(place) == trained(whole)
+    assert list((place / "runs").rglob("*spool*")), "what was to be recorded is kept for `faculty track sync`"
