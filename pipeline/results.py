@@ -259,6 +259,12 @@ def _record(run: Run, outcome: Outcome, rows: list[Row], folder: Path, pictures:
             for key in metrics
         }
         tracker.metrics({k: v for k, v in values.items() if math.isfinite(v)}, 0)
+    for label, record in run.tracked.trainings.items():
+        if label in outcome.scores:
+            for set_name, score in scores_of(outcome, label).items():
+                record.metrics(
+                    {f"{set_name}/psnr_y": score["psnr_y"], f"{set_name}/ssim_y": score["ssim_y"]}, 0
+                )
     tracker.tags({"tiles": outcome.tiles.train.fingerprint})
     tracker.tags({f"sha256.{t.facts.label}": t.facts.sha256 for t in outcome.taught})
     if outcome.fused is not None:

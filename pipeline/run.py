@@ -25,7 +25,7 @@ from pipeline.shards.fingerprint import file_sha256, fingerprint
 from pipeline.shards.store import Store
 from pipeline.stages.distill import TrainJob
 from pipeline.stages.score import Model, Scored, ScoreTask
-from pipeline.tracking_null import NullTracker, RunTracker
+from pipeline.tracking_null import NullTracker, RunTracker, Status
 from students import build
 
 Scores = dict[str, dict[str, dict[str, tuple[float, float]]]]
@@ -54,6 +54,8 @@ class Tracked:
     def __init__(self, open_run: Callable[[], RunTracker] | None) -> None:
         self._open = open_run
         self.parent: RunTracker | None = None
+        self.trainings: dict[str, RunTracker] = {}
+        """By label, open until the students' scores are in."""
 
     def begin(self) -> None:
         if self.parent is None:
@@ -64,9 +66,11 @@ class Tracked:
         assert self.parent is not None
         return self.parent.child(name, params=params)
 
-    def finish(self, status: str) -> None:
+    def finish(self, status: Status) -> None:
+        for record in self.trainings.values():
+            record.finish(status)
         if self.parent is not None:
-            self.parent.finish(status)  # type: ignore[arg-type]
+            self.parent.finish(status)
 
 
 class Run:
@@ -138,9 +142,8 @@ class Run:
     def _train(self, jobs: list[TrainJob]) -> None:
         """Train what has no result yet. One command at a time trains a job; a second waits and finds it done."""
         with ExitStack() as stack:
-            for job in sorted(
-                jobs, key=lambda j: j.folder
-            ):  # in one order, so that no two wait for each other
+            # In one order, so that no two wait for each other.
+            for job in sorted(jobs, key=lambda j: j.folder):
                 waiting = partial(self._waiting, job.label)
                 stack.enter_context(job.output().lock("training.lock", on_wait=waiting))
             jobs = [job for job in jobs if job.result() is None]
@@ -152,20 +155,14 @@ class Run:
 
     def _train_now(self, jobs: list[TrainJob]) -> None:
         self.tracked.begin()
-        records = {job.label: self.tracked.child(job.label, _params(job)) for job in jobs}
+        records = self.tracked.trainings
+        records.update({job.label: self.tracked.child(job.label, _params(job)) for job in jobs})
         with ExitStack() as stack:
             lines = {
                 job.label: stack.enter_context(self.reporter.line(job.label, _steps(job), "steps"))
                 for job in jobs
             }
-            try:
-                self.engine.train(jobs, lines, {label: r.handle() for label, r in records.items()})
-            except BaseException:
-                for record in records.values():
-                    record.finish("FAILED")
-                raise
-        for record in records.values():
-            record.finish()
+            self.engine.train(jobs, lines, {job.label: records[job.label].handle() for job in jobs})
 
     def everything(self, methods: Sequence[str], seeds: Sequence[int]) -> Outcome:
         """The road to its end: cache, trainings, scores."""
