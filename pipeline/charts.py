@@ -98,6 +98,8 @@ def cost(rows: Sequence[Row], name: str, metric: Metric = PSNR) -> str | None:
     known = [row for row in rows if row.multiply_adds and row.values(name, metric)]
     if len({row.multiply_adds for row in known}) < 2:
         return None
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
     figure, axes = _axes(5.2, 3.1)
     axes.set_xscale("log")
     for role in ROLE_COLOURS:
@@ -106,8 +108,12 @@ def cost(rows: Sequence[Row], name: str, metric: Metric = PSNR) -> str | None:
             x, y = [row.multiply_adds or 0 for row in own], [mean(row.values(name, metric)) for row in own]
             axes.plot(x, y, "o", color=ROLE_COLOURS[role], markersize=7, markeredgewidth=0, label=role)
     _annotate(axes, known, name, metric)
-    axes.margins(x=0.2, y=0.12)
+    axes.margins(x=0.35, y=0.12)
     axes.ticklabel_format(axis="y", useOffset=False)
+    # One to three labels a decade, as people say them: 20 M, 50 M, 100 M.
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(EngFormatter(places=0))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("multiply-adds")
     unit = f" ({metric.unit})" if metric.unit else ""
     axes.set_title(f"{name}: {metric.label}{unit} against cost", loc="left", fontsize=10.5, color=INK)
