@@ -65,9 +65,9 @@ def page(rows: list[dict[str, Any]]) -> str:
         "| what | ours | theirs | ratio | target | met |",
         "| --- | ---: | ---: | ---: | --- | --- |",
     ]
+    shown = ("what", "ours", "theirs", "ratio", "target")
     body = [
-        f"| {r['what']} | {r['ours']} | {r['theirs']} | {r['ratio']} | {r['target']} | {'yes' if r['met'] else '**no**'} |"
-        for r in rows
+        f"| {' | '.join(str(r[key]) for key in shown)} | {'yes' if r['met'] else '**no**'} |" for r in rows
     ]
     notes = [f"- {r['what']}: {r['note']}" for r in rows if r.get("note")]
     return "\n".join([*head, *body, "", *notes, ""]).rstrip() + "\n"

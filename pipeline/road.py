@@ -148,9 +148,9 @@ class Road:
             self.on_work()
             asked = [(spec, recipe.scale, self.store.uri) for spec in unknown]
             with self.reporter.line("look at teachers", len(asked), "teachers") as line:
-                for facts in self.engine.map(_look, asked, gpus=recipe.teach.gpus_per_actor):
-                    known[facts.label] = facts
-                    line.advance(note=f"{facts.label}: {facts.architecture}, {facts.precision}")
+                for found in self.engine.map(_look, asked, gpus=recipe.teach.gpus_per_actor):
+                    known[found.label] = found
+                    line.advance(note=f"{found.label}: {found.architecture}, {found.precision}")
         return [facts for s in recipe.teachers if (facts := known[s.label]) is not None]
 
     def teach(self, tiles: Cached) -> list[Taught]:

@@ -275,7 +275,7 @@ class Run:
             task = ScoreTask(benchmark.name, name, path, self.recipe.scale, chosen, (), keep_pictures=True)
             (scored,) = self.engine.map(_score, [task], gpus=self.recipe.teach.gpus_per_actor)
             with self.output.stage(rel) as file, file.open("wb") as sink:
-                np.savez_compressed(sink, **scored.pictures)
+                np.savez_compressed(sink, allow_pickle=False, **scored.pictures)
         import io
 
         with np.load(io.BytesIO(self.output.read_bytes(rel)), allow_pickle=False) as stored:

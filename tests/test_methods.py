@@ -79,7 +79,11 @@ def test_a_student_without_hr_learns_from_the_target_alone(batch: dict) -> None:
 
 
 def test_the_gradient_of_every_term_reaches_the_student(batch: dict) -> None:
-    for method in (MTKD(name="mtkd"), MTKD(name="mtkd", dual_tree=True), MTKD(name="mtkd", wavelet="db2", level=2)):
+    for method in (
+        MTKD(name="mtkd"),
+        MTKD(name="mtkd", dual_tree=True),
+        MTKD(name="mtkd", wavelet="db2", level=2),
+    ):
         phase = METHODS["mtkd"].phases(method, Train(), student)[0]({})
         for term in phase.losses(phase.modules, batch).values():
             phase.modules["student"].zero_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -62,7 +63,7 @@ def _open(options: argparse.Namespace) -> Store:
 
 def _ls(options: argparse.Namespace) -> None:
     store = _open(options)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "set": rel,
             "kind": m.kind,

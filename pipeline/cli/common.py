@@ -17,7 +17,7 @@ from pipeline.progress import Terminal
 from pipeline.recipe import Recipe
 from pipeline.recipe_file import load_recipe
 from pipeline.run import Run
-from pipeline.tracking_null import RunTracker
+from pipeline.tracking_null import RunTracker, Status
 
 
 def add_json(command: argparse.ArgumentParser) -> None:
@@ -85,7 +85,7 @@ def running(options: argparse.Namespace, recipe: Recipe, reporter: Terminal) -> 
     """A run on the engine that the command line asks for, closed and marked whatever happens."""
     engine = _engine(options)
     run = Run(recipe, engine, reporter, _tracking(recipe, reporter))
-    status = "FAILED"
+    status: Status = "FAILED"
     try:
         yield run
         status = "FINISHED"

@@ -25,7 +25,7 @@ from pipeline.shards.format import Receipt, Shard, open_shard, write_shard
 from pipeline.shards.manifest import Manifest, write_receipt
 from pipeline.shards.store import Store
 from teachers import zoo
-from teachers.descriptor import Teacher
+from teachers.descriptor import Precision, Teacher
 from teachers.gate import check, precision_gate
 from teachers.loading import load_teacher
 
@@ -44,7 +44,7 @@ class TeacherFacts:
     parameters: int
     multiply_adds: int
     """For one 48 x 48 LR tile."""
-    precision: str
+    precision: Precision
 
     def identity(self, tiles_folder: str, dtype: str) -> dict[str, object]:
         return {
