@@ -24,7 +24,7 @@ class Line(Protocol):
 
     def advance(self, amount: float = 1, note: str = "") -> None: ...
 
-    def to(self, done: float, note: str = "") -> None: ...
+    def to(self, done: float, note: str = "", total: float | None = None) -> None: ...
 
 
 class Reporter(Protocol):
@@ -58,7 +58,7 @@ class _Ignored:
     def advance(self, amount: float = 1, note: str = "") -> None:
         """Ignore."""
 
-    def to(self, done: float, note: str = "") -> None:
+    def to(self, done: float, note: str = "", total: float | None = None) -> None:
         """Ignore."""
 
 
@@ -108,9 +108,8 @@ class Terminal:
             self._depth -= 1
             if not self.console.is_terminal:
                 entry = self._progress.tasks[self._progress.task_ids.index(task)]
-                self.say(
-                    f"{what}: {entry.completed:g}/{total:g} {unit} in {entry.elapsed or 0:.0f} s {line.note}".rstrip()
-                )
+                count = f"{entry.completed:g}/{entry.total or 0:g} {unit}"
+                self.say(f"{what}: {count} in {entry.elapsed or 0:.0f} s {line.note}".rstrip())
             if self._depth == 0:
                 self._progress.stop()
                 self._progress = None
@@ -124,6 +123,6 @@ class _Live:
         self.note = note or self.note
         self._progress.update(self._task, advance=amount, note=self.note)  # type: ignore[arg-type]
 
-    def to(self, done: float, note: str = "") -> None:
+    def to(self, done: float, note: str = "", total: float | None = None) -> None:
         self.note = note or self.note
-        self._progress.update(self._task, completed=done, note=self.note)  # type: ignore[arg-type]
+        self._progress.update(self._task, completed=done, total=total, note=self.note)  # type: ignore[arg-type]

@@ -95,9 +95,15 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _upscale(options: argparse.Namespace) -> None:
+    from pipeline.progress import Terminal
     from pipeline.upscale import upscale_folder
 
-    upscale_folder(options.source, options.out, options.student, tile=options.tile)
+    with Terminal().line("upscale", 0, "pictures") as line:
+
+        def done(count: int, total: int, path: Path) -> None:
+            line.to(count, path.name, total)
+
+        upscale_folder(options.source, options.out, options.student, tile=options.tile, on_picture=done)
 
 
 def _teachers(options: argparse.Namespace) -> None:

@@ -22,7 +22,7 @@ from pipeline.recipe import Aggregate
 from pipeline.shards.store import Store
 from pipeline.stages.fuse import fuse_levels
 from pipeline.stages.teach import TeacherFacts, load
-from students import build
+from students import build, deployed
 
 Role = Literal["bicubic", "teacher", "fused", "student"]
 COST_SIDE = 48
@@ -125,7 +125,7 @@ def _load(model: Model, scale: int, device: str) -> Callable[[torch.Tensor], tor
         facts = student_facts(data)
         net = build(facts["architecture"], scale, **facts["options"])
     net.load_state_dict(load_tensors(data))
-    return net.to(device).eval()
+    return deployed(net).to(device).eval()
 
 
 def student_facts(data: bytes) -> dict[str, Any]:
