@@ -28,6 +28,8 @@ from pipeline.stages.score import Model, Scored, ScoreTask
 from pipeline.tracking_null import NullTracker, RunTracker, Status
 from students import build
 
+SCORES_AT_RISK = 16
+"""Pictures between two savings of the scores: what a kill can cost."""
 Scores = dict[str, dict[str, dict[str, tuple[float, float]]]]
 """{model: {set: {picture: (PSNR dB, SSIM)}}}"""
 
@@ -230,19 +232,27 @@ class Run:
                 tasks.append(ScoreTask(benchmark.name, name, path, recipe.scale, chosen, wanted))
         if tasks:
             self.tracked.begin()
+            unsaved = 0
             with self.reporter.line("evaluate", len(tasks), "pictures") as line:
                 for scored in self.engine.map(_score, tasks, gpus=recipe.teach.gpus_per_actor):
                     for name, score in scored.scores.items():
                         books[name][places[scored.set_name, scored.picture]] = score
                     line.advance(note=f"{scored.set_name}/{scored.picture}")
-            for model in models:
-                self._shelf(model).write_bytes(_book_file(model), json.dumps(books[model.name]).encode())
+                    unsaved += 1
+                    if unsaved == SCORES_AT_RISK:
+                        self._save_books(models, books)
+                        unsaved = 0
+            self._save_books(models, books)
         scores: Scores = {m.name: {b.name: {} for b in sets} for m in models}
         for (set_name, picture), place in places.items():
             for model in models:
                 psnr, ssim = books[model.name][place]
                 scores[model.name][set_name][picture] = (psnr, ssim)
         return scores, self._strip(models, scores, sets)
+
+    def _save_books(self, models: list[Model], books: dict[str, dict[str, tuple[float, float]]]) -> None:
+        for model in models:
+            self._shelf(model).write_bytes(_book_file(model), json.dumps(books[model.name]).encode())
 
     def _book(self, model: Model) -> dict[str, tuple[float, float]]:
         shelf, rel = self._shelf(model), _book_file(model)
