@@ -265,7 +265,7 @@ class Run:
     def _strip(
         self, models: list[Model], scores: Scores, sets: Sequence[BenchmarkSet]
     ) -> dict[str, np.ndarray]:
-        """One seed of each method on the test picture where the students gain most over bicubic."""
+        """One seed of each method on the test picture where the last gains most over the first (or over bicubic)."""
         seen: dict[str, Model] = {}
         for m in models:
             seen.setdefault(m.name.rsplit("-s", 1)[0] if m.role == "student" else m.name, m)
@@ -276,7 +276,7 @@ class Run:
         benchmark = sets[0]
 
         def gain(picture: str) -> float:
-            base = scores["bicubic"][benchmark.name][picture][0]
+            base = scores[students[0] if len(students) > 1 else "bicubic"][benchmark.name][picture][0]
             return scores[students[-1]][benchmark.name][picture][0] - base
 
         name, path = max(benchmark.pictures, key=lambda p: gain(p[0]))
