@@ -134,7 +134,7 @@ class Road:
         kind = self.engine.device_kind(recipe.teach.gpus_per_actor)
         for spec in recipe.teachers:
             if teaching.known_facts(spec, recipe.scale, self.store, kind) is None:
-                load_teacher(teaching.resolve(spec.checkpoint)[0], scale=recipe.scale, name=spec.label)
+                load_teacher(spec.checkpoint, scale=recipe.scale, name=spec.label)
 
     def facts(self) -> list[TeacherFacts]:
         """Gate and describe every teacher; what the cache already knows costs nothing."""
@@ -146,7 +146,7 @@ class Road:
         unknown = [s for s in recipe.teachers if known[s.label] is None]
         if unknown:
             self.on_work()
-            asked = [(spec, recipe.scale, self.store.uri) for spec in unknown]
+            asked = [(teaching.located(spec), recipe.scale, self.store.uri) for spec in unknown]
             with self.reporter.line("look at teachers", len(asked), "teachers") as line:
                 for found in self.engine.map(_look, asked, gpus=recipe.teach.gpus_per_actor):
                     known[found.label] = found

@@ -204,9 +204,10 @@ def test_a_training_worker_killed_goes_on_from_its_checkpoint_with_the_same_bits
 
 @pytest.mark.ray
 def test_a_loss_that_is_not_finite_reaches_the_driver_with_step_and_term(
-    ray_local: None, cached: Path
+    ray_local: None, cached: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    road = on_ray(cached, train={"lr": 1e30, "steps": 8})
+    monkeypatch.chdir(cached)
+    road = on_ray(Path("."), train={"lr": 1e30, "steps": 8})
     with pytest.raises(
         FacultyError, match=r"^phase distill, step \d+: the term `(distill|hr|loss)` is"
     ) as caught:
@@ -262,8 +263,14 @@ def test_map_gives_every_result_and_raises_what_was_raised(ray_local: None) -> N
 
 
 @pytest.mark.ray
-def test_teachers_that_do_not_fit_together_take_turns(ray_local: None, fresh: Path) -> None:
-    road = on_ray(fresh, teach={"actors": 1, "cpus_per_actor": 2.0})
+def test_teachers_that_do_not_fit_together_take_turns(
+    ray_local: None, fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(fresh)  # Ray's workers are elsewhere: a recipe's relative paths are the command's
+    teachers = [{**teacher(n), "checkpoint": f"{n}.safetensors"} for n in ("edsr", "compact")]
+    for entry in teachers:
+        shutil.copy(teacher(entry["name"])["checkpoint"], entry["checkpoint"])
+    road = on_ray(Path("."), teachers=teachers, teach={"actors": 1, "cpus_per_actor": 2.0})
     _, taught = road.teach()
     assert [t.facts.label for t in taught] == ["edsr", "compact"]
     assert processes("TeacherActor") == []

@@ -276,9 +276,8 @@ def test_every_fusion_makes_a_target_for_every_tile(again: Path, fusion: dict) -
         if fusion["kind"] in expected and fusion != {"kind": "weighted"}:
             assert np.abs(target - expected[fusion["kind"]]).max() <= 0.5 + 1e-4
     if fusion == {"kind": "weighted"}:
-        assert (
-            error(targets) <= min(map(error, outputs)) + 0.02
-        )  # rounding apart, the fit cannot lose on its own tiles
+        # Rounding apart, the fit cannot lose on its own tiles.
+        assert error(targets) <= 1.01 * min(map(error, outputs))
     assert error(targets) < 1.3 * max(map(error, outputs))
     assert Road(recipe(again, fusion=fusion), Untouchable()).distill()
 

@@ -74,7 +74,7 @@ def find_facts(spec: TeacherSpec, scale: int, cache: str, device: str = "cpu") -
     if (known := known_facts(spec, scale, store, kind)) is not None:
         return known
     path, sha256 = resolve(spec.checkpoint)
-    teacher = load_teacher(path, scale=scale, name=spec.label).to(device)
+    teacher = load_teacher(spec.checkpoint, scale=scale, name=spec.label).to(device)
     check(teacher)
     precision = spec.precision
     if precision == "auto":
@@ -102,6 +102,12 @@ def known_facts(spec: TeacherSpec, scale: int, store: Store, kind: str) -> Teach
         return None
     facts = json.loads(store.read_bytes(rel))
     return TeacherFacts(**{**facts, "label": spec.label, "path": str(path)})
+
+
+def located(spec: TeacherSpec) -> TeacherSpec:
+    """The teacher with its file's absolute path; names of the zoo stay, because the zoo knows more than the file."""
+    path = Path(spec.checkpoint)
+    return spec.model_copy(update={"checkpoint": str(path.absolute())}) if path.is_file() else spec
 
 
 def resolve(checkpoint: str) -> tuple[Path, str]:

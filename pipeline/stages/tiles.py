@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.data.decode import Picture, Quarantined, decode, scan
 from pipeline.data.tiles import Grid, Tile, columns, cut, positions, tile_id
@@ -110,7 +111,10 @@ def sources(recipe: Recipe) -> tuple[tuple[Source, ...], tuple[Quarantined, ...]
     found: dict[str, Source] = {}
     bad: list[Quarantined] = []
     for folder, lr_only in [(f, False) for f in recipe.data.train] + [(f, True) for f in recipe.data.lr_only]:
-        pictures, quarantined = scan(folder, min_side=2 * recipe.scale, on_bad=recipe.data.on_bad)
+        # Absolute, because the pictures may be cut by a process in another folder.
+        pictures, quarantined = scan(
+            Path(folder).absolute(), min_side=2 * recipe.scale, on_bad=recipe.data.on_bad
+        )
         bad.extend(quarantined)
         for picture in pictures:
             if picture.sha256 in found:
