@@ -188,9 +188,8 @@ class Road:
             def taught(label: str, receipt: Receipt, stats: dict[str, float]) -> None:
                 kept[label][receipt.key] = receipt
                 left[label] -= 1
-                line.advance(
-                    receipt.rows, " ".join(f"{n}:{c}" for n, c in left.items() if c) + " shards left"
-                )
+                more = " ".join(f"{n}:{c}" for n, c in left.items() if c)
+                line.advance(receipt.rows, f"shards left {more or 0}")
 
             self.engine.teach(tasks, self.recipe, taught)
 

@@ -110,13 +110,11 @@ def killer() -> Iterator[Callable[[Callable[[], object], str], threading.Thread]
 
 
 @pytest.mark.ray
-def test_ray_gives_the_shards_and_weights_of_this_process(ray_local: None, inline: Path, fresh: Path) -> None:
-    here = Road(settings(inline)).distill("scratch", "mtkd")[3]
-    there = on_ray(fresh).distill("scratch", "mtkd")[3]  # side by side
+def test_ray_gives_the_shards_of_this_process(ray_local: None, inline: Path, fresh: Path) -> None:
+    road = on_ray(fresh)
+    tiles, taught = road.teach()
+    road.run.road.fuse(tiles, taught, lambda job: None)
     assert hashes(fresh / "cache", "*.arrow") == hashes(inline / "cache", "*.arrow")
-    assert [job.fingerprint for job in there] == [job.fingerprint for job in here]
-    assert [weights(job) for job in there] == [weights(job) for job in here]
-    assert there[1].result()["curves"] == here[1].result()["curves"]
 
 
 # ---- dead processes
@@ -177,26 +175,23 @@ def test_a_teacher_that_dies_too_often_ends_the_run_with_what_to_do(ray_local: N
 
 
 @pytest.mark.ray
-def test_a_training_worker_killed_goes_on_from_its_checkpoint_with_the_same_bits(
-    ray_local: None, cached: Path, tmp_path: Path, killer: Callable
+def test_trainings_side_by_side_have_the_bits_of_this_process_though_a_worker_is_killed(
+    ray_local: None, inline: Path, cached: Path, killer: Callable
 ) -> None:
     train = {"steps": STEPS, "evaluate_every": 2}
-    shutil.copytree(cached / "cache", tmp_path / "here" / "cache")
-    shutil.copytree(cached / "pictures", tmp_path / "here" / "pictures")
-    (whole,) = Road(settings(tmp_path / "here", train=train)).distill()[3]
-    road = on_ray(cached, train=train)
-    runs = cached / "runs"
-    first: list[int] = []
+    here = Road(settings(inline, train=train)).distill("scratch", "mtkd")[3]
+    saved: list[int] = []
 
     def one_is_saved() -> bool:
-        found = sorted(int(p.stem.split("-")[1]) for p in runs.rglob("step-*.json"))
-        first[:] = found[-1:]
-        return bool(found) and found[-1] < STEPS - 10
+        saved[:] = sorted(int(p.stem.split("-")[1]) for p in (cached / "runs").rglob("step-*.json"))
+        return bool(saved)
 
     thread = killer(one_is_saved, "RayTrainWorker")
-    (job,) = road.distill()[3]
-    assert thread.killed and first[0] < STEPS, "the training was done before its worker could be killed"
-    assert weights(job) == weights(whole) and job.result()["curves"] == whole.result()["curves"]
+    there = on_ray(cached, train=train).distill("scratch", "mtkd")[3]
+    assert thread.killed and saved[-1] < STEPS, "the trainings were done before a worker could be killed"
+    assert [job.fingerprint for job in there] == [job.fingerprint for job in here]
+    assert [weights(job) for job in there] == [weights(job) for job in here]
+    assert [job.result()["curves"] for job in there] == [job.result()["curves"] for job in here]
 
 
 # ---- errors arrive as they are
@@ -277,22 +272,20 @@ def test_teachers_that_do_not_fit_together_take_turns(
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"teach": {"gpus_per_actor": 99}}, "gpus_per_actor"),
-        ({"teach": {"cpus_per_actor": 99}}, "teach"),
-        ({"distill": {"gpus_per_worker": 99}}, "distill"),
-        ({"distill": {"workers": 3, "cpus_per_worker": 1}}, "distill"),
-    ],
-    ids=["gpu-actor", "cpu-actor", "gpu-worker", "cpu-workers"],
-)
 def test_what_this_machine_does_not_have_is_refused_instead_of_waited_for(
-    ray_local: None, cached: Path, changes: dict, said: str
+    ray_local: None, cached: Path
 ) -> None:
-    more = {} if "distill" in changes else {"teachers": [teacher("edsr"), teacher("rcan")]}
-    with pytest.raises(InputError, match=said):
-        on_ray(cached, **changes, **more).distill()
+    engine = RayEngine()
+    with pytest.raises(InputError, match="teach.gpus_per_actor"):
+        next(engine.map(double, [1], gpus=99))
+    for teach in ({"gpus_per_actor": 99}, {"cpus_per_actor": 99}):
+        with pytest.raises(
+            InputError, match="an actor of `teach`: expected at most .* of this machine, found 99"
+        ):
+            engine.teach({}, recipe(cached, teach=teach), lambda *_: None)
+    for distill in ({"gpus_per_worker": 99}, {"workers": 3, "cpus_per_worker": 33}):
+        with pytest.raises(InputError, match="workers of `distill`: expected at most .*, found 99"):
+            on_ray(cached, distill=distill).distill("scratch")
 
 
 def work(multiply_adds: int, shards: int) -> tuple:

@@ -167,6 +167,7 @@ def end_ray(folder: str, patience: float = 15) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_driver_killed_in_teach_and_in_distill_loses_nothing_that_was_committed(
     place: Path, whole: Path, ray_home: str
 ) -> None:
