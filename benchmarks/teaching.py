@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.common import PICTURES, in_turn, row
+from benchmarks.common import in_turn, noise_pictures, row
 from pipeline.cost import multiply_adds, parameters
 from pipeline.engine.ray_engine import RayEngine
 from pipeline.engines import InlineEngine
@@ -27,7 +27,9 @@ from pipeline.shards.format import Receipt
 from pipeline.stages.teach import TeacherFacts, TeachTask, load, read
 from students import build
 
-FEW, MANY = 4, 16
+FEW, MANY = 2, 10
+SIDE = 336
+"""Pixels of a picture that makes one shard of 4 x 4 tiles."""
 
 
 def rows() -> list[dict[str, Any]]:
@@ -52,7 +54,7 @@ def recipe(folder: Path, **teach: Any) -> Recipe:
         {
             "name": "bench",
             "scale": 2,
-            "data": {"train": [str(PICTURES)], "tile": 96, "holdout": 0.0},
+            "data": {"train": [str(folder / "pictures")], "tile": 96, "holdout": 0.0},
             "cache": {"root": str(folder / "cache"), "shard_mb": 0.5},
             "teach": teach,
             "method": {"name": "scratch"},
@@ -61,9 +63,12 @@ def recipe(folder: Path, **teach: Any) -> Recipe:
 
 
 def make_tiles(folder: Path) -> list[Receipt]:
-    """Shards of about a dozen tiles of 48 LR pixels."""
+    """Equal shards of sixteen tiles of 48 LR pixels."""
+    noise_pictures(folder / "pictures", MANY, SIDE)
     road = Road(recipe(folder), InlineEngine("cpu"), Quiet(), lambda: None)
-    return [r for r in road.tiles().train.shards if r.rows >= 12][:MANY]
+    shards = list(road.tiles().train.shards)
+    assert len(shards) == MANY and {r.rows for r in shards} == {16}
+    return shards
 
 
 def teacher(folder: Path, label: str, **options: Any) -> TeacherFacts:
