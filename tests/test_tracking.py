@@ -95,7 +95,9 @@ def test_a_relative_database_is_made_absolute_for_workers_in_other_folders(tmp_p
     assert resolve_uri("sqlite:///sub/m.db", tmp_path) == f"sqlite:///{tmp_path}/sub/m.db"
 
 
-@pytest.mark.parametrize("uri", ["file:///somewhere/mlruns", "./mlruns", "ftp://host/x", "sqlite://", "sqlite:///"])
+@pytest.mark.parametrize(
+    "uri", ["file:///somewhere/mlruns", "./mlruns", "ftp://host/x", "sqlite://", "sqlite:///"]
+)
 def test_a_store_that_mlflow_no_longer_writes_is_bad_input(uri, tmp_path):
     with pytest.raises(InputError, match=r"tracking\.uri: expected .*sqlite:///") as caught:
         resolve_uri(uri, tmp_path)
