@@ -93,8 +93,8 @@ _FOLDERS: list[tuple[str, str | None]] = []
 def _own_folder() -> str:
     """A folder for a local Ray alone, also in the environment of its processes.
 
-    In the shared one Ray Train finds the address of a cluster that somebody started on this machine, asks there
-    for its own training, hears that there is none and takes its workers away.
+    In the shared one Ray Train's helpers find the address of a cluster that somebody started on this machine,
+    perhaps one long dead, and ask there after their own training.
     """
     before = os.environ.get("RAY_TMPDIR")
     folder = tempfile.mkdtemp(prefix="faculty-ray-", dir=before)
