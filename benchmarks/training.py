@@ -22,7 +22,7 @@ from pipeline.shards.store import Store
 from pipeline.train import train
 from students import build
 
-STEPS = 12
+FEW, MANY = 6, 30
 
 
 def rows() -> list[dict[str, Any]]:
@@ -55,33 +55,40 @@ def cached(folder: Path) -> Sampler:
 
 def cached_against_bare(sampler: Sampler, student: Any, folder: Path) -> dict[str, Any]:
     """`train` with all it does (sampling, EMA, checks) against forward, backward, Adam on one batch in memory."""
-    settings = Train(steps=STEPS, batch=4, patch=24, evaluate_every=10_000, log_every=10_000)
-    phase = mtkd(MTKD(name="mtkd"), settings, student)[0]({})
+    phases = {
+        steps: mtkd(
+            MTKD(name="mtkd"),
+            Train(steps=steps, batch=4, patch=24, evaluate_every=10_000, log_every=10_000),
+            student,
+        )[0]({})
+        for steps in (FEW, MANY)
+    }
     runs = iter(range(1000))
     batch = tensors(sampler, 0)
     bare_student = student().to(memory_format=torch.channels_last)
     optimiser = torch.optim.Adam(bare_student.parameters(), lr=2e-4, fused=True)
     modules = {"student": bare_student}
 
-    def ours() -> None:
+    def ours(steps: int) -> None:
         where = Store.open(folder / f"run{next(runs)}")
-        train(phase, sampler, folder=where, fingerprint="f", seed=0, device=torch.device("cpu"))
+        train(phases[steps], sampler, folder=where, fingerprint="f", seed=0, device=torch.device("cpu"))
 
     def theirs() -> None:
-        for _ in range(STEPS):
-            losses = phase.losses(modules, batch)
+        for _ in range(MANY - FEW):
+            losses = phases[FEW].losses(modules, batch)
             (losses["distill"] + 0.1 * losses["hr"]).backward()
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
 
-    seconds = in_turn({"ours": ours, "theirs": theirs}, rounds=5)
+    sides = {"few": partial(ours, FEW), "many": partial(ours, MANY), "theirs": theirs}
+    seconds = in_turn(sides, rounds=5)
     return row(
         "distill step from cached targets / bare loop on tensors in memory, EDSR-baseline x2",
-        seconds["ours"] / STEPS * 1e3,
-        seconds["theirs"] / STEPS * 1e3,
+        (seconds["many"] - seconds["few"]) / (MANY - FEW) * 1e3,
+        seconds["theirs"] / (MANY - FEW) * 1e3,
         "<= 1.05",
         unit="ms",
-        note="ours includes sampling, EMA, finiteness checks and one final checkpoint in 12 steps",
+        note="ours includes sampling, EMA and finiteness checks; marginal, so that its checkpoint cancels out",
     )
 
 
