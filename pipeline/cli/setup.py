@@ -162,14 +162,8 @@ def _cluster(address: str | None) -> str:
     address = address or os.environ.get("RAY_ADDRESS")
     if not address:
         return "none asked for; runs start Ray on this machine"
-    import ray
-
     from pipeline.engine import session
 
-    session.start(address)
-    try:
-        resources = ray.cluster_resources()
-    finally:
-        session.stop()
+    resources = session.resources(address)
     shown = {k: v for k, v in sorted(resources.items()) if k in ("CPU", "GPU", "memory")}
     return f"{address}: {len([k for k in resources if k.startswith('node:1')])} nodes, {shown}"

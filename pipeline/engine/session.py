@@ -103,6 +103,15 @@ def _own_folder() -> str:
     return folder
 
 
+def resources(address: str) -> dict[str, float]:
+    """What the cluster at `address` has, asked for and left again. Raises FacultyError where it does not answer."""
+    start(address)
+    try:
+        return ray.cluster_resources()
+    finally:
+        stop()
+
+
 def stop() -> None:
     """Leave the cluster; ends a local Ray."""
     if ray.is_initialized():
