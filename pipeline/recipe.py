@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -201,8 +201,14 @@ class Student(Section):
         return re.sub(r"[^A-Za-z0-9._-]", "-", self.name)
 
 
+Target = Literal["none", "teacher", "fused"]
+"""What a method reads from the cache beside LR and HR."""
+
+
 class Scratch(Section):
     """The student alone: L1 against HR. The baseline of every comparison."""
+
+    target: ClassVar[Target] = "none"
 
     name: Literal["scratch"]
     """Always `scratch`."""
@@ -212,6 +218,8 @@ class Scratch(Section):
 
 class KD(Section):
     """One teacher, L1 on outputs: L = distill * |S - T|_1 + hr * |S - HR|_1."""
+
+    target: ClassVar[Target] = "teacher"
 
     name: Literal["kd"]
     """Always `kd`."""
@@ -225,6 +233,8 @@ class KD(Section):
 
 class MTKD(Section):
     """Several teachers through their fused target, wavelet distillation (Jiang et al., ECCV 2024, eq. 5-7)."""
+
+    target: ClassVar[Target] = "fused"
 
     name: Literal["mtkd"]
     """Always `mtkd`."""
@@ -263,8 +273,58 @@ class MTKD(Section):
         }
 
 
-Method = Annotated[Union[Scratch, KD, MTKD], Field(discriminator="name")]
-METHODS: dict[str, type[Section]] = {"scratch": Scratch, "kd": KD, "mtkd": MTKD}
+class PISR(Section):
+    """Privileged information (Lee et al., ECCV 2020): a teacher that sees HR, its decoder as the student's start, and
+    variational distillation (VID) of its features."""
+
+    name: Literal["pisr"]
+    """Always `pisr`."""
+    teacher: Literal["privileged", "larger"] = "privileged"
+    """`privileged`: an encoder that sees HR and a decoder of the student's architecture. `larger`, for ablations: a
+    larger network of the student's kind that sees LR."""
+    larger: dict[str, Any] = {}
+    """Options of the `larger` teacher, over the student's own."""
+    checkpoint: str | None = None
+    """Weights of a teacher trained before (weights.safetensors of its training) instead of phase 1."""
+    imitation: Annotated[float, Field(ge=0)] = 1e-4
+    """Phase 1's weight lambda_T of L1 between the code and the bicubic LR; 0 for none."""
+    pretrain: Train | None = None
+    """Phase 1's training; default: the recipe's `train`."""
+    init: bool = True
+    """The student starts as the teacher's decoder."""
+    vid: Weight = 1e-6
+    """Weight lambda_S of VID; 0 leaves the teacher out of the step."""
+    layer: str | None = None
+    """Module whose output VID compares; default: the last features before enlarging (fsrcnn: `expanding`)."""
+    distribution: Literal["laplace", "gaussian"] = "laplace"
+    """VID's distribution."""
+    scale_per: Literal["element", "channel"] = "element"
+    """VID's scale: predicted for each element, or one learned number a channel."""
+    hr: Weight = 1.0
+    """Weight of L1 against HR."""
+    distill: Weight = 0.0
+    """Ours: weight of MTKD's wavelet loss against the fused target of the recipe's teachers. With `vid: 0`,
+    `distill: 1` and `hr: 0.1` this is PISR's start followed by MTKD."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> PISR:
+        if self.teacher == "larger" and self.init:
+            raise ValueError("a student cannot start as a larger teacher; set init: false")
+        if self.teacher == "privileged" and self.larger:
+            raise ValueError("`larger` belongs to teacher: larger")
+        if not self.init and self.vid == 0:
+            raise ValueError(
+                "with init: false and vid: 0 nothing of the teacher is used; take method scratch"
+            )
+        return self
+
+    @property
+    def target(self) -> Target:
+        return "none" if self.distill == 0 else "fused"
+
+
+Method = Annotated[Union[Scratch, KD, MTKD, PISR], Field(discriminator="name")]
+METHODS: dict[str, type[Section]] = {"scratch": Scratch, "kd": KD, "mtkd": MTKD, "pisr": PISR}
 
 
 class Distill(Section):
@@ -285,8 +345,10 @@ class Distill(Section):
 class Compare(Section):
     """What `faculty run` trains beside the recipe's own method, at the same budget."""
 
-    methods: tuple[Literal["scratch", "kd", "mtkd"], ...] = ("scratch",)
-    """Baselines by name."""
+    methods: tuple[str, ...] = ("scratch",)
+    """Baselines: methods by name, or names of `variants`."""
+    variants: dict[Name, Method] = {}
+    """Further settings of methods under names of their own, for ablations."""
     seeds: Positive = 1
     """Seeds per method: seed, seed + 1, ..."""
 
@@ -324,7 +386,7 @@ class Recipe(Section):
     """How the teachers become one target: `mean`, `median`, `best`, `weighted` or `aggregate`."""
     student: Student = Student()
     method: Method
-    """How the student is trained: `scratch`, `kd` or `mtkd`."""
+    """How the student is trained: `scratch`, `kd`, `mtkd` or `pisr`."""
     train: Train = Train()
     distill: Distill = Distill()
     compare: Compare = Compare()
@@ -341,8 +403,16 @@ class Recipe(Section):
             ),
             (bool(double), f"teachers: names must differ, found {double} twice; give each a `name`"),
             (
-                self.method.name != "scratch" and not self.teachers,
+                self.method.target != "none" and not self.teachers,
                 f"method {self.method.name} needs at least one teacher; add `teachers:`",
+            ),
+            (
+                bool(taken := sorted(set(METHODS) & set(self.compare.variants))),
+                f"compare.variants: {taken} are methods' own names; choose others",
+            ),
+            (
+                bool(unknown := sorted(set(self.compare.methods) - {*METHODS, *self.compare.variants})),
+                f"compare.methods: {unknown} are neither methods ({', '.join(METHODS)}) nor names of compare.variants",
             ),
             (
                 isinstance(self.fusion, Weighted)
@@ -358,6 +428,8 @@ class Recipe(Section):
         trainings = [("train", self.train)]
         if isinstance(self.fusion, Aggregate):
             trainings.append(("fusion.train", self.fusion.train))
+        if isinstance(self.method, PISR) and self.method.pretrain:
+            trainings.append(("method.pretrain", self.method.pretrain))
         room = self.data.tile // self.scale - 2 * self.data.margin
         for path, t in trainings:
             checks.append(

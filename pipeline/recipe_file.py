@@ -39,13 +39,15 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
 
 
 def with_method(recipe: Recipe, method: str) -> Recipe:
-    """The same recipe with another method: its own settings where it is the recipe's, defaults elsewhere.
+    """The same recipe with another method or variant: the recipe's own settings where it has some, else defaults.
 
     Raises InputError where the recipe lacks what the method needs.
     """
     if method == recipe.method.name:
         return recipe
-    return _validated({**recipe.model_dump(mode="json"), "method": {"name": method}}, f"method {method}")
+    variant = recipe.compare.variants.get(method)
+    chosen = variant.model_dump(mode="json") if variant else {"name": method}
+    return _validated({**recipe.model_dump(mode="json"), "method": chosen}, f"method {method}")
 
 
 def _validated(content: dict[str, Any], where: str) -> Recipe:

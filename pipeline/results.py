@@ -100,7 +100,7 @@ def compare_rows(outcome: Outcome) -> list[dict[str, Any]]:
         for name, score in scores_of(outcome, job.label).items():
             rows.append(
                 {
-                    "method": recipe.method.name,
+                    "method": job.method,
                     "student": recipe.student.label,
                     "seed": job.seed,
                     "set": name,

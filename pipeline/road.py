@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from pipeline.engines import Engine
 from pipeline.progress import Reporter
 from pipeline.recipe import Aggregate, Recipe, Weighted
-from pipeline.recipe_file import with_method
 from pipeline.shards import manifest as manifests
 from pipeline.shards.fingerprint import fingerprint
 from pipeline.shards.format import Receipt
@@ -23,7 +22,7 @@ from pipeline.shards.store import Store
 from pipeline.stages import fuse as fusing
 from pipeline.stages import teach as teaching
 from pipeline.stages import tiles as tiling
-from pipeline.stages.distill import Columns, TrainJob, job_fingerprint
+from pipeline.stages.distill import Columns, TrainJob, job_fingerprint, located
 from pipeline.stages.teach import TeacherFacts, TeachTask
 from teachers.fusion import Weights
 from teachers.loading import load_teacher
@@ -322,46 +321,6 @@ class Road:
             fingerprint=print_,
             skip_weights=start,
         )
-
-    def student_job(
-        self, tiles: Cached, taught: list[Taught], fused: Fused | None, method: str, seed: int
-    ) -> TrainJob:
-        """The training of one student by one method from one seed."""
-        from pipeline.methods import METHODS
-
-        recipe = with_method(self.recipe, method)
-        columns = {"lr": tiles.columns("lr"), "hr": tiles.columns("hr")}
-        target = METHODS[method].target
-        if target == "teacher":
-            columns["target"] = self._one_teacher(recipe, taught).cached.columns("sr")
-        elif target == "fused":
-            assert fused is not None
-            columns["target"] = fused.cached.columns("sr")
-        inputs = {name: c.train for name, c in columns.items()}
-        print_ = job_fingerprint(recipe, "student", seed, inputs)
-        label = f"{method}-{recipe.student.label}-s{seed}"
-        return TrainJob(
-            label=label,
-            kind="student",
-            recipe=located(recipe).model_dump(mode="json"),
-            seed=seed,
-            columns=columns,
-            folder=f"trainings/{label}-{print_}",
-            fingerprint=print_,
-        )
-
-    @staticmethod
-    def _one_teacher(recipe: Recipe, taught: list[Taught]) -> Taught:
-        wanted = getattr(recipe.method, "teacher", "best")
-        if wanted == "best":
-            return max(taught, key=lambda t: t.psnr_y)
-        return next(t for t in taught if t.facts.label == wanted)
-
-
-def located(recipe: Recipe) -> Recipe:
-    """The recipe with cache and output as URIs: a worker of Ray Train runs in a folder of its own."""
-    cache = recipe.cache.model_copy(update={"root": Store.open(recipe.cache.root).uri})
-    return recipe.model_copy(update={"cache": cache, "output": Store.open(recipe.output).uri})
 
 
 def _cut(task: tiling.TileTask, device: str) -> Receipt:

@@ -16,6 +16,7 @@ import numpy as np
 from pipeline.engines import Engine
 from pipeline.errors import InputError
 from pipeline.evaluate import BenchmarkSet, load_set
+from pipeline.jobs import check_privileged, student_job, teacher_job
 from pipeline.methods import METHODS
 from pipeline.progress import Reporter
 from pipeline.recipe import Recipe
@@ -96,12 +97,14 @@ class Run:
         Raises InputError.
         """
         recipe = self.recipe
-        if any(METHODS[m].target != "none" for m in methods):
+        settings = {m: with_method(recipe, m).method for m in methods}
+        if any(s.target != "none" for s in settings.values()):
             self.road.check_teachers()
         student = partial(build, recipe.student.name, recipe.scale, **recipe.student.options)
         student()
         for method in methods:
-            METHODS[method].phases(with_method(recipe, method).method, recipe.train, student)
+            METHODS[settings[method].name].phases(settings[method], recipe.train, student)
+            check_privileged(with_method(recipe, method))
 
     def teach(self) -> tuple[Cached, list[Taught]]:
         """Tiles and teacher outputs."""
@@ -132,12 +135,14 @@ class Run:
         self.check(methods)
         with self.road.locked():
             tiles = self.road.tiles()
-            targets = {METHODS[m].target for m in methods}
+            targets = {with_method(self.recipe, m).method.target for m in methods}
             taught = self._teach(tiles) if targets - {"none"} else []
             fused = (
                 self.road.fuse(tiles, taught, lambda job: self._train([job])) if "fused" in targets else None
             )
-        jobs = [self.road.student_job(tiles, taught, fused, m, seed) for m in methods for seed in seeds]
+        teachers = {j.folder: j for m in methods if (j := teacher_job(self.recipe, tiles, m)) is not None}
+        self._train([job for job in teachers.values() if job.result() is None])
+        jobs = [student_job(self.recipe, tiles, taught, fused, m, seed) for m in methods for seed in seeds]
         self._train([job for job in jobs if job.result() is None])
         return tiles, taught, fused, jobs
 
@@ -161,7 +166,7 @@ class Run:
         records.update({job.label: self.tracked.child(job.label, _params(job)) for job in jobs})
         with ExitStack() as stack:
             lines = {
-                job.label: stack.enter_context(self.reporter.line(job.label, _steps(job), "steps"))
+                job.label: stack.enter_context(self.reporter.line(job.label, job.steps, "steps"))
                 for job in jobs
             }
             self.engine.train(jobs, lines, {job.label: records[job.label].handle() for job in jobs})
@@ -298,11 +303,6 @@ def _book_file(model: Model) -> str:
 
 def _score(task: ScoreTask, device: str) -> Scored:
     return task.run(device)
-
-
-def _steps(job: TrainJob) -> int:
-    recipe = job.spec
-    return recipe.fusion.train.steps if job.kind == "aggregation" else recipe.train.steps  # type: ignore[union-attr]
 
 
 def _params(job: TrainJob) -> dict[str, Any]:

@@ -129,6 +129,8 @@ class _Loop:
         self.phase, self.device, self.settings = phase, device, phase.settings
         for module in phase.modules.values():
             module.to(device=device, memory_format=torch.channels_last).train()
+        for module in phase.frozen.values():
+            module.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)
         self.parameters = [p for m in phase.modules.values() for p in m.parameters() if p.requires_grad]
         make = torch.optim.AdamW if self.settings.optimiser == "adamw" else torch.optim.Adam
         self.optimiser = make(

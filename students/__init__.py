@@ -12,20 +12,26 @@ import pydantic
 from torch import nn
 
 from pipeline.errors import InputError
+from students.carn import CARN
 from students.compact import Compact
 from students.edsr import EDSR
 from students.fsrcnn import FSRCNN
+from students.idn import IDN
 from students.rcan import RCAN
 from students.span import SPAN, LinearBlock
 from students.swinir_light import SwinIRLight
+from students.vdsr import VDSR
 
 _NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "carn": CARN,
     "compact": Compact,
     "edsr": EDSR,
     "fsrcnn": FSRCNN,
+    "idn": IDN,
     "rcan": RCAN,
     "span": SPAN,
     "swinir_light": SwinIRLight,
+    "vdsr": VDSR,
 }
 
 SCALES = (2, 3, 4)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
+from students.colour import LumaOrRGB
 from students.layers import (
     Features,
     Positive,
@@ -21,19 +21,18 @@ from students.layers import (
 PARAMETERS = {2: 12_644, 3: 12_644, 4: 12_644}
 """Of `fsrcnn(colours=1)`, d=56, s=12, m=4, deconvolution head; one shared slope in each PReLU."""
 
-# BT.601 studio swing on [0, 1]: rows Y, Cb, Cr of R, G, B.
-_TO_YCBCR = ((65.481, 128.553, 24.966), (-37.797, -74.203, 112.0), (112.0, -93.786, -18.214))
-_OFFSET = (16.0, 128.0, 128.0)
 
-
-class FSRCNN(nn.Module):
+class FSRCNN(LumaOrRGB):
     """Feature extraction, shrinking, mapping, expanding, enlarging: (B, 3, h, w) RGB -> (B, 3, scale*h, scale*w).
 
     d: features before and after the mapping. s: features of the mapping. m: 3x3 convolutions in the mapping.
     colours: 3 works on RGB; 1 is the published luma network: RGB in, Y enlarged by it, chroma by bicubic, RGB out.
     head: the published 9x9 `deconv`, or a 3x3 convolution and a `pixelshuffle`, which trains faster on CPUs.
     skip: adds the interpolated input to the output (not published; None is). It needs no parameters.
+    `expanding`, the last features (B, d, h, w), is what PISR compares.
     """
+
+    feature_layer = "expanding"
 
     def __init__(
         self,
@@ -46,8 +45,8 @@ class FSRCNN(nn.Module):
         head: Literal["deconv", "pixelshuffle"] = "deconv",
         skip: Skip | None = None,
     ) -> None:
-        super().__init__()
-        self.scale, self.colours, self.skip = scale, colours, skip
+        super().__init__(scale, colours)
+        self.skip = skip
         self.feature_extraction = nn.Sequential(nn.Conv2d(colours, d, 5, padding=2), nn.PReLU())
         self.shrinking = nn.Sequential(nn.Conv2d(d, s, 1), nn.PReLU())
         mapping: list[nn.Module] = []
@@ -61,11 +60,6 @@ class FSRCNN(nn.Module):
             )
         else:
             self.last_layer = pixel_shuffle_head(d, colours, scale)
-        to_ycbcr = torch.tensor(_TO_YCBCR) / 255
-        self.register_buffer("to_ycbcr", to_ycbcr.view(3, 3, 1, 1), persistent=False)
-        to_rgb = torch.linalg.inv(to_ycbcr.double()).float()
-        self.register_buffer("to_rgb", to_rgb.view(3, 3, 1, 1), persistent=False)
-        self.register_buffer("offset", torch.tensor(_OFFSET).view(1, 3, 1, 1) / 255, persistent=False)
         self._start()
 
     def _start(self) -> None:
@@ -84,16 +78,7 @@ class FSRCNN(nn.Module):
             pass_through(layer, self.colours)
 
     def enlarge(self, x: Tensor) -> Tensor:
-        """The bare network: (B, colours, h, w) -> (B, colours, scale*h, scale*w)."""
         y = self.feature_extraction(x)
         y = self.expanding(self.mapping(self.shrinking(y)))
         y = self.last_layer(y)
         return y if self.skip is None else y + interpolate(x, self.scale, self.skip)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.colours == 3:
-            return self.enlarge(x)
-        ycbcr = nn.functional.conv2d(x, self.to_ycbcr) + self.offset
-        luma = self.enlarge(ycbcr[:, :1])
-        chroma = interpolate(ycbcr[:, 1:], self.scale, "bicubic")
-        return nn.functional.conv2d(torch.cat((luma, chroma), 1) - self.offset, self.to_rgb)

@@ -14,16 +14,21 @@ from torch import Tensor, nn
 import students
 from pipeline.data.degrade import upscale
 from pipeline.errors import InputError
+from students.colour import grey, luma
 from students.layers import interpolate
 from teachers.spandrel_import import import_spandrel
 
+LUMA = ("carn", "fsrcnn", "idn", "vdsr")
 SMALL: dict[str, dict[str, Any]] = {
+    "carn": {"features": 8},
     "compact": {"features": 8, "convs": 2},
     "edsr": {"features": 8, "blocks": 2, "res_scale": 0.5},
     "fsrcnn": {"d": 8, "s": 4, "m": 1},
+    "idn": {"features": 16, "blocks": 1},
     "rcan": {"features": 16, "groups": 2, "blocks": 2, "reduction": 4},
     "span": {"features": 8},
     "swinir_light": {"dim": 12, "depths": (2, 1), "heads": 2},
+    "vdsr": {"features": 8, "depth": 3},
 }
 
 
@@ -60,8 +65,30 @@ def test_published_sizes(name: str, millions: tuple[float, ...]) -> None:
 @pytest.mark.parametrize("name", students.names())
 def test_sizes_to_the_last_parameter(name: str) -> None:
     facts = importlib.import_module(f"students.{name}").PARAMETERS
-    options = {"colours": 1} if name == "fsrcnn" else {}
+    options = {"colours": 1} if name in ("fsrcnn", "idn", "vdsr") else {}
     assert {scale: count(students.build(name, scale, **options)) for scale in (2, 3, 4)} == facts
+
+
+def test_carn_with_the_upsamplers_of_all_scales_has_the_published_size() -> None:
+    trunk = count(students.build("carn", 2)) - count(students.build("carn", 2).upsample)
+    assert round((trunk + sum(count(students.build("carn", s).upsample) for s in (2, 3, 4))) / 1e3) == 1592
+
+
+@pytest.mark.parametrize("name", LUMA)
+def test_a_luma_network_gives_the_luma_that_its_rgb_picture_has(name: str) -> None:
+    model = shaken(small(name, 2, colours=1))
+    x = 0.3 + 0.4 * torch.rand(2, 3, 9, 8)
+    with torch.no_grad():
+        y = model(luma(x))
+        assert y.shape == (2, 1, 18, 16)
+        assert torch.allclose(luma(model(x)), y, atol=1e-5)
+        assert torch.allclose(luma(grey(y)), y, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["idn", "vdsr"])
+def test_a_fresh_residual_network_is_bicubic_enlargement(name: str) -> None:
+    x = torch.rand(1, 3, 7, 6)
+    assert torch.equal(small(name, 3)(x), interpolate(x, 3, "bicubic"))
 
 
 def test_the_luma_fsrcnn_has_one_slope_in_each_prelu() -> None:
@@ -80,14 +107,14 @@ def test_any_picture_size_comes_back_enlarged(name: str, scale: int) -> None:
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
-@pytest.mark.parametrize("name", ["edsr", "fsrcnn", "rcan", "span", "swinir_light"])
+@pytest.mark.parametrize("name", ["carn", "edsr", "fsrcnn", "rcan", "span", "swinir_light"])
 def test_a_fresh_student_is_bilinear_enlargement(name: str, scale: int) -> None:
     x = F.interpolate(torch.rand(1, 3, 4, 4), scale_factor=6, mode="bicubic").clamp(0, 1)  # smooth: see below
     with torch.no_grad():
         found, expected = small(name, scale)(x), interpolate(x, scale, "bilinear")
     error = (found - expected)[..., 4 * scale : -4 * scale, 4 * scale : -4 * scale].abs().max()
     # x4 in two steps of x2, or by a kernel of 9 pixels, is a little smoother or sharper than in one step
-    assert error < (0.1 if scale == 4 and name in ("edsr", "fsrcnn", "rcan") else 1e-5)
+    assert error < (0.1 if scale == 4 and name in ("carn", "edsr", "fsrcnn", "rcan") else 1e-5)
 
 
 @pytest.mark.parametrize("kind", ["nearest", "bilinear", "bicubic"])

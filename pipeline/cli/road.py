@@ -71,17 +71,18 @@ def _compare(options: argparse.Namespace) -> None:
 
     recipe, reporter = read_recipe(options), Terminal()
     methods = [m.strip() for m in options.methods.split(",") if m.strip()]
-    known(methods)
+    known(recipe, methods)
     with running(options, recipe, reporter) as run:
         outcome = run.everything(methods, seeds(recipe, options.seeds))
         files = finish(run, outcome, reporter.warnings)
     emit(options, {"rows": compare_rows(outcome)}, table(outcome) + "\n" + files.text())
 
 
-def known(methods: Sequence[str]) -> None:
-    """Raise InputError for a method that does not exist."""
-    if wrong := [m for m in methods if m not in METHODS] or ([] if methods else ["nothing"]):
-        raise InputError("--methods", f"some of {', '.join(METHODS)}", ", ".join(wrong))
+def known(recipe: Recipe, methods: Sequence[str]) -> None:
+    """Raise InputError for a name that is neither a method nor one of the recipe's variants."""
+    names = [*METHODS, *recipe.compare.variants]
+    if wrong := [m for m in methods if m not in names] or ([] if methods else ["nothing"]):
+        raise InputError("--methods", f"some of {', '.join(names)}", ", ".join(wrong))
 
 
 def seeds(recipe: Recipe, count: int) -> list[int]:
@@ -137,9 +138,9 @@ def _check(options: argparse.Namespace) -> None:
 
 def documentation(model: type, indent: str = "") -> str:
     """Every field of a settings model with its meaning, nested."""
-    from pipeline.recipe import KD, MTKD, Aggregate, Best, Mean, Median, Scratch, Section, Weighted
+    from pipeline.recipe import KD, MTKD, PISR, Aggregate, Best, Mean, Median, Scratch, Section, Weighted
 
-    choices = {"fusion": (Mean, Median, Best, Weighted, Aggregate), "method": (Scratch, KD, MTKD)}
+    choices = {"fusion": (Mean, Median, Best, Weighted, Aggregate), "method": (Scratch, KD, MTKD, PISR)}
     lines = []
     for name, entry in model.model_fields.items():  # type: ignore[attr-defined]
         lines.append(f"{indent}{name}: {' '.join((entry.description or '').split())}".rstrip())

@@ -1,22 +1,23 @@
-"""Methods by name. `target` says which cached pictures a method reads beside LR and HR."""
+"""Methods by name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.methods.base import PhaseBuilder
 from pipeline.methods.baseline import kd, scratch
 from pipeline.methods.mtkd import mtkd
+from pipeline.methods.pisr import pisr
 
 
 @dataclass(frozen=True, slots=True)
 class MethodEntry:
-    """A method: its phases, and the target that it needs from the cache."""
+    """A method: its phases, and what it reads from the cache beside LR and HR, in words."""
 
     phases: Callable[[Any, Any, Any], list[PhaseBuilder]]
-    target: Literal["none", "teacher", "fused"]
+    target: str
     summary: str
 
 
@@ -24,4 +25,7 @@ METHODS: dict[str, MethodEntry] = {
     "scratch": MethodEntry(scratch, "none", "the student alone, L1 against HR"),
     "kd": MethodEntry(kd, "teacher", "one teacher, L1 on outputs"),
     "mtkd": MethodEntry(mtkd, "fused", "several teachers fused, wavelet distillation (ECCV 2024)"),
+    "pisr": MethodEntry(
+        pisr, "none or fused", "a teacher that sees HR: its start and its features (ECCV 2020)"
+    ),
 }

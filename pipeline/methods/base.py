@@ -6,13 +6,14 @@ The training loop (pipeline/train.py) is one piece of code for all of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
 from pipeline.losses.pixel import l1
 from pipeline.recipe import Train
 from pipeline.schedule import Weight
+from students.colour import colours_of, luma
 
 Modules = Mapping[str, nn.Module]
 Batch = Mapping[str, Tensor]
@@ -41,6 +42,10 @@ class Phase:
     """Tensors that the artefact maps to a picture when it is evaluated."""
     require_hr: bool = False
     """Leave out tiles without an HR partner."""
+    shown: Callable[[nn.Module, Tensor], Tensor] | None = None
+    """(artefact, its input) -> a further LR-size RGB picture for the strip of held-out tiles."""
+    frozen: dict[str, nn.Module] = field(default_factory=dict)
+    """Networks that the losses call and nothing trains; the loop moves them to its device, in eval mode."""
 
 
 PhaseBuilder = Callable[[Modules], Phase]
@@ -53,3 +58,10 @@ def masked_l1(sr: Tensor, batch: Batch) -> Tensor:
     """
     has_hr = batch["has_hr"].bool()
     return l1(sr, batch["hr"], has_hr) * has_hr.float().mean()
+
+
+def seen_by(network: nn.Module) -> Callable[[Batch], Batch]:
+    """Turns a batch's pictures into what `network` is trained on: luma alone where it enlarges luma alone."""
+    if colours_of(network) == 3:
+        return lambda batch: batch
+    return lambda batch: {k: luma(v) if v.ndim == 4 else v for k, v in batch.items()}

@@ -3,7 +3,7 @@
 `scratch`:  L = hr * mean|S(x) - y|
 `kd`:       L = distill * mean|S(x) - T(x)| + hr * mean|S(x) - y|
 
-T(x) comes from the cache, so `kd` costs what `scratch` costs.
+T(x) comes from the cache, so `kd` costs what `scratch` costs. A student that enlarges luma alone is trained on luma.
 """
 
 from __future__ import annotations
@@ -13,20 +13,24 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from pipeline.losses.pixel import l1
-from pipeline.methods.base import Batch, Modules, Phase, PhaseBuilder, masked_l1
+from pipeline.methods.base import Batch, Modules, Phase, PhaseBuilder, masked_l1, seen_by
 from pipeline.recipe import KD, Scratch, Train
 
 
 def scratch(method: Scratch, settings: Train, student: Callable[[], nn.Module]) -> list[PhaseBuilder]:
     """One phase: L1 against HR. Tiles without HR are left out."""
 
-    def losses(modules: Modules, batch: Batch) -> dict[str, Tensor]:
-        return {"hr": l1(modules["student"](batch["lr"]), batch["hr"])}
-
     def build(_: Modules) -> Phase:
+        network = student()
+        seen = seen_by(network)
+
+        def losses(modules: Modules, batch: Batch) -> dict[str, Tensor]:
+            batch = seen(batch)
+            return {"hr": l1(modules["student"](batch["lr"]), batch["hr"])}
+
         return Phase(
             name="distill",
-            modules={"student": student()},
+            modules={"student": network},
             sources=("lr", "hr"),
             losses=losses,
             weights={"hr": method.hr},
@@ -41,14 +45,18 @@ def scratch(method: Scratch, settings: Train, student: Callable[[], nn.Module]) 
 def kd(method: KD, settings: Train, student: Callable[[], nn.Module]) -> list[PhaseBuilder]:
     """One phase: L1 against one teacher's output and against HR."""
 
-    def losses(modules: Modules, batch: Batch) -> dict[str, Tensor]:
-        sr = modules["student"](batch["lr"])
-        return {"distill": l1(sr, batch["target"]), "hr": masked_l1(sr, batch)}
-
     def build(_: Modules) -> Phase:
+        network = student()
+        seen = seen_by(network)
+
+        def losses(modules: Modules, batch: Batch) -> dict[str, Tensor]:
+            batch = seen(batch)
+            sr = modules["student"](batch["lr"])
+            return {"distill": l1(sr, batch["target"]), "hr": masked_l1(sr, batch)}
+
         return Phase(
             name="distill",
-            modules={"student": student()},
+            modules={"student": network},
             sources=("lr", "hr", "target"),
             losses=losses,
             weights={"distill": method.distill, "hr": method.hr},

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pipeline.losses.pixel import l1
 from pipeline.losses.wavelet import WaveletLoss
-from pipeline.methods.base import Batch, Modules, Phase, PhaseBuilder, masked_l1
+from pipeline.methods.base import Batch, Modules, Phase, PhaseBuilder, masked_l1, seen_by
 from pipeline.recipe import MTKD, Aggregate, Train
 from teachers.aggregation import Aggregation
 
@@ -74,14 +74,18 @@ def mtkd(method: MTKD, settings: Train, student: Callable[[], nn.Module]) -> lis
     """Stage 2. Tiles without HR are trained on the fused target alone."""
     wavelet = WaveletLoss(method.wavelet, method.level, method.mode, dual_tree=method.dual_tree)
 
-    def losses(modules: Modules, batch: Batch) -> dict[str, Tensor]:
-        sr = modules["student"](batch["lr"])
-        return {"distill": wavelet(sr, batch["target"]), "hr": masked_l1(sr, batch)}
-
     def build(_: Modules) -> Phase:
+        network = student()
+        seen = seen_by(network)
+
+        def losses(modules: Modules, batch: Batch) -> dict[str, Tensor]:
+            batch = seen(batch)
+            sr = modules["student"](batch["lr"])
+            return {"distill": wavelet(sr, batch["target"]), "hr": masked_l1(sr, batch)}
+
         return Phase(
             name="distill",
-            modules={"student": student()},
+            modules={"student": network},
             sources=("lr", "hr", "target"),
             losses=losses,
             weights=method.weights(),

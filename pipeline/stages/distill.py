@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,14 +15,18 @@ from torch import nn
 from pipeline.methods import METHODS
 from pipeline.methods.base import Phase
 from pipeline.methods.mtkd import aggregation
-from pipeline.recipe import Aggregate, Recipe
+from pipeline.methods.pisr import TEACHER
+from pipeline.methods.pisr import teacher as pisr_teacher
+from pipeline.recipe import PISR, Aggregate, Recipe
 from pipeline.shards.fingerprint import fingerprint
 from pipeline.shards.manifest import load as load_manifest
 from pipeline.shards.sampler import Sampler, Source
 from pipeline.shards.store import Store
+from pipeline.stages.privileged import decoder_of, load_privileged
 from pipeline.stages.teach import as_levels, luma_error, psnr, read, to_stored
 from pipeline.train import Curves, Hooks, train
 from students import build
+from students.colour import grey
 
 VERSION = 1
 OBSERVED_ONLY = ("log_every", "evaluate_every", "keep")
@@ -45,8 +49,8 @@ class TrainJob:
     """Everything that a training needs, by value."""
 
     label: str
-    kind: str
-    """`student` or `aggregation`."""
+    kind: Literal["student", "aggregation", "teacher"]
+    """A student, MTKD's aggregation network, or PISR's teacher."""
     recipe: dict[str, Any]
     seed: int
     columns: dict[str, Columns]
@@ -55,6 +59,10 @@ class TrainJob:
     fingerprint: str
     skip_weights: tuple[float, ...] = ()
     """Where the learned sum of an aggregation network's skip starts."""
+    method: str = ""
+    """The method's name, or the name of the variant that its settings come from."""
+    taught_by: str | None = None
+    """Where the weights of PISR's teacher lie (path or URI), for a student that has one."""
 
     @property
     def spec(self) -> Recipe:
@@ -62,8 +70,20 @@ class TrainJob:
 
     def output(self) -> Store:
         recipe = self.spec
-        root = recipe.cache.root if self.kind == "aggregation" else f"{recipe.output}/{recipe.name}"
+        root = f"{recipe.output}/{recipe.name}" if self.kind == "student" else recipe.cache.root
         return Store.open(Store.open(root).where(self.folder))
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole job."""
+        recipe = self.spec
+        if self.kind == "aggregation":
+            assert isinstance(recipe.fusion, Aggregate)
+            return recipe.fusion.train.steps
+        if self.kind == "teacher":
+            assert isinstance(recipe.method, PISR)
+            return (recipe.method.pretrain or recipe.train).steps
+        return recipe.train.steps
 
     def result(self) -> dict[str, Any] | None:
         """What a finished job left, or None."""
@@ -78,6 +98,10 @@ def job_fingerprint(recipe: Recipe, kind: str, seed: int, manifests: dict[str, s
         own = {k: v for k, v in dump["fusion"].items() if k != "train"} | {
             "train": _weighty(dump["fusion"]["train"])
         }
+    elif kind == "teacher":
+        method = {k: dump["method"][k] for k in ("name", "teacher", "larger", "imitation")}
+        train = dump["method"]["pretrain"] or dump["train"]
+        own = {"method": method, "student": dump["student"], "train": _weighty(train)}
     else:
         own = {"method": dump["method"], "student": dump["student"], "train": _weighty(dump["train"])}
     return fingerprint(
@@ -92,6 +116,12 @@ def job_fingerprint(recipe: Recipe, kind: str, seed: int, manifests: dict[str, s
     )
 
 
+def located(recipe: Recipe) -> Recipe:
+    """The recipe with cache and output as URIs: a worker of Ray Train runs in a folder of its own."""
+    cache = recipe.cache.model_copy(update={"root": Store.open(recipe.cache.root).uri})
+    return recipe.model_copy(update={"cache": cache, "output": Store.open(recipe.output).uri})
+
+
 def _weighty(settings: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in settings.items() if k not in OBSERVED_ONLY}
 
@@ -102,6 +132,9 @@ def phases(job: TrainJob) -> list[Callable[[dict[str, nn.Module]], Phase]]:
     if job.kind == "aggregation":
         assert isinstance(recipe.fusion, Aggregate)
         return list(aggregation(recipe.fusion, len(recipe.teachers), recipe.scale, job.skip_weights))
+    if job.kind == "teacher":
+        assert isinstance(recipe.method, PISR)
+        return list(pisr_teacher(recipe.method, recipe.train, decoder_of(recipe), recipe.scale))
     student = partial(build, recipe.student.name, recipe.scale, **recipe.student.options)
     return list(METHODS[recipe.method.name].phases(recipe.method, recipe.train, student))
 
@@ -125,6 +158,8 @@ def run_job(
     listener = listener or Listener()
     recipe, output = job.spec, job.output()
     artefacts: dict[str, nn.Module] = {}
+    if job.taught_by is not None:
+        artefacts[TEACHER] = load_privileged(recipe, job.taught_by)
     curves: dict[str, Any] = {}
     modules: nn.Module | None = None
     for number, make in enumerate(phases(job)):
@@ -170,13 +205,19 @@ def _finish(job: TrainJob, output: Store, model: nn.Module, curves: dict[str, An
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
     recipe = job.spec
     facts = {
-        "architecture": recipe.student.name if job.kind == "student" else "aggregation",
-        "options": recipe.student.options if job.kind == "student" else recipe.fusion.model_dump(mode="json"),
+        "kind": job.kind,
+        "architecture": "aggregation" if job.kind == "aggregation" else recipe.student.name,
+        "options": recipe.fusion.model_dump(mode="json")
+        if job.kind == "aggregation"
+        else recipe.student.options,
         "scale": recipe.scale,
-        "method": recipe.method.name if job.kind == "student" else "mtkd stage 1",
+        "method": "mtkd stage 1" if job.kind == "aggregation" else recipe.method.name,
         "seed": job.seed,
         "fingerprint": job.fingerprint,
     }
+    if job.kind == "teacher":
+        assert isinstance(recipe.method, PISR)
+        facts |= {"teacher": recipe.method.teacher, "larger": recipe.method.larger}
     data = save(tensors, metadata={"faculty": json.dumps(facts)})
     output.write_bytes("weights.safetensors", data)
     result = {"label": job.label, "fingerprint": job.fingerprint, "curves": curves, **facts}
@@ -201,7 +242,7 @@ class HeldOut:
     def __init__(self, cache: Store, job: TrainJob, phase: Phase, device: str) -> None:
         self.device, self.scale = device, job.spec.scale
         names = dict.fromkeys((*phase.inputs, "hr", *(n for n in phase.sources if n != "lr"), "lr"))
-        self.inputs = phase.inputs
+        self.inputs, self.shown = phase.inputs, phase.shown
         self.tiles = {n: self._first(cache, job.columns[n]) for n in names if n in job.columns}
 
     @staticmethod
@@ -221,24 +262,29 @@ class HeldOut:
         """(PSNR in dB over all tiles together, strip HWC uint8 of one tile: LR, targets, output, HR)."""
         error, pixels = 0.0, 0
         shown: np.ndarray | None = None
+        extra: np.ndarray | None = None
         for begin in range(0, len(self.tiles["hr"]), 8):
             rows = slice(begin, begin + 8)
             tensors = [self._tensor(self.tiles[n][rows]) for n in self.inputs]
-            x = tensors[0] if self.inputs == ("lr",) else torch.stack(tensors, dim=1)
-            sr = to_stored(model(x).float(), "uint8")
-            shown = sr if shown is None else shown
+            x = tensors[0] if len(tensors) == 1 else torch.stack(tensors, dim=1)
+            y = model(x).float()
+            sr = to_stored(grey(y) if y.shape[1] == 1 else y, "uint8")
+            if shown is None:
+                shown = sr
+                extra = to_stored(self.shown(model, x).float(), "uint8") if self.shown else None
             e, n = luma_error(sr, self.tiles["hr"][rows], self.scale)
             error, pixels = error + e, pixels + n
         assert shown is not None
-        return psnr([{"squared_error": error, "pixels": pixels}]), self._strip(shown)
+        return psnr([{"squared_error": error, "pixels": pixels}]), self._strip(shown, extra)
 
     def _tensor(self, stored: np.ndarray) -> torch.Tensor:
         x = torch.from_numpy(np.array(stored)).to(self.device).permute(0, 3, 1, 2).float()
         return x / 255 if stored.dtype == np.uint8 else x
 
-    def _strip(self, sr: np.ndarray) -> np.ndarray:
+    def _strip(self, sr: np.ndarray, extra: np.ndarray | None) -> np.ndarray:
         # The tile with the most detail among those shown says the most.
         best = int(np.argmax([t.astype(np.float32).var() for t in self.tiles["hr"][: len(sr)]]))
-        lr = self.tiles["lr"][best].repeat(self.scale, 0).repeat(self.scale, 1)
+        small = [self.tiles["lr"][best], *([] if extra is None else [extra[best]])]
+        lr = np.concatenate([p.repeat(self.scale, 0).repeat(self.scale, 1) for p in small], axis=1)
         targets = [as_levels(t[best]) for n, t in self.tiles.items() if n not in ("lr", "hr")]
         return np.concatenate([lr, *targets, sr[best], self.tiles["hr"][best]], axis=1)
