@@ -395,6 +395,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         labels = [t.label for t in self.teachers]
+        actors = self.teach.actors if isinstance(self.teach.actors, dict) else {}
         double = sorted({n for n in labels if labels.count(n) > 1})
         checks = [
             (
@@ -413,6 +414,10 @@ class Recipe(Section):
             (
                 bool(unknown := sorted(set(self.compare.methods) - {*METHODS, *self.compare.variants})),
                 f"compare.methods: {unknown} are neither methods ({', '.join(METHODS)}) nor names of compare.variants",
+            ),
+            (
+                bool(strange := sorted(set(actors) - set(labels))),
+                f"teach.actors names {strange}, which are no teachers; the teachers are {labels}",
             ),
             (
                 isinstance(self.fusion, Weighted)

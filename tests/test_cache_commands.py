@@ -112,6 +112,8 @@ def test_gc_deletes_what_no_manifest_names_and_nothing_else(place: Path) -> None
     shutil.copy(shard, orphan)
     shutil.copy(f"{shard}.json", f"{orphan}.json")
     leftover.write_bytes(b"half")
+    note = shard.with_name("orphan.stats.json")
+    note.write_text("{}")
     dry = run("cache", "gc", place / "cache", "--dry-run", "--json", "-")
     assert dry.code == 0 and orphan.exists() and leftover.exists()
     done = run("cache", "gc", place / "cache", "--json", "-")
@@ -120,6 +122,7 @@ def test_gc_deletes_what_no_manifest_names_and_nothing_else(place: Path) -> None
         orphan.name,
         f"{orphan.name}.json",
         leftover.name,
+        note.name,
     }
     assert done.json["bytes"] >= shard.stat().st_size
     assert snapshot(place / "cache") == before

@@ -126,16 +126,22 @@ def verify_set(store: Store, manifest: Manifest, full: bool) -> list[Problem]:
     return problems
 
 
+NOTES = (".stats.json", ".pictures.json")
+"""What stages write beside a shard, under its key."""
+
+
 def unneeded(store: Store, folder: str, keep: Collection[str]) -> dict[str, int]:
     """Return name -> bytes of what no one needs in `folder`.
 
-    These are leftovers of killed writers, shards not named in `keep`, and receipts of absent shards.
+    These are leftovers of killed writers, shards not named in `keep`, and receipts and notes of absent shards.
     """
     present = dict(store.list(folder))
     needed = set(keep) & set(present)
     doomed = {}
     for rel, size in present.items():
         shard = rel.removesuffix(RECEIPT_SUFFIX)
+        for note in NOTES:
+            shard = shard.removesuffix(note) + SUFFIX if shard.endswith(note) else shard
         if rel.endswith(TEMPORARY) or (shard.endswith(SUFFIX) and shard not in needed):
             doomed[rel] = size
     return doomed
