@@ -139,9 +139,8 @@ def unneeded(store: Store, folder: str, keep: Collection[str]) -> dict[str, int]
     needed = set(keep) & set(present)
     doomed = {}
     for rel, size in present.items():
-        shard = rel.removesuffix(RECEIPT_SUFFIX)
-        for note in NOTES:
-            shard = shard.removesuffix(note) + SUFFIX if shard.endswith(note) else shard
+        note = next((n for n in NOTES if rel.endswith(n)), None)
+        shard = rel.removesuffix(note) + SUFFIX if note else rel.removesuffix(RECEIPT_SUFFIX)
         if rel.endswith(TEMPORARY) or (shard.endswith(SUFFIX) and shard not in needed):
             doomed[rel] = size
     return doomed
