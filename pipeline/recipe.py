@@ -248,6 +248,9 @@ class MTKD(Section):
     """Decomposition levels K; the paper's choice is 1."""
     mode: Literal["zero", "symmetric", "reflect", "periodic", "periodization"] = "zero"
     """Border rule of the transform."""
+    low: Annotated[float, Field(ge=0)] = 1.0
+    """Ours: weight of the loss' low band. Published it is 1; at 0.33 all coefficients count alike, which small students
+    learn from faster."""
     dual_tree: bool = False
     """Ours: the shift-invariant dual-tree complex transform instead of `wavelet`."""
     handover: tuple[Fraction, Fraction] | None = None
@@ -303,8 +306,8 @@ class PISR(Section):
     hr: Weight = 1.0
     """Weight of L1 against HR."""
     distill: Weight = 0.0
-    """Ours: weight of MTKD's wavelet loss against the fused target of the recipe's teachers. With `vid: 0`,
-    `distill: 1` and `hr: 0.1` this is PISR's start followed by MTKD."""
+    """Ours: weight of MTKD's wavelet loss (low band at 1/3) against the fused target of the recipe's teachers. With
+    `vid: 0`, `distill: 1` and `hr: 0.1` this is PISR's start followed by MTKD."""
 
     @model_validator(mode="after")
     def _possible(self) -> PISR:

@@ -112,7 +112,7 @@ def test_init_alone_runs_no_teacher_and_a_fused_target_adds_mtkds_term(batch: di
 def _mtkd() -> object:
     from pipeline.recipe import MTKD
 
-    return MTKD(name="mtkd")
+    return MTKD(name="mtkd", low=1 / 3)
 
 
 def test_a_layer_that_does_not_exist_lists_those_that_do() -> None:

@@ -253,3 +253,18 @@ def test_cuda_agrees_with_cpu(wavelet: str) -> None:
         value.backward()
         results.append((value.detach().cpu(), p.grad.cpu()))
     torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("low", [0.0, 1 / 3, 2.5])
+@pytest.mark.parametrize("wavelet", ["haar", "db2"])
+def test_the_low_band_has_a_weight_of_its_own(wavelet: str, low: float) -> None:
+    prediction = torch.rand(2, 3, 12, 10, dtype=torch.float64, requires_grad=True)
+    target = torch.rand(2, 3, 12, 10, dtype=torch.float64)
+    value = WaveletLoss(wavelet, 2, "symmetric", low=low)(prediction, target)
+    bands = pywt.wavedec2((prediction - target).detach().numpy(), wavelet, mode="symmetric", level=2)
+    details = sum(np.abs(np.stack(level)).mean() for level in bands[1:])
+    assert value.item() == pytest.approx(low * np.abs(bands[0]).mean() + details, rel=1e-12)
+    (slope,) = torch.autograd.grad(value, prediction)
+    ll, high = dwt2(prediction - target, wavelet, "symmetric", 2)
+    slow = low * ll.abs().mean() + sum(b.abs().mean() for b in high)
+    assert torch.allclose(slope, torch.autograd.grad(slow, prediction)[0], atol=1e-15)

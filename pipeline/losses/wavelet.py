@@ -7,6 +7,10 @@ band,
 
 each mean over the whole batch. The transform is linear, so one transform of P - Q serves. Everything is
 computed in float32 (float64 for float64 inputs), also under autocast.
+
+Published, the low band weighs 1, so one of its coefficients counts three times as much as a detail. A student that
+starts near bilinear enlargement has little left to learn there, and the slope of |x| does not fade near 0: what it gets
+from the low band is mostly noise. Ours: `low`, a weight for that term; 1/3 makes all coefficients equal.
 """
 
 from __future__ import annotations
@@ -59,25 +63,32 @@ def dwt2(x: Tensor, wavelet: str = "haar", mode: str = "zero", level: int = 1) -
 class WaveletLoss(nn.Module):
     """The loss above between two (N, C, H, W) pictures: a scalar.
 
-    `level` is K; the paper uses 1, and Haar in mode "zero". A constant error e costs 2^K |e|.
+    `level` is K; the paper uses 1, and Haar in mode "zero". `low` weighs the low band's mean. A constant error e costs
+    low * 2^K |e|.
     `dual_tree=True` takes the dual-tree complex transform (Kingsbury) of pytorch_wavelets instead, which
     hardly changes when a picture is shifted by a pixel: the mean of |real| and |imaginary| parts of its six
     oriented bands per level; `wavelet` and `mode` then do not apply. Raises InputError as `dwt2` does.
     """
 
     def __init__(
-        self, wavelet: str = "haar", level: int = 1, mode: str = "zero", *, dual_tree: bool = False
+        self,
+        wavelet: str = "haar",
+        level: int = 1,
+        mode: str = "zero",
+        *,
+        dual_tree: bool = False,
+        low: float = 1.0,
     ) -> None:
         super().__init__()
         _check(wavelet, mode, level)
-        self.wavelet, self.level, self.mode = wavelet, level, mode
+        self.wavelet, self.level, self.mode, self.low = wavelet, level, mode, low
         self.dual_tree = _dual_tree(level) if dual_tree else None
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         if prediction.shape != target.shape:
             raise ValueError(f"pictures differ in shape: {tuple(prediction.shape)} and {tuple(target.shape)}")
         if self.dual_tree is None and self.wavelet in HAAR:
-            return _HaarL1.apply(prediction, target, self.level, self.mode)
+            return _HaarL1.apply(prediction, target, self.level, self.mode, self.low)
         difference = _single(prediction) - _single(target)
         if self.dual_tree is None:
             ll, details = dwt2(difference, self.wavelet, self.mode, self.level)
@@ -85,12 +96,12 @@ class WaveletLoss(nn.Module):
             with torch.autocast(difference.device.type, enabled=False):
                 # The loss has nothing to train, so callers need not move it: its filters follow the pictures.
                 ll, details = self.dual_tree.to(difference)(difference)
-        return ll.abs().mean() + sum(bands.abs().mean() for bands in details)
+        return self.low * ll.abs().mean() + sum(bands.abs().mean() for bands in details)
 
     def extra_repr(self) -> str:
         if self.dual_tree is not None:
-            return f"dual tree, level={self.level}"
-        return f"{self.wavelet}, level={self.level}, mode={self.mode}"
+            return f"dual tree, level={self.level}, low={self.low}"
+        return f"{self.wavelet}, level={self.level}, mode={self.mode}, low={self.low}"
 
 
 def _check(wavelet: str, mode: str, level: int) -> None:
@@ -200,33 +211,33 @@ class _HaarL1(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, prediction: Tensor, target: Tensor, level: int, mode: str) -> Tensor:
+    def forward(ctx: Any, prediction: Tensor, target: Tensor, level: int, mode: str, low: float) -> Tensor:
         p, q = _single(prediction), _single(target)
         difference = torch.empty(p.shape, dtype=torch.promote_types(p.dtype, q.dtype), device=p.device)
         torch.sub(p, q, out=difference)  # contiguous, whatever the pictures are
-        slope = _haar_slope(difference, _weights(p.shape, level), mode)
+        slope = _haar_slope(difference, _weights(p.shape, level, low), mode)
         ctx.save_for_backward(slope)
         ctx.dtypes = prediction.dtype, target.dtype
         return torch.dot(slope.view(-1), difference.view(-1))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         (slope,) = ctx.saved_tensors
         slope = upstream * slope
         of_prediction = slope.to(ctx.dtypes[0]) if ctx.needs_input_grad[0] else None
         of_target = slope.neg().to(ctx.dtypes[1]) if ctx.needs_input_grad[1] else None
-        return of_prediction, of_target, None, None
+        return of_prediction, of_target, None, None, None
 
 
-def _weights(shape: torch.Size, level: int) -> list[float]:
+def _weights(shape: torch.Size, level: int, low: float) -> list[float]:
     """What one coefficient weighs in the loss: details of each level, finest first, then the low band."""
     count, channels, height, width = shape
     weights = []
     for _ in range(level):
         height, width = (height + 1) // 2, (width + 1) // 2
         weights.append(1.0 / (3 * count * channels * height * width))
-    return [*weights, 3.0 * weights[-1]]
+    return [*weights, 3.0 * low * weights[-1]]
 
 
 def _haar_slope(x: Tensor, weights: list[float], mode: str) -> Tensor:

@@ -8,7 +8,7 @@ Stage 2 (`mtkd`) trains the student on that fused picture, with a wavelet loss, 
 
 Differences from the released code: the wavelet loss is used (its stage-2 file has plain L1 there), its low band counts
 the whole batch, the teachers and the aggregation network run once, before training, instead of in every step, and the
-fused target is read from the cache. Ours, off by default: `handover`, `dual_tree`, weight schedules.
+fused target is read from the cache. Ours, off by default: `low`, `handover`, `dual_tree`, weight schedules.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ def network(
 
 def mtkd(method: MTKD, settings: Train, student: Callable[[], nn.Module]) -> list[PhaseBuilder]:
     """Stage 2. Tiles without HR are trained on the fused target alone."""
-    wavelet = WaveletLoss(method.wavelet, method.level, method.mode, dual_tree=method.dual_tree)
+    wavelet = WaveletLoss(
+        method.wavelet, method.level, method.mode, dual_tree=method.dual_tree, low=method.low
+    )
 
     def build(_: Modules) -> Phase:
         network = student()

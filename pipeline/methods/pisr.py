@@ -97,7 +97,7 @@ def pisr(method: PISR, settings: Train, student: Callable[[], nn.Module]) -> lis
 
     Raises InputError for a layer that the student does not have.
     """
-    wavelet = WaveletLoss("haar", 1, "zero")
+    wavelet = WaveletLoss(low=1 / 3)
 
     def build(artefacts: Modules) -> Phase:
         network = student()
