@@ -25,6 +25,7 @@ from pipeline.shards.fingerprint import fingerprint
 from pipeline.stages.distill import TrainJob
 from pipeline.stages.score import Model, cost
 from pipeline.table import Row, render_table
+from pipeline.tracking_null import RunTracker
 from students import deployed
 
 
@@ -259,12 +260,10 @@ def _record(run: Run, outcome: Outcome, rows: list[Row], folder: Path, pictures:
             for key in metrics
         }
         tracker.metrics({k: v for k, v in values.items() if math.isfinite(v)}, 0)
-    for label, record in run.tracked.trainings.items():
-        if label in outcome.scores:
-            for set_name, score in scores_of(outcome, label).items():
-                record.metrics(
-                    {f"{set_name}/psnr_y": score["psnr_y"], f"{set_name}/ssim_y": score["ssim_y"]}, 0
-                )
+    for job in outcome.jobs:
+        record = run.tracked.trainings.get(job.label) or _earlier(run, job)
+        for set_name, score in scores_of(outcome, job.label).items():
+            record.metrics({f"{set_name}/psnr_y": score["psnr_y"], f"{set_name}/ssim_y": score["ssim_y"]}, 0)
     tracker.tags({"tiles": outcome.tiles.train.fingerprint})
     tracker.tags({f"sha256.{t.facts.label}": t.facts.sha256 for t in outcome.taught})
     if outcome.fused is not None:
@@ -274,6 +273,19 @@ def _record(run: Run, outcome: Outcome, rows: list[Row], folder: Path, pictures:
     tracker.text(yaml.safe_dump(outcome.recipe.model_dump(mode="json"), sort_keys=False), "recipe.yaml")
     tracker.artifact(folder, "report")
     tracker.flush()
+
+
+def _earlier(run: Run, job: TrainJob) -> RunTracker:
+    """A record of a training that an earlier run did, so that this run's page compares all its students."""
+    record = run.tracked.training(job)
+    record.tags({"trained": "earlier"})
+    result = job.result()
+    curves = result["curves"].values() if result else ()
+    for metrics in curves:
+        for name, points in metrics.items():
+            for step, value in points:
+                record.metrics({name: value}, int(step))
+    return record
 
 
 def _sentence(outcome: Outcome) -> str:

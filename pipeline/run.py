@@ -69,6 +69,13 @@ class Tracked:
         assert self.parent is not None
         return self.parent.child(name, params=params)
 
+    def training(self, job: TrainJob) -> RunTracker:
+        """A child run for a training, open until the scores are in."""
+        record = self.child(job.label, _params(job))
+        record.tags({"fingerprint": job.fingerprint})
+        self.trainings[job.label] = record
+        return record
+
     def finish(self, status: Status) -> None:
         for record in self.trainings.values():
             record.finish(status)
@@ -162,8 +169,7 @@ class Run:
 
     def _train_now(self, jobs: list[TrainJob]) -> None:
         self.tracked.begin()
-        records = self.tracked.trainings
-        records.update({job.label: self.tracked.child(job.label, _params(job)) for job in jobs})
+        records = {job.label: self.tracked.training(job) for job in jobs}
         with ExitStack() as stack:
             lines = {
                 job.label: stack.enter_context(self.reporter.line(job.label, job.steps, "steps"))
@@ -312,4 +318,4 @@ def _params(job: TrainJob) -> dict[str, Any]:
         if job.kind == "aggregation"
         else ("scale", "method", "student", "train", "fusion")
     )
-    return {**{k: dump[k] for k in shown}, "seed": job.seed, "fingerprint": job.fingerprint}
+    return {**{k: dump[k] for k in shown}, "seed": job.seed}
