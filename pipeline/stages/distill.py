@@ -70,6 +70,12 @@ class TrainJob:
         store = self.output()
         return json.loads(store.read_bytes("result.json")) if store.exists("result.json") else None
 
+    def run(
+        self, *, device: str = "cpu", rank: int = 0, world: int = 1, listener: Listener | None = None
+    ) -> dict[str, Any] | None:
+        """`run_job` of this job."""
+        return run_job(self, device=device, rank=rank, world=world, listener=listener)
+
 
 def job_fingerprint(recipe: Recipe, kind: str, seed: int, manifests: dict[str, str]) -> str:
     """Covers what changes the weights: settings, seed and cached inputs, not how often one looks."""
