@@ -30,7 +30,9 @@ def load_any(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe | Reco
     expected and what was found.
     """
     content = _read(path, overrides)
-    return checked(Recognition if "task" in content else Recipe, content, str(path))
+    if "task" in content:
+        return checked(Recognition, content, str(path))
+    return checked(Recipe, content, str(path))
 
 
 def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:

@@ -216,8 +216,8 @@ class _Loop:
             ids = sampler.batch(step, rank, world).ids
             raise FacultyError(
                 f"phase {self.phase.name}, step {step}: the term `{self.names[column]}` is "
-                f"{values[row, column].item()}. Samples of this batch: {', '.join(ids)}. Lower train.lr, set train.clip "
-                "or train.warmup, or train.amp: off; the newest checkpoint is from before this step."
+                f"{values[row, column].item()}. Samples of this batch: {', '.join(ids)}. Lower train.lr, set "
+                "train.clip or train.warmup, or train.amp: off; the newest checkpoint is from before this step."
             )
         self.sums = values.sum(0) if self.sums is None else self.sums + values.sum(0)
         self.count += len(self.pending)

@@ -98,8 +98,8 @@ def import_timm() -> ModuleType:
             if (error.name or "").split(".")[0] != "timm":
                 raise
             raise FacultyError(
-                "this backbone is one of timm's, and timm is not installed: pip install 'faculty[recognition]', or take "
-                "one of the small ones (resnet8, resnet14, resnet20)"
+                "this backbone is one of timm's, and timm is not installed: pip install 'faculty[recognition]', or "
+                "take one of the small ones (resnet8, resnet14, resnet20)"
             ) from error
 
 

@@ -63,7 +63,7 @@ def teach(options: argparse.Namespace, recipe: Recognition) -> None:
     reporter = Terminal()
     with running(options, recipe, reporter) as road:
         data, teacher, helpers = road.teach([recipe.method.name])
-        made = {"teacher": teacher} | {"assistant": h for h in helpers.values()}
+        made = dict(zip(("teacher", "assistant"), (teacher, *helpers.values())))
         views = recipe.data.views.count
         result = {
             "teachers": {

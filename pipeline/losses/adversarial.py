@@ -13,6 +13,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from pipeline.losses.feature import unit
+from pipeline.losses.precision import full_precision
 
 
 class Discriminator(nn.Module):
@@ -36,12 +37,14 @@ class Discriminator(nn.Module):
         return self.layers(unit(features)).squeeze(1)
 
 
+@full_precision
 def discriminator_loss(discriminator: nn.Module, student: Tensor, teacher: Tensor) -> Tensor:
     """Scalar in float32, for the discriminator alone: no gradient reaches the features, both (B, D)."""
     hr, lr = discriminator(teacher.detach()).float(), discriminator(student.detach()).float()
     return F.softplus(-hr).mean() + F.softplus(lr).mean()
 
 
+@full_precision
 def deceive(discriminator: nn.Module, student: Tensor) -> Tensor:
     """Scalar in float32, for the student alone: the discriminator's weights get no gradient."""
     frozen = {name: value.detach() for name, value in discriminator.state_dict().items()}

@@ -11,6 +11,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.losses.precision import full_precision
+
 EPSILON = 1e-6
 """Least norm that is divided by: a vector of zeros has no direction, and stays zeros."""
 
@@ -20,6 +22,7 @@ def unit(x: Tensor) -> Tensor:
     return F.normalize(x.float(), dim=1, eps=EPSILON)
 
 
+@full_precision
 def feature_regression(student: Tensor, teacher: Tensor) -> Tensor:
     """Scalar in [0, 4], float32: the mean over rows, or pixels of maps, which are compared on the smaller grid.
 

@@ -12,11 +12,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pipeline.losses.precision import full_precision
+
 BANK = (0.25, 0.5, 1.0, 2.0, 4.0)
 LEAST = 1e-12
 """Least bandwidth: where all features coincide the median is 0."""
 
 
+@full_precision
 def mmd(student: Tensor, teacher: Tensor) -> Tensor:
     """Scalar >= 0 in float32 of (B, D) and (B', D); the bandwidth is a constant for the gradient.
 

@@ -11,8 +11,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from pipeline.losses.feature import unit
+from pipeline.losses.precision import full_precision
 
 
+@full_precision
 def pairwise(student: Tensor, teacher: Tensor) -> Tensor:
     """Scalar >= 0 in float32 of two (B, D); no gradient reaches `teacher`. A batch of one keeps its own direction."""
     s, t = unit(student), unit(teacher.detach())

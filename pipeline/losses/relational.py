@@ -21,12 +21,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.losses.precision import full_precision
+
 LEAST = 1e-12
 """Squared distances below this count as 0."""
 ANCHORS = 64
 """Angles are taken at no more items than this: memory is ANCHORS x B x (B + D) instead of B^3."""
 
 
+@full_precision
 def distances(student: Tensor, teacher: Tensor) -> Tensor:
     """Order 2: scalar >= 0 of (B, D) and (B, D'); the mean distances are constants, `teacher` gets no gradient."""
     s, t = _wide(student), _wide(teacher.detach())
@@ -36,6 +39,7 @@ def distances(student: Tensor, teacher: Tensor) -> Tensor:
     return F.smooth_l1_loss(_relative(s)[off], _relative(t)[off])
 
 
+@full_precision
 def angles(student: Tensor, teacher: Tensor, anchors: int = ANCHORS) -> Tensor:
     """Order 3: scalar >= 0 of (B, D) and (B, D'); `teacher` gets no gradient.
 
@@ -56,6 +60,7 @@ def angles(student: Tensor, teacher: Tensor, anchors: int = ANCHORS) -> Tensor:
     return F.smooth_l1_loss(mine[valid], theirs[valid])
 
 
+@full_precision
 def group(student: Tensor, teacher: Tensor) -> Tensor:
     """The whole batch's structure: scalar >= 0 of (B, D) and (B, D'); `teacher` gets no gradient."""
     s, t = _wide(student), _wide(teacher.detach())
@@ -63,6 +68,7 @@ def group(student: Tensor, teacher: Tensor) -> Tensor:
     return (gram_s - gram_t).square().mean()
 
 
+@full_precision
 def pooled_relations(student: Tensor, teacher: Tensor) -> Tensor:
     """Orders 2 and 3 of spatially pooled features, one scalar: for feature maps of any task, also super-resolution.
 

@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.errors import InputError
+from pipeline.losses.precision import full_precision
 
 
+@full_precision
 def soft_labels(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
     """Scalar in float32, the mean over rows or pixels; no gradient reaches `teacher`.
 

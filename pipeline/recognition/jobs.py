@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pipeline.losses.gather import globalise
 from pipeline.methods.base import Phase
 from pipeline.recipe import Budget
-from pipeline.recognition.methods import Fill, assistant_phase, student_phase, task_phase
+from pipeline.recognition.methods import assistant_phase, student_phase, task_phase
 from pipeline.recognition.networks import Recogniser, build
 from pipeline.recognition.recipe import HORKD, Network, Recognition
 from pipeline.recognition.sampler import Gallery, ViewSampler
@@ -186,7 +186,6 @@ class Judge:
     recipe: Recognition
     gap: int
     device: str
-    known: tuple[str, ...] = field(default=())
 
     def __call__(self, model: nn.Module, step: int) -> dict[str, float]:
         """{"held_out/<metric>": value} of the task's main figures."""

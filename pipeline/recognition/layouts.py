@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -78,16 +79,16 @@ def find(data: RecognitionData, task: Task) -> Found:
                 item.name, f"the label of the same picture {first.name} ({first.label})", item.label
             )
         left_out.append(f"{item.name}: duplicate of {first.name}")
-    classes = tuple(data.classes) or tuple(classes)
+    names = tuple(data.classes) or tuple(classes)
     present = {item.label for item in kept.values()}
-    for name in classes:
+    for name in names:
         if name not in present:
             raise InputError("data.classes", f"pictures of every class, also of {name!r}", "none of it")
-    if unknown := sorted(present - set(classes)):
-        raise InputError("data.classes", f"labels among {', '.join(classes)}", ", ".join(unknown))
-    if len(classes) < 2 and data.layout != "masks":
-        raise InputError(data.root or "data", "at least two classes or identities", f"{len(classes)}")
-    return Found(tuple(kept.values()), classes, tuple(left_out))
+    if unknown := sorted(present - set(names)):
+        raise InputError("data.classes", f"labels among {', '.join(names)}", ", ".join(unknown))
+    if len(names) < 2 and data.layout != "masks":
+        raise InputError(data.root or "data", "at least two classes or identities", f"{len(names)}")
+    return Found(tuple(kept.values()), names, tuple(left_out))
 
 
 def _digits(data: RecognitionData, task: Task) -> tuple[list[Item], list[str]]:
@@ -99,6 +100,7 @@ def _digits(data: RecognitionData, task: Task) -> tuple[list[Item], list[str]]:
     return items, [str(i) for i in range(10)]
 
 
+@cache
 def digits() -> tuple[np.ndarray, np.ndarray]:
     """scikit-learn's 1797 handwritten digits: (n, 8, 8) uint8, its 17 levels spread over 0..255, and labels (n,)."""
     from sklearn.datasets import load_digits
@@ -260,10 +262,10 @@ def _pictures(folder: Path) -> Iterator[Path]:
     return (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
 
 
-def split(found: Found, data: RecognitionData) -> dict[str, list[Item]]:
+def split(found: Found, data: RecognitionData, task: Task = "classification") -> dict[str, list[Item]]:
     """{"train", "val", "test"} -> items sorted by id: a function of the pictures' bytes, whatever their order.
 
-    Raises InputError where a class keeps no picture to train on, or nothing is left to test.
+    Verification and retrieval are validated on whole identities, because they need pictures of one person. Raises InputError where a class keeps no picture to train on, or nothing is left to test.
     """
     parts: dict[str, list[Item]] = {"train": [], "val": [], "test": []}
     own = any(item.role not in ("", "train") for item in found.items)
@@ -274,30 +276,38 @@ def split(found: Found, data: RecognitionData) -> dict[str, list[Item]]:
         pools = {c: [i for i in items if i.role in ("", "train")] for c, items in by_class.items()}
         parts["test"] = [i for i in found.items if i.role not in ("", "train")]
     elif data.split == "identities":
-        ranked = sorted(found.classes, key=lambda c: hashlib.sha256(c.encode()).hexdigest())
-        unseen = set(ranked[: max(2, round(data.test * len(ranked)))])
-        parts["test"] = [i for c in found.classes if c in unseen for i in by_class[c]]
-        pools = {c: items for c, items in by_class.items() if c not in unseen}
+        aside = _unseen(by_class, data.test)
+        parts["test"] = [i for c in found.classes if c in aside for i in by_class[c]]
+        pools = {c: items for c, items in by_class.items() if c not in aside}
     else:
         pools = {}
         for c, items in by_class.items():
             count = _share(data.test, len(items))
             parts["test"] += items[:count]
             pools[c] = items[count:]
+    pools = {c: items for c, items in pools.items() if items or data.layout != "market1501"}
+    unseen = _unseen(pools, data.holdout) if task in ("verification", "retrieval") else set()
     for c, items in pools.items():
-        if not items and own and data.layout == "market1501":
-            continue  # its test identities are other people
         count = _share(data.holdout, len(items)) if len(items) > 1 else 0
+        if task in ("verification", "retrieval"):
+            count = len(items) if c in unseen else 0
         parts["val"] += items[:count]
         parts["train"] += items[count:]
-        if not items[count:]:
-            raise InputError(
-                "data", f"pictures of class {c!r} to train on", "none", "Lower data.test or data.holdout."
-            )
+        if not items[count:] and c not in unseen:
+            remedy = "Lower data.test or data.holdout."
+            raise InputError("data", f"pictures of class {c!r} to train on", "none", remedy)
+    if not parts["train"]:
+        raise InputError("data", "identities to train on", "none", "Lower data.test or data.holdout.")
     for name in ("val", "test"):
         if not parts[name]:
             raise InputError("data", f"pictures for the {name} set", "none")
     return {name: sorted(items, key=lambda i: i.id) for name, items in parts.items()}
+
+
+def _unseen(classes: Iterable[str], share: float) -> set[str]:
+    """Whole identities to set aside, at least two, chosen by their names."""
+    ranked = sorted(classes, key=lambda c: hashlib.sha256(c.encode()).hexdigest())
+    return set(ranked[: max(2, round(share * len(ranked)))])
 
 
 def _share(share: float, count: int) -> int:

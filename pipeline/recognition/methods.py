@@ -6,8 +6,8 @@
 `rkd`      L = L_task + adv * L_adv(s) + soft * KL + feature * |n(s) - n(t)|^2 + pairwise * L_PW + mmd * L_MMD
 `horkd`    1. assistant at HR:  L = L_task(A) + sum_k w_k L_k(t -> a)
            2. student at LR:    L = L_task(S) + sum_k w_k [ L_k(a -> s) + gamma L_k(t -> s) ]
-           L_k: soft labels, order 1 (itself), 2 (pairs), 3 (triplets), group; relations over the union of HR and LR items,
-           V = [a; s] against U = [a; a] and [t; t]
+           L_k: soft labels, order 1 (itself), 2 (pairs), 3 (triplets), group; relations over the union of HR and LR
+           items, V = [a; s] against U = [a; a] and [t; t]
 
 RKD is Feng, Lai, Xie, TIP 2021, HORKD is Ge et al., AAAI 2020. Of both only abstracts (and captions) are public: their
 equations here are reconstructions from the terms that they name, and no weight is theirs. t and a come from the cache.

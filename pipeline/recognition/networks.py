@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -101,9 +101,9 @@ class Timm(nn.Module):
                 raise
             # The hub's client raises a dozen kinds of errors, all of which mean the same here.
             raise FacultyError(
-                f"network {name}: its pretrained weights cannot be had ({_short(error)}). Fetch them where the hub can be "
-                "reached and copy its cache (HF_HOME), name a local file as `checkpoint`, or leave `pretrained` out and "
-                "train it (`train`)."
+                f"network {name}: its pretrained weights cannot be had ({_short(error)}). Fetch them where the hub can "
+                "be reached and copy its cache (HF_HOME), name a local file as `checkpoint`, or leave `pretrained` out "
+                "and train it (`train`)."
             ) from error
         self.channels: list[int] = list(self.body.feature_info.channels())
         settings = self.body.default_cfg if hasattr(self.body, "default_cfg") else {}
@@ -149,11 +149,16 @@ class Recogniser(nn.Module):
     def __init__(self, backbone: nn.Module, embedding: int, classes: int) -> None:
         super().__init__()
         self.backbone = backbone
-        mean, deviation = backbone.statistics
+        mean, deviation = cast(tuple[Any, Any], backbone.statistics)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("deviation", torch.tensor(deviation).view(1, 3, 1, 1), persistent=False)
         self.embed = nn.Linear(backbone.channels[-1], embedding)
         self.classify = nn.Linear(embedding, classes)
+
+    @property
+    def dropped(self) -> int:
+        """Strides of the stem that were dropped for small pictures."""
+        return int(self.backbone.dropped)
 
     def maps(self, x: Tensor) -> list[Tensor]:
         """The backbone's maps of a normalised picture, fine to coarse."""

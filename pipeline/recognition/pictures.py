@@ -1,4 +1,4 @@
-"""Pictures of a data set as shards: decoded once, resized to the HR size, with labels, cameras and masks beside them."""
+"""Pictures of a data set as shards: decoded once, resized to the HR size, labels, cameras and masks beside them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class PictureTask:
             "role": np.array([ROLES[item.role] for item in self.items], np.int64),
         }
         if self.items[0].mask:
-            columns["mask"] = np.stack([mask for _, mask in pairs])
+            columns["mask"] = np.stack([mask for _, mask in pairs if mask is not None])
         store = Store.open(self.cache)
         receipt = write_shard(
             store,
@@ -80,7 +80,7 @@ class Plan:
 def plan(recipe: Recognition, store: Store) -> Plan:
     """Find the recipe's pictures and what is missing of them in the cache. Raises InputError (layouts.py)."""
     found = find(recipe.data, recipe.task)
-    parts = split(found, recipe.data)
+    parts = split(found, recipe.data, recipe.task)
     numbers, trained = numbered(parts, found.classes)
     facts = {"version": VERSION, "size": list(recipe.hr_size), "masks": recipe.task == "segmentation"}
     folder = f"pictures/{recipe.hr_size[0]}x{recipe.hr_size[1]}-{fingerprint(facts)}"

@@ -59,7 +59,9 @@ class RecognitionData(Section):
     split: Literal["pictures", "identities"] = "pictures"
     """What is set aside: pictures of every class, or whole identities (verification, retrieval: unseen people)."""
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Share of the training pictures kept out of training to watch it and to choose settings by."""
+    """Share of the training pictures kept out of training to watch it and to choose settings by; of the identities
+    (at least two) for verification and retrieval.
+    """
     views: Views = Views()
 
 

@@ -19,7 +19,7 @@ from pipeline.recognition.run import Outcome, RecognitionRun
 from pipeline.recognition.tasks import METRICS
 from pipeline.report import File, Report, write_report
 from pipeline.shards.fingerprint import fingerprint
-from pipeline.table import Row, render_table
+from pipeline.table import Role, Row, render_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def table_rows(outcome: Outcome) -> list[Row]:
                 rows[group].scores[name][key].append(value)  # type: ignore[attr-defined]
             continue
         scores = {name: {key: [value] for key, value in scored.values.items()}}
-        role = "teacher" if label in ("teacher", "assistant") else "student"
+        role: Role = "teacher" if label in ("teacher", "assistant") else "student"
         rows[group] = Row(
             group,
             role,

@@ -1,4 +1,7 @@
-"""A recognition run: pictures, teacher, its outputs, assistant, its outputs, students, scores. What is there is skipped."""
+"""A recognition run: pictures, teacher, its outputs, assistant, its outputs, students, scores.
+
+What is there already is skipped.
+"""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class ScoreTask:
             parameters=parameters(net),
             multiply_adds=multiply_adds(net, shape),
             latency_ms=latency(net, shape, device),
-            dropped=int(net.backbone.dropped),
+            dropped=net.dropped,
         )
 
 

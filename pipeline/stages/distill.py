@@ -15,7 +15,7 @@ from torch import nn
 from pipeline.methods import METHODS
 from pipeline.methods.base import Phase
 from pipeline.methods.mtkd import aggregation
-from pipeline.recipe import Aggregate, Recipe
+from pipeline.recipe import Aggregate, Recipe, Train
 from pipeline.shards.fingerprint import fingerprint
 from pipeline.shards.manifest import load as load_manifest
 from pipeline.shards.sampler import Sampler, Source
@@ -137,6 +137,7 @@ def run_job(
         torch.manual_seed(job.seed)
         phase = make(artefacts)
         cache = Store.open(recipe.cache.root)
+        assert isinstance(phase.settings, Train)
         sampler = Sampler(
             {name: _source(cache, job.columns[name]) for name in phase.sources},
             scale=recipe.scale,
