@@ -14,13 +14,30 @@ import torch
 
 from pipeline.progress import Line
 from pipeline.shards.format import Receipt
-from pipeline.stages.distill import Listener, TrainJob, run_job
+from pipeline.stages.distill import Listener
 from pipeline.stages.teach import TeacherFacts, TeachTask, load
 from pipeline.tracking_null import NullTracker, RunTracker
 
 T = TypeVar("T")
 R = TypeVar("R")
 Taught = Callable[[str, Receipt, dict[str, float]], None]
+
+
+class Job(Protocol):
+    """A training by value."""
+
+    @property
+    def label(self) -> str:
+        """Names it in its run."""
+
+    @property
+    def spec(self) -> Any:
+        """Its recipe, with `distill`."""
+
+    def run(
+        self, *, device: str = "cpu", rank: int = 0, world: int = 1, listener: Listener | None = None
+    ) -> dict[str, Any] | None:
+        """Train from wherever it stands to its end."""
 
 
 class Engine(Protocol):
@@ -43,7 +60,7 @@ class Engine(Protocol):
         ...
 
     def train(
-        self, jobs: Sequence[TrainJob], lines: Mapping[str, Line], handles: Mapping[str, dict[str, Any]]
+        self, jobs: Sequence[Job], lines: Mapping[str, Line], handles: Mapping[str, dict[str, Any]]
     ) -> None:
         """Run every job to its end. `lines` show steps by label, `handles` say where its curves are recorded."""
         ...
@@ -83,12 +100,12 @@ class InlineEngine:
                 taught(label, receipt, stats)
 
     def train(
-        self, jobs: Sequence[TrainJob], lines: Mapping[str, Line], handles: Mapping[str, dict[str, Any]]
+        self, jobs: Sequence[Job], lines: Mapping[str, Line], handles: Mapping[str, dict[str, Any]]
     ) -> None:
         for job in jobs:
             tracker = self.resume(handles.get(job.label, {}))
             try:
-                run_job(job, device=self.device, listener=with_line(tracked(tracker), lines[job.label]))
+                job.run(device=self.device, listener=with_line(tracked(tracker), lines[job.label]))
             finally:
                 tracker.close()
 
@@ -114,5 +131,11 @@ def with_line(listener: Listener, line: Line) -> Listener:
 
 def note_of(values: dict[str, float]) -> str:
     """The few figures that fit on a progress line."""
-    shown = {"train/loss": "loss {:.4f}", "held_out/psnr_y": "held-out {:.2f} dB"}
+    shown = {
+        "train/loss": "loss {:.4f}",
+        "held_out/psnr_y": "held-out {:.2f} dB",
+        "held_out/accuracy": "held-out accuracy {:.3f}",
+        "held_out/rank1": "held-out rank-1 {:.3f}",
+        "held_out/iou": "held-out IoU {:.3f}",
+    }
     return "  ".join(text.format(values[key]) for key, text in shown.items() if key in values)

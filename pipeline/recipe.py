@@ -86,15 +86,13 @@ class Teach(Section):
     """How often a dead actor is restarted (its shard is taught again) before the run fails."""
 
 
-class Train(Section):
+class Budget(Section):
     """One training: length, optimiser, schedule and what is watched."""
 
     steps: Positive = 10_000
     """Optimiser steps."""
     batch: Positive = 16
-    """Global batch: patches per step over all workers."""
-    patch: Positive = 32
-    """Side of a training patch in LR pixels."""
+    """Global batch: samples per step over all workers."""
     lr: Annotated[float, Field(gt=0)] = 2e-4
     """Peak learning rate."""
     schedule: Literal["constant", "cosine", "multistep"] = "cosine"
@@ -107,8 +105,8 @@ class Train(Section):
     """Factor of `multistep`."""
     warmup: Annotated[int, Field(ge=0)] = 0
     """Steps of linear warm-up."""
-    optimiser: Literal["adam", "adamw"] = "adam"
-    """Optimiser."""
+    optimiser: Literal["adam", "adamw", "sgd"] = "adam"
+    """Optimiser; `sgd` has Nesterov's momentum, the first of `betas`."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam's decay rates."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -127,6 +125,13 @@ class Train(Section):
     """Steps between evaluations; also the checkpoint interval and one report to Ray."""
     keep: Positive = 2
     """Complete checkpoints kept."""
+
+
+class Train(Budget):
+    """The training of a super-resolution network."""
+
+    patch: Positive = 32
+    """Side of a training patch in LR pixels."""
 
 
 class Mean(Section):

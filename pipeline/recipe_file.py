@@ -10,20 +10,40 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import InputError
 from pipeline.recipe import METHODS, Aggregate, Best, Mean, Median, Recipe, Weighted
+from pipeline.recognition.recipe import METHODS as RECOGNITION_METHODS
+from pipeline.recognition.recipe import Recognition
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load_any(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe | Recognition:
+    """Read and validate a recipe; one with the key `task` is a recognition recipe.
+
+    `overrides` are `a.b.c=value` with YAML values. Raises InputError naming the recipe's path, the key, what was
+    expected and what was found.
+    """
+    content = _read(path, overrides)
+    if "task" in content:
+        return checked(Recognition, content, str(path))
+    return checked(Recipe, content, str(path))
 
 
 def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
-    """Read and validate a recipe; `overrides` are `a.b.c=value` with YAML values.
+    """As `load_any`, for what works on super-resolution alone. Raises InputError for a recognition recipe."""
+    recipe = load_any(path, overrides)
+    if not isinstance(recipe, Recipe):
+        raise InputError(str(path), "a super-resolution recipe", f"one of task {recipe.task}")
+    return recipe
 
-    Raises InputError naming the recipe's path, the key, what was expected and what was found.
-    """
+
+def _read(path: str | Path, overrides: tuple[str, ...]) -> dict[str, Any]:
     file = Path(path)
     if not file.is_file():
         raise InputError(str(path), "a recipe file (YAML)", "no such file", "See recipes/ for examples.")
@@ -35,7 +55,7 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
         raise InputError(str(path), "a table of settings", type(content).__name__)
     for override in overrides:
         _apply(content, override)
-    return _validated(content, str(path))
+    return content
 
 
 def with_method(recipe: Recipe, method: str) -> Recipe:
@@ -47,12 +67,13 @@ def with_method(recipe: Recipe, method: str) -> Recipe:
         return recipe
     variant = recipe.compare.variants.get(method)
     chosen = variant.model_dump(mode="json") if variant else {"name": method}
-    return _validated({**recipe.model_dump(mode="json"), "method": chosen}, f"method {method}")
+    return checked(Recipe, {**recipe.model_dump(mode="json"), "method": chosen}, f"method {method}")
 
 
-def _validated(content: dict[str, Any], where: str) -> Recipe:
+def checked(model: type[Model], content: dict[str, Any], where: str) -> Model:
+    """`content` as a `model`. Raises InputError with the first complaint."""
     try:
-        return Recipe.model_validate(content)
+        return model.model_validate(content)
     except ValidationError as error:
         first, *others = error.errors()
         key = ".".join(str(p) for p in first["loc"]) or "the recipe"
@@ -61,9 +82,8 @@ def _validated(content: dict[str, Any], where: str) -> Recipe:
         if len(found) > 120:
             found = found[:117] + "..."
         if first["type"] == "extra_forbidden":
-            expected = (
-                "one of " + ", ".join(_siblings(first["loc"])) if _siblings(first["loc"]) else "a known key"
-            )
+            known = _siblings(model, first["loc"])
+            expected = "one of " + ", ".join(known) if known else "a known key"
         else:
             expected = first["msg"].removeprefix("Value error, ")
         if first["type"] == "value_error":
@@ -76,13 +96,14 @@ def _validated(content: dict[str, Any], where: str) -> Recipe:
         ) from None
 
 
-def _siblings(location: tuple[int | str, ...]) -> list[str]:
+def _siblings(recipe: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     """The keys allowed where an unknown one stood."""
-    model: Any = Recipe
+    model: Any = recipe
+    methods = METHODS if recipe is Recipe else RECOGNITION_METHODS
     for part in location[:-1]:
         field = getattr(model, "model_fields", {}).get(part)
         if field is None:
-            options = [METHODS.get(str(part))] + [
+            options: list[Any] = [methods.get(str(part))] + [
                 m for m in (Mean, Median, Best, Weighted, Aggregate) if m.__name__.lower() == part
             ]
             model = next((m for m in options if m), model)

@@ -20,7 +20,20 @@ from PIL import Image
 
 from pipeline.charts import Points, all_charts
 from pipeline.report_html import Page, figure, page
-from pipeline.table import PSNR, SSIM, Metric, Row, arrange, gains, mean, render_table, sets_of, short, spread
+from pipeline.table import (
+    PSNR,
+    SSIM,
+    Metric,
+    Row,
+    arrange,
+    gains,
+    mean,
+    milliseconds,
+    render_table,
+    sets_of,
+    short,
+    spread,
+)
 
 __all__ = ["PSNR", "SSIM", "File", "Metric", "Report", "Row", "render_table", "write_report"]
 
@@ -111,17 +124,21 @@ def _markdown(report: Report, root: Path, charts: Sequence[str]) -> str:
 
 def _markdown_table(report: Report) -> str:
     table = arrange(report.rows, report.metrics, report.baseline)
+    timed = any(row.latency_ms is not None for row in table.rows)
     head = [
         "method",
         "parameters",
         "multiply-adds",
+        *(["ms a picture"] if timed else []),
         *(f"{name} {metric.label}" for name, metric in table.columns),
     ]
     lines = [head, [":--", *["--:"] * (len(head) - 1)]]
     for row, cells in zip(table.rows, table.cells):
         figures = [f"{cell.text} {cell.spread}".rstrip() for cell in cells]
         figures = [f"**{text}**" if cell.best else text for text, cell in zip(figures, cells)]
-        lines.append([_plain(row.name), short(row.parameters), short(row.multiply_adds), *figures])
+        cost = [short(row.parameters), short(row.multiply_adds)]
+        cost += [milliseconds(row.latency_ms)] if timed else []
+        lines.append([_plain(row.name), *cost, *figures])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -41,6 +41,8 @@ class Row:
     """set -> metric key -> its value for each seed; sets and metrics may be missing."""
     parameters: int | None = None
     multiply_adds: int | None = None
+    latency_ms: float | None = None
+    """Of one picture, where it was measured."""
 
     def values(self, name: str, metric: Metric) -> Sequence[float]:
         """The metric's values on set `name`, one a seed; empty where it was not measured."""
@@ -165,6 +167,11 @@ def short(count: int | None) -> str:
     return f"{value / 10 ** (3 * step):.{max(0, 2 - (power - 3 * step))}f} {' kMGT'[step]}"
 
 
+def milliseconds(value: float | None) -> str:
+    """A time for people: 0.42, 12.3; a dash for None."""
+    return "-" if value is None else f"{value:.3g}"
+
+
 def render_table(
     rows: Sequence[Row],
     *,
@@ -182,11 +189,13 @@ def render_table(
     def figure(text: str, spread: str, i: int) -> str:
         return f"{text} {spread:<{spreads[i]}}" if spreads[i] else text
 
-    head = ["method", *(["parameters", "mult-adds"] if costs else [])]
+    timed = any(row.latency_ms is not None for row in rows)
+    head = ["method", *(["parameters", "mult-adds"] if costs else []), *(["ms"] if timed else [])]
     first = len(head)
     head += [figure(metric.label, "", i) for i, (_, metric) in enumerate(table.columns)]
     body = [
         [f"  {row.name}", *([short(row.parameters), short(row.multiply_adds)] if costs else [])]
+        + ([milliseconds(row.latency_ms)] if timed else [])
         + [figure(cell.text, cell.spread, i) for i, cell in enumerate(cells)]
         for row, cells in zip(table.rows, table.cells)
     ]

@@ -10,21 +10,41 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from pipeline import checkpoint
 from pipeline.errors import FacultyError
-from pipeline.methods.base import Phase
-from pipeline.recipe import Train
-from pipeline.schedule import weight_at
-from pipeline.shards.sampler import Sampler, to_device
+from pipeline.methods.base import Adversary, Phase
+from pipeline.recipe import Budget
+from pipeline.schedule import Weight, weight_at
 from pipeline.shards.store import Store
+
+
+class Batch(Protocol):
+    """One worker's share of a global batch."""
+
+    @property
+    def ids(self) -> list[str]:
+        """Of the samples, for messages."""
+
+    def to(self, device: torch.device | str) -> dict[str, Tensor]:
+        """What the phase's losses read, by name."""
+
+
+class Batches(Protocol):
+    """Where samples come from: global batch `step` is a pure function of `step`, however workers share it."""
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+        """This worker's share of one batch."""
+
+    def iterate(self, start: int, stop: int, rank: int = 0, world: int = 1) -> Iterator[tuple[int, Batch]]:
+        """(step, share) for the steps of [start, stop)."""
 
 
 @dataclass(slots=True)
@@ -52,7 +72,7 @@ class Hooks:
     """Called on every rank after each checkpoint (a barrier, for Ray Train's report)."""
 
 
-def learning_rate(settings: Train, step: int) -> float:
+def learning_rate(settings: Budget, step: int) -> float:
     """Learning rate of `step` (0-based)."""
     if step < settings.warmup:
         return settings.lr * (step + 1) / settings.warmup
@@ -67,7 +87,7 @@ def learning_rate(settings: Train, step: int) -> float:
 
 def train(
     phase: Phase,
-    sampler: Sampler,
+    sampler: Batches,
     *,
     folder: Store,
     fingerprint: str,
@@ -93,8 +113,7 @@ def train(
     settings = phase.settings
     check_every = settings.log_every if device.type == "cuda" else 1
     for step, batch in sampler.iterate(start, settings.steps, rank, world):
-        tensors = to_device(batch, device)
-        tensors["has_hr"] = torch.from_numpy(batch.has_hr).to(device, non_blocking=True)
+        tensors = batch.to(device)
         torch.manual_seed((seed << 40) + (step << 10) + rank)
         loop.step(step, tensors)
         done = step + 1
@@ -132,14 +151,7 @@ class _Loop:
         for module in phase.frozen.values():
             module.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)
         self.parameters = [p for m in phase.modules.values() for p in m.parameters() if p.requires_grad]
-        make = torch.optim.AdamW if self.settings.optimiser == "adamw" else torch.optim.Adam
-        self.optimiser = make(
-            self.parameters,
-            lr=self.settings.lr,
-            betas=self.settings.betas,
-            weight_decay=self.settings.weight_decay,
-            fused=True,
-        )
+        self.optimiser = _optimiser(self.parameters, self.settings)
         self.scaler = torch.amp.GradScaler(enabled=self.settings.amp == "fp16" and device.type == "cuda")
         artefact = phase.modules[phase.artefact]
         self.ema = (
@@ -149,11 +161,8 @@ class _Loop:
         if self.settings.compile:
             self.live = {k: torch.compile(m) for k, m in self.live.items()}  # type: ignore[misc]
         if world > 1:
-            ids = [device.index] if device.type == "cuda" else None
-            self.live = {
-                k: nn.parallel.DistributedDataParallel(m, device_ids=ids, broadcast_buffers=False)
-                for k, m in self.live.items()
-            }
+            self.live = {k: _shared(m, device) for k, m in self.live.items()}
+        self.opponent = _Opponent(phase.adversary, device, world) if phase.adversary else None
         self.curves = Curves()
         self.pending: list[tuple[int, Tensor]] = []
         self.sums: Tensor | None = None
@@ -167,8 +176,7 @@ class _Loop:
         progress = step / self.settings.steps
         with self._autocast():
             terms = self.phase.losses(self.live, tensors)
-        total = sum(weight_at(self.phase.weights[k], progress) * v for k, v in terms.items())
-        assert isinstance(total, Tensor)
+        total = _weighed(terms, self.phase.weights, progress)
         self.scaler.scale(total).backward()
         if self.settings.clip:
             self.scaler.unscale_(self.optimiser)
@@ -177,8 +185,12 @@ class _Loop:
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
         self._average(step)
-        self.names = [*terms, "loss"]
-        self.pending.append((step, torch.stack([*terms.values(), total]).detach()))
+        values = {**terms, "loss": total}
+        if self.opponent is not None:
+            with self._autocast():
+                values |= self.opponent.step(tensors, progress)
+        self.names = list(values)
+        self.pending.append((step, torch.stack(list(values.values())).detach()))
 
     def _autocast(self) -> Any:
         if self.device.type != "cuda" or self.settings.amp == "off":
@@ -195,7 +207,7 @@ class _Loop:
         floats = [k for k, v in current.items() if v.is_floating_point()]
         torch._foreach_lerp_([self.ema[k] for k in floats], [current[k] for k in floats], 1 - decay)
 
-    def require_finite(self, sampler: Sampler, rank: int, world: int) -> None:
+    def require_finite(self, sampler: Batches, rank: int, world: int) -> None:
         """Move pending terms to the running sums; raise where one is not finite."""
         if not self.pending:
             return
@@ -206,8 +218,8 @@ class _Loop:
             ids = sampler.batch(step, rank, world).ids
             raise FacultyError(
                 f"phase {self.phase.name}, step {step}: the term `{self.names[column]}` is "
-                f"{values[row, column].item()}. Tiles of this batch: {', '.join(ids)}. Lower train.lr, set train.clip "
-                "or train.warmup, or train.amp: off; the newest checkpoint is from before this step."
+                f"{values[row, column].item()}. Samples of this batch: {', '.join(ids)}. Lower train.lr, set "
+                "train.clip or train.warmup, or train.amp: off; the newest checkpoint is from before this step."
             )
         self.sums = values.sum(0) if self.sums is None else self.sums + values.sum(0)
         self.count += len(self.pending)
@@ -242,6 +254,7 @@ class _Loop:
             "optimiser": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),
             "curves": json.dumps(self.curves.values),
+            **({"adversary": self.opponent.state()} if self.opponent else {}),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -252,6 +265,8 @@ class _Loop:
         if self.ema is not None:
             self.ema = {k: v.to(self.device) for k, v in state["ema"].items()}
         self.curves = Curves(json.loads(state["curves"]))
+        if self.opponent is not None:
+            self.opponent.load(state["adversary"])
 
     def finish(self) -> None:
         """Leave the artefact in eval mode with its EMA weights."""
@@ -260,3 +275,57 @@ class _Loop:
             module.load_state_dict(self.ema)
         for each in self.phase.modules.values():
             each.eval()
+
+
+class _Opponent:
+    """An adversary's side of the step: its own networks and optimiser, after the phase's own have moved."""
+
+    def __init__(self, adversary: Adversary, device: torch.device, world: int) -> None:
+        self.adversary = adversary
+        for module in adversary.modules.values():
+            module.to(device).train()
+        self.live = dict(adversary.modules)
+        if world > 1:
+            self.live = {k: _shared(m, device) for k, m in self.live.items()}
+        parameters = [p for m in adversary.modules.values() for p in m.parameters()]
+        self.optimiser = torch.optim.Adam(parameters, lr=adversary.lr, betas=adversary.betas)
+
+    def step(self, tensors: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
+        with torch.enable_grad():
+            terms = self.adversary.losses(self.live, tensors)
+            _weighed(terms, dict.fromkeys(terms, 1.0), progress).backward()
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        return terms
+
+    def state(self) -> dict[str, Any]:
+        modules = {k: m.state_dict() for k, m in self.adversary.modules.items()}
+        return {"modules": modules, "optimiser": self.optimiser.state_dict()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        for name, module in self.adversary.modules.items():
+            module.load_state_dict(state["modules"][name])
+        self.optimiser.load_state_dict(state["optimiser"])
+
+
+def _optimiser(parameters: list[nn.Parameter], settings: Budget) -> torch.optim.Optimizer:
+    decay = settings.weight_decay
+    if settings.optimiser == "sgd":
+        momentum = settings.betas[0]
+        return torch.optim.SGD(
+            parameters, settings.lr, momentum, weight_decay=decay, nesterov=momentum > 0, fused=True
+        )
+    make = torch.optim.AdamW if settings.optimiser == "adamw" else torch.optim.Adam
+    return make(parameters, lr=settings.lr, betas=settings.betas, weight_decay=decay, fused=True)
+
+
+def _shared(module: nn.Module, device: torch.device) -> nn.Module:
+    """The module with its gradients averaged over the workers."""
+    ids = [device.index] if device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
+
+
+def _weighed(terms: Mapping[str, Tensor], weights: Mapping[str, Weight], progress: float) -> Tensor:
+    total = sum(weight_at(weights[k], progress) * v for k, v in terms.items())
+    assert isinstance(total, Tensor)
+    return total

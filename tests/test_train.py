@@ -147,7 +147,7 @@ def test_a_term_that_is_not_finite_stops_the_run_with_step_term_and_tiles(
     assert (
         "step 5" in str(caught.value)
         and "`odd`" in str(caught.value)
-        and ":" in str(caught.value).split("Tiles")[1]
+        and ":" in str(caught.value).split("Samples")[1]
     )
     assert all(i in str(caught.value) for i in sampler(cache).batch(5).ids)
 

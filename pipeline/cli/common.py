@@ -15,7 +15,8 @@ from pipeline.engines import Engine, InlineEngine
 from pipeline.errors import InputError
 from pipeline.progress import Terminal
 from pipeline.recipe import Recipe
-from pipeline.recipe_file import load_recipe
+from pipeline.recipe_file import load_any, load_recipe
+from pipeline.recognition.recipe import Recognition
 from pipeline.run import Run
 from pipeline.tracking_null import RunTracker, Status
 
@@ -80,11 +81,16 @@ def read_recipe(options: argparse.Namespace) -> Recipe:
     return load_recipe(options.recipe, tuple(options.overrides))
 
 
+def read_any(options: argparse.Namespace) -> Recipe | Recognition:
+    """The recipe of the command line, of either kind."""
+    return load_any(options.recipe, tuple(options.overrides))
+
+
 @contextmanager
 def running(options: argparse.Namespace, recipe: Recipe, reporter: Terminal) -> Iterator[Run]:
     """A run on the engine that the command line asks for, closed and marked whatever happens."""
-    engine = _engine(options)
-    run = Run(recipe, engine, reporter, _tracking(recipe, reporter))
+    engine = make_engine(options)
+    run = Run(recipe, engine, reporter, tracking(recipe, reporter))
     status: Status = "FAILED"
     try:
         yield run
@@ -97,7 +103,8 @@ def running(options: argparse.Namespace, recipe: Recipe, reporter: Terminal) -> 
         engine.close()
 
 
-def _engine(options: argparse.Namespace) -> Engine:
+def make_engine(options: argparse.Namespace) -> Engine:
+    """The engine that the command line asks for."""
     if not options.inline:
         from pipeline.engine.ray_engine import RayEngine
 
@@ -111,7 +118,8 @@ def _engine(options: argparse.Namespace) -> Engine:
     return InlineEngine(resume=resume)
 
 
-def _tracking(recipe: Recipe, reporter: Terminal) -> Callable[[], RunTracker] | None:
+def tracking(recipe: Recipe | Recognition, reporter: Terminal) -> Callable[[], RunTracker] | None:
+    """What opens the run's record; None where the recipe wants none."""
     if not recipe.tracking.enabled:
         return None
 
@@ -132,6 +140,6 @@ def _tracking(recipe: Recipe, reporter: Terminal) -> Callable[[], RunTracker] | 
     return open_run
 
 
-def tracking_folder(recipe: Recipe) -> Path:
+def tracking_folder(recipe: Recipe | Recognition) -> Path:
     """Where the default store lies: the output folder, or ./runs where that is a URI."""
     return Path("runs") if "://" in recipe.output else Path(recipe.output)

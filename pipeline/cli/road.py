@@ -7,11 +7,14 @@ from collections.abc import Sequence
 
 import yaml
 
-from pipeline.cli.common import add_json, add_recipe, emit, read_recipe, running, write
+from pipeline.cli import recognition
+from pipeline.cli.common import add_json, add_recipe, emit, read_any, running, write
 from pipeline.errors import InputError
 from pipeline.methods import METHODS
 from pipeline.progress import Terminal
 from pipeline.recipe import Recipe
+from pipeline.recognition.recipe import METHODS as RECOGNITION_METHODS
+from pipeline.recognition.recipe import Recognition
 from pipeline.schedule import Piecewise, Ramp
 
 
@@ -38,7 +41,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     add_recipe(compare)
     compare.add_argument(
-        "--methods", default="scratch,kd,mtkd", help=f"of {','.join(METHODS)} (default: %(default)s)"
+        "--methods",
+        help=f"of {','.join(METHODS)} or the recipe's variants (default: compare.methods and the recipe's own)",
     )
     compare.add_argument("--seeds", type=int, default=3, help="seeds per method (default: %(default)s)")
     add_json(compare)
@@ -58,7 +62,9 @@ def add(commands: argparse._SubParsersAction) -> None:
 def _run(options: argparse.Namespace) -> None:
     from pipeline.results import finish, summary, table
 
-    recipe, reporter = read_recipe(options), Terminal()
+    recipe, reporter = read_any(options), Terminal()
+    if isinstance(recipe, Recognition):
+        return recognition.run(options, recipe)
     methods = list(dict.fromkeys([*recipe.compare.methods, recipe.method.name]))
     with running(options, recipe, reporter) as run:
         outcome = run.everything(methods, seeds(recipe, recipe.compare.seeds))
@@ -69,8 +75,11 @@ def _run(options: argparse.Namespace) -> None:
 def _compare(options: argparse.Namespace) -> None:
     from pipeline.results import compare_rows, finish, table
 
-    recipe, reporter = read_recipe(options), Terminal()
-    methods = [m.strip() for m in options.methods.split(",") if m.strip()]
+    recipe, reporter = read_any(options), Terminal()
+    if isinstance(recipe, Recognition):
+        return recognition.compare(options, recipe)
+    named = options.methods or ",".join([*recipe.compare.methods, recipe.method.name])
+    methods = [m.strip() for m in named.split(",") if m.strip()]
     known(recipe, methods)
     with running(options, recipe, reporter) as run:
         outcome = run.everything(methods, seeds(recipe, options.seeds))
@@ -93,7 +102,9 @@ def seeds(recipe: Recipe, count: int) -> list[int]:
 
 
 def _teach(options: argparse.Namespace) -> None:
-    recipe, reporter = read_recipe(options), Terminal()
+    recipe, reporter = read_any(options), Terminal()
+    if isinstance(recipe, Recognition):
+        return recognition.teach(options, recipe)
     if not recipe.teachers:
         raise InputError(f"{options.recipe}: teachers", "at least one teacher", "none")
     with running(options, recipe, reporter) as run:
@@ -118,16 +129,18 @@ def _teach(options: argparse.Namespace) -> None:
 
 
 def _distill(options: argparse.Namespace) -> None:
-    recipe, reporter = read_recipe(options), Terminal()
+    recipe, reporter = read_any(options), Terminal()
+    if isinstance(recipe, Recognition):
+        return write(recognition.distill(options, recipe))
     with running(options, recipe, reporter) as run:
         _, _, _, jobs = run.distill([recipe.method.name], seeds(recipe, recipe.compare.seeds))
     write("\n".join(job.output().where("weights.safetensors") for job in jobs))
 
 
 def _check(options: argparse.Namespace) -> None:
-    recipe = read_recipe(options)
+    recipe = read_any(options)
     if options.schema:
-        write(documentation(Recipe))
+        write(documentation(type(recipe)))
         write("\nWhere a setting is a loss term's weight, it is a number or one of these schedules:")
         for schedule in (Ramp, Piecewise):
             write(f"  {' '.join((schedule.__doc__ or '').split())}\n{documentation(schedule, '    ')}")
@@ -140,7 +153,10 @@ def documentation(model: type, indent: str = "") -> str:
     """Every field of a settings model with its meaning, nested."""
     from pipeline.recipe import KD, MTKD, PISR, Aggregate, Best, Mean, Median, Scratch, Section, Weighted
 
-    choices = {"fusion": (Mean, Median, Best, Weighted, Aggregate), "method": (Scratch, KD, MTKD, PISR)}
+    choices: dict[str, tuple[type, ...]] = {
+        "fusion": (Mean, Median, Best, Weighted, Aggregate),
+        "method": (Scratch, KD, MTKD, PISR) if model is Recipe else tuple(RECOGNITION_METHODS.values()),
+    }
     lines = []
     for name, entry in model.model_fields.items():  # type: ignore[attr-defined]
         lines.append(f"{indent}{name}: {' '.join((entry.description or '').split())}".rstrip())
@@ -150,7 +166,7 @@ def documentation(model: type, indent: str = "") -> str:
         for section in [s for s in nested if issubclass(s, Section)]:
             lines.append(f"{indent}  ({' '.join((section.__doc__ or '').split())})")
             lines.append(documentation(section, indent + "  "))
-        for choice in choices.get(name, ()) if model is Recipe else ():
+        for choice in choices.get(name, ()) if model in (Recipe, Recognition) else ():
             lines.append(f"{indent}  {choice.__name__.lower()}: {' '.join((choice.__doc__ or '').split())}")
             lines.append(documentation(choice, indent + "    "))
     return "\n".join(lines)

@@ -22,11 +22,10 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 
 from pipeline.engine.tracking import resume
-from pipeline.engines import note_of, tracked
+from pipeline.engines import Job, note_of, tracked
 from pipeline.errors import FacultyError
 from pipeline.progress import Line
 from pipeline.recipe import Distill
-from pipeline.stages.distill import TrainJob, run_job
 
 
 @ray.remote(num_cpus=0)
@@ -49,7 +48,7 @@ class Board:
 
 def worker(config: dict[str, Any]) -> None:
     """What every worker of a training runs."""
-    job: TrainJob = config["job"]
+    job: Job = config["job"]
     board = config["board"]
     context = ray.train.get_context()
     if config["threads"]:
@@ -65,8 +64,7 @@ def worker(config: dict[str, Any]) -> None:
     )
     device = get_device()
     try:
-        run_job(
-            job,
+        job.run(
             device=str(device),
             rank=context.get_world_rank(),
             world=context.get_world_size(),
@@ -82,7 +80,7 @@ def worker(config: dict[str, Any]) -> None:
 
 
 def run(
-    jobs: Sequence[TrainJob],
+    jobs: Sequence[Job],
     settings: Distill,
     lines: Mapping[str, Line],
     handles: Mapping[str, dict[str, Any]],
@@ -145,7 +143,7 @@ def needs(settings: Distill) -> dict[str, float]:
     return {"CPU": least * cpus, "GPU": least * settings.gpus_per_worker}
 
 
-def _fit(job: TrainJob, settings: Distill, board: Any, cpus: float, handle: dict[str, Any]) -> None:
+def _fit(job: Job, settings: Distill, board: Any, cpus: float, handle: dict[str, Any]) -> None:
     most = settings.workers if isinstance(settings.workers, int) else settings.workers[1]
     share = settings.cpus_per_worker
     if share == "auto":

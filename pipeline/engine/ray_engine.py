@@ -9,11 +9,10 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from pipeline.engine import distill, session, teach
-from pipeline.engines import Taught
+from pipeline.engines import Job, Taught
 from pipeline.errors import FacultyError
 from pipeline.progress import Line
 from pipeline.recipe import Recipe
-from pipeline.stages.distill import TrainJob
 from pipeline.stages.teach import TeacherFacts, TeachTask
 
 T = TypeVar("T")
@@ -62,7 +61,7 @@ class RayEngine:
             teach.run(tasks, recipe.teach, taught)
 
     def train(
-        self, jobs: Sequence[TrainJob], lines: Mapping[str, Line], handles: Mapping[str, dict[str, Any]]
+        self, jobs: Sequence[Job], lines: Mapping[str, Line], handles: Mapping[str, dict[str, Any]]
     ) -> None:
         session.start(self.address)
         settings = jobs[0].spec.distill

@@ -11,13 +11,26 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from pipeline.losses.pixel import l1
-from pipeline.recipe import Train
+from pipeline.recipe import Budget
 from pipeline.schedule import Weight
 from students.colour import colours_of, luma
 
 Modules = Mapping[str, nn.Module]
 Batch = Mapping[str, Tensor]
 Losses = Callable[[Modules, Batch], dict[str, Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class Adversary:
+    """A second party with its own networks and optimiser (Adam), which moves once after each step of the phase.
+
+    `losses(modules, batch)` reads what the phase's losses left in `batch` for it, under names of their own.
+    """
+
+    modules: dict[str, nn.Module]
+    losses: Losses
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.5, 0.999)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +48,7 @@ class Phase:
     """Cached tensors that a step reads: `lr`, `hr`, `target`, `teacher0`, `teacher1`, ..."""
     losses: Losses
     weights: dict[str, Weight]
-    settings: Train
+    settings: Budget
     artefact: str
     """The module that is evaluated, exported and handed to the next phase."""
     inputs: tuple[str, ...] = ("lr",)
@@ -46,6 +59,8 @@ class Phase:
     """(artefact, its input) -> a further LR-size RGB picture for the strip of held-out tiles."""
     frozen: dict[str, nn.Module] = field(default_factory=dict)
     """Networks that the losses call and nothing trains; the loop moves them to its device, in eval mode."""
+    adversary: Adversary | None = None
+    """Trained against this phase, and part of its checkpoints."""
 
 
 PhaseBuilder = Callable[[Modules], Phase]

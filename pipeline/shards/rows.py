@@ -79,6 +79,11 @@ class Rows:
             raise InputError(f"{self.name}: {column}", "tiles of one shape", f"{sorted(map(str, kinds))}")
         return kinds.pop() if kinds else None
 
+    def take(self, column: str, numbers: np.ndarray) -> np.ndarray:
+        """Return (n, ...): a copy of the column's values in these rows. Raises KeyError if a shard lacks it."""
+        places = zip(self.shard[numbers], self.row[numbers])
+        return np.stack([self._arrays[shard][column][row] for shard, row in places])
+
     def crops(self, column: str, shape: tuple[int, ...], dtype: np.dtype, side: int) -> Crops:
         """Return a cutter of squares of `side` pixels; rows in shards without the column give zeros."""
         nothing = np.frombuffer(mmap(-1, int(np.prod(shape)) * dtype.itemsize), dtype).reshape(1, *shape)

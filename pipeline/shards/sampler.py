@@ -64,6 +64,12 @@ class Batch:
         """The tiles' ids."""
         return [self._rows.id(number) for number in self._numbers.tolist()]
 
+    def to(self, device: torch.device | str) -> dict[str, Tensor]:
+        """`to_device` of the tensors, and `has_hr` (b,) bool."""
+        tensors = to_device(self, device)
+        tensors["has_hr"] = torch.from_numpy(self.has_hr).to(device, non_blocking=True)
+        return tensors
+
 
 class Sampler:
     """Random crops from tile shards (`lr`, `hr`) and from output shards of the same tiles (any other name)."""

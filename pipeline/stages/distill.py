@@ -17,7 +17,7 @@ from pipeline.methods.base import Phase
 from pipeline.methods.mtkd import aggregation
 from pipeline.methods.pisr import TEACHER
 from pipeline.methods.pisr import teacher as pisr_teacher
-from pipeline.recipe import PISR, Aggregate, Recipe
+from pipeline.recipe import PISR, Aggregate, Recipe, Train
 from pipeline.shards.fingerprint import fingerprint
 from pipeline.shards.manifest import load as load_manifest
 from pipeline.shards.sampler import Sampler, Source
@@ -89,6 +89,12 @@ class TrainJob:
         """What a finished job left, or None."""
         store = self.output()
         return json.loads(store.read_bytes("result.json")) if store.exists("result.json") else None
+
+    def run(
+        self, *, device: str = "cpu", rank: int = 0, world: int = 1, listener: Listener | None = None
+    ) -> dict[str, Any] | None:
+        """`run_job` of this job."""
+        return run_job(self, device=device, rank=rank, world=world, listener=listener)
 
 
 def job_fingerprint(recipe: Recipe, kind: str, seed: int, manifests: dict[str, str]) -> str:
@@ -166,6 +172,7 @@ def run_job(
         torch.manual_seed(job.seed)
         phase = make(artefacts)
         cache = Store.open(recipe.cache.root)
+        assert isinstance(phase.settings, Train)
         sampler = Sampler(
             {name: _source(cache, job.columns[name]) for name in phase.sources},
             scale=recipe.scale,

@@ -1,0 +1,95 @@
+"""What the commands that take a recipe do with a recognition recipe."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipeline.cli.common import emit, make_engine, tracking
+from pipeline.errors import InputError
+from pipeline.progress import Terminal
+from pipeline.recognition.recipe import METHODS, Recognition
+from pipeline.recognition.run import RecognitionRun
+from pipeline.tracking_null import Status
+
+
+@contextmanager
+def running(options: argparse.Namespace, recipe: Recognition, reporter: Terminal) -> Iterator[RecognitionRun]:
+    """A run on the engine that the command line asks for, closed and marked whatever happens."""
+    engine = make_engine(options)
+    run = RecognitionRun(recipe, engine, reporter, tracking(recipe, reporter))
+    status: Status = "FAILED"
+    try:
+        yield run
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        run.tracked.finish(status)
+        engine.close()
+
+
+def run(options: argparse.Namespace, recipe: Recognition) -> None:
+    """`faculty run`."""
+    from pipeline.recognition.results import finish, summary, table
+
+    reporter = Terminal()
+    methods = list(dict.fromkeys([*recipe.compare.methods, recipe.method.name]))
+    with running(options, recipe, reporter) as road:
+        outcome = road.everything(methods, _seeds(recipe, recipe.compare.seeds))
+        files = finish(road, outcome, reporter.warnings)
+    emit(options, summary(outcome, files), table(outcome) + "\n" + files.text())
+
+
+def compare(options: argparse.Namespace, recipe: Recognition) -> None:
+    """`faculty compare`."""
+    from pipeline.recognition.results import compare_rows, finish, table
+
+    reporter = Terminal()
+    named = options.methods or ",".join(METHODS)
+    methods = [m.strip() for m in named.split(",") if m.strip()]
+    if wrong := [m for m in methods if m not in METHODS] or ([] if methods else ["nothing"]):
+        raise InputError("--methods", f"some of {', '.join(METHODS)}", ", ".join(wrong))
+    with running(options, recipe, reporter) as road:
+        outcome = road.everything(methods, _seeds(recipe, options.seeds))
+        files = finish(road, outcome, reporter.warnings)
+    emit(options, {"rows": compare_rows(outcome)}, table(outcome) + "\n" + files.text())
+
+
+def teach(options: argparse.Namespace, recipe: Recognition) -> None:
+    """`faculty teach`: the teacher, and its outputs for all views."""
+    reporter = Terminal()
+    with running(options, recipe, reporter) as road:
+        data, teacher, helpers = road.teach([recipe.method.name])
+        made = dict(zip(("teacher", "assistant"), (teacher, *helpers.values())))
+        views = recipe.data.views.count
+        result = {
+            "teachers": {
+                name: {"pictures": data.splits["train"].rows, "views": views, "seconds": round(h.seconds, 2)}
+                for name, h in made.items()
+            },
+            "shards_written": road.shards_written,
+            "shards_reused": road.shards_reused,
+        }
+    lines = [
+        f"{name}: {data.splits['train'].rows} pictures x {views} views in {h.seconds:.1f} s"
+        for name, h in made.items()
+    ]
+    lines.append(f"shards written {road.shards_written}, reused {road.shards_reused}")
+    emit(options, result, "\n".join(lines))
+
+
+def distill(options: argparse.Namespace, recipe: Recognition) -> str:
+    """`faculty distill`: the recipe's own method; returns where the weights are."""
+    reporter = Terminal()
+    with running(options, recipe, reporter) as road:
+        outcome = road.everything([recipe.method.name], _seeds(recipe, recipe.compare.seeds))
+    return "\n".join(job.output().where("weights.safetensors") for job in outcome.jobs)
+
+
+def _seeds(recipe: Recognition, count: int) -> list[int]:
+    if count < 1:
+        raise InputError("--seeds", "at least 1", str(count))
+    return [recipe.seed + i for i in range(count)]

@@ -1,0 +1,102 @@
+"""Relational knowledge of several orders: what a batch's items are to each other, not what each is.
+
+Order 2, pairs (psi_D is a distance over the batch's mean distance; l is Huber's loss with delta 1):
+    L_2 = mean_{i!=j} l( psi_D(s_i, s_j) - psi_D(t_i, t_j) )
+Order 3, triplets (cosine of the angle at j):
+    L_3 = mean_{i,k!=j} l( cos(s_i, s_j, s_k) - cos(t_i, t_j, t_k) )
+Group, the whole batch (G is the Gram matrix with its rows scaled to length 1):
+    L_g = (1/B^2) || G_S - G_T ||_F^2
+
+Orders 2 and 3 are those of relational knowledge distillation (Park, Kim, Lu, Cho, CVPR 2019, equations 4-8), the group
+is similarity-preserving distillation's (Tung, Mori, ICCV 2019). That HORKD (Ge et al., AAAI 2020) is made of these is a
+reconstruction: its equations are not public. Order 1 is pipeline/losses/feature.py.
+
+Everything is computed in float32 (float64 stays), also under autocast. Two items at one place have no direction between
+them: such a pair counts with distance 0 and its triplets are left out. Below two items (three for angles) a loss is 0.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.losses.precision import full_precision
+
+LEAST = 1e-12
+"""Squared distances below this count as 0."""
+ANCHORS = 64
+"""Angles are taken at no more items than this: memory is ANCHORS x B x (B + D) instead of B^3."""
+
+
+@full_precision
+def distances(student: Tensor, teacher: Tensor) -> Tensor:
+    """Order 2: scalar >= 0 of (B, D) and (B, D'); the mean distances are constants, `teacher` gets no gradient."""
+    s, t = _wide(student), _wide(teacher.detach())
+    if len(s) < 2:
+        return s.sum() * 0
+    off = ~torch.eye(len(s), dtype=torch.bool, device=s.device)
+    return F.smooth_l1_loss(_relative(s)[off], _relative(t)[off])
+
+
+@full_precision
+def angles(student: Tensor, teacher: Tensor, anchors: int = ANCHORS) -> Tensor:
+    """Order 3: scalar >= 0 of (B, D) and (B, D'); `teacher` gets no gradient.
+
+    Above `anchors` items the angles are taken at that many, evenly spread over the batch, whose order is random.
+    """
+    s, t = _wide(student), _wide(teacher.detach())
+    count = len(s)
+    if count < 3:
+        return s.sum() * 0
+    chosen = torch.arange(min(count, anchors), device=s.device) * count // min(count, anchors)
+    mine, known_s = _cosines(s, chosen)
+    theirs, known_t = _cosines(t, chosen)
+    apart = known_s & known_t  # (anchors, B)
+    valid = apart[:, :, None] & apart[:, None, :]
+    valid &= ~torch.eye(count, dtype=torch.bool, device=s.device)  # i = k: cos is 1 in both
+    if not valid.any():
+        return s.sum() * 0
+    return F.smooth_l1_loss(mine[valid], theirs[valid])
+
+
+@full_precision
+def group(student: Tensor, teacher: Tensor) -> Tensor:
+    """The whole batch's structure: scalar >= 0 of (B, D) and (B, D'); `teacher` gets no gradient."""
+    s, t = _wide(student), _wide(teacher.detach())
+    gram_s, gram_t = (F.normalize(x @ x.T, dim=1, eps=1e-6) for x in (s, t))
+    return (gram_s - gram_t).square().mean()
+
+
+@full_precision
+def pooled_relations(student: Tensor, teacher: Tensor) -> Tensor:
+    """Orders 2 and 3 of spatially pooled features, one scalar: for feature maps of any task, also super-resolution.
+
+    (B, C, H, W) and (B, C', H', W'), any sizes; `teacher` gets no gradient. The angle term counts twice, as in
+    relational knowledge distillation's settings for metric learning.
+    """
+    s, t = (x.mean(dim=(-2, -1)) for x in (_wide(student), _wide(teacher.detach())))
+    return distances(s, t) + 2 * angles(s, t)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _relative(x: Tensor) -> Tensor:
+    """(B, B) distances over their mean where they are not 0."""
+    squares = (x[:, None] - x[None]).square().sum(-1)
+    apart = squares > LEAST
+    # The root has no slope at 0: there it gets a constant, whose gradient is 0.
+    lengths = torch.where(apart, squares, torch.ones_like(squares)).sqrt() * apart
+    mean = lengths.detach().sum() / apart.sum().clamp_min(1)
+    return lengths / mean.clamp_min(LEAST)
+
+
+def _cosines(x: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
+    """(A, B, B) cosines at the anchors, and (A, B) which items lie apart from each."""
+    differences = x[None] - x[anchors][:, None]
+    squares = differences.square().sum(-1, keepdim=True)
+    apart = squares > LEAST
+    directions = differences / torch.where(apart, squares, torch.ones_like(squares)).sqrt()
+    return directions @ directions.transpose(1, 2), apart.squeeze(-1)

@@ -1,0 +1,141 @@
+"""Pictures of a run for report and tracking: confusion matrices, ROC and CMC curves, defect overlays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from pipeline.charts import PALETTE
+from pipeline.recognition.sampler import Gallery, ViewBatch, student_pictures
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from pipeline.recognition.run import Outcome, RecognitionRun
+
+Drawing = tuple[str, np.ndarray]
+"""(caption, (H, W, 3) uint8)."""
+SHOWN = 6
+
+
+def drawings(run: RecognitionRun, outcome: Outcome) -> dict[str, Drawing]:
+    """What the task has to show, of the teacher and one seed of each method, by name."""
+    chosen: dict[str, Any] = {}
+    for label, scored in outcome.scores.items():
+        chosen.setdefault(label.rsplit("-s", 1)[0], scored.curves)
+    if outcome.recipe.task == "classification":
+        return {"confusion": confusion(chosen, outcome.data.classes)}
+    if outcome.recipe.task == "segmentation":
+        return {"defects": overlays(run, outcome)}
+    if outcome.recipe.task == "verification":
+        lines = {name: curves["roc"] for name, curves in chosen.items()}
+        return {
+            "roc": curve(lines, "ROC: pairs of test pictures", "false accept rate", "true accept rate", True)
+        }
+    cmc = {name: [list(range(1, len(c["cmc"]) + 1)), c["cmc"]] for name, c in chosen.items()}
+    return {"cmc": curve(cmc, "CMC: cumulative matching", "rank", "queries answered", False)}
+
+
+def confusion(matrices: Mapping[str, Any], classes: tuple[str, ...]) -> Drawing:
+    """One matrix a network: rows are true classes, shares of each row."""
+    figure = _figure(3.2 * len(matrices), 3.4)
+    for i, (name, curves) in enumerate(matrices.items()):
+        axes = figure.add_subplot(1, len(matrices), i + 1)
+        matrix = np.array(curves["confusion"], float)
+        matrix /= np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+        axes.imshow(matrix, vmin=0, vmax=1, cmap="Blues")
+        axes.set_title(name, fontsize=9)
+        if len(classes) <= 20:
+            axes.set_xticks(range(len(classes)), classes, rotation=90, fontsize=7)
+            axes.set_yticks(range(len(classes)), classes, fontsize=7)
+        if len(classes) <= 12:
+            for (y, x), value in np.ndenumerate(matrix):
+                if value >= 0.005:
+                    axes.text(
+                        x,
+                        y,
+                        f"{100 * value:.0f}",
+                        ha="center",
+                        va="center",
+                        fontsize=6,
+                        color="white" if value > 0.5 else "black",
+                    )
+    return "Confusion on the test set: true class by row, per cent of it by column", _pixels(figure)
+
+
+def curve(lines: Mapping[str, Any], title: str, x: str, y: str, logarithmic: bool) -> Drawing:
+    """One line a network."""
+    figure = _figure(6.4, 4.2)
+    axes = figure.add_subplot()
+    for i, (name, (xs, ys)) in enumerate(lines.items()):
+        xs, ys = np.array(xs, float), np.array(ys, float)
+        seen = xs > 0 if logarithmic else np.ones(len(xs), bool)
+        axes.plot(xs[seen], ys[seen], color=PALETTE[i % len(PALETTE)], label=name, linewidth=1.8)
+    if logarithmic:
+        axes.set_xscale("log")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(True, alpha=0.3)
+    axes.legend(frameon=False, fontsize=9)
+    axes.set_title(title, loc="left", fontsize=11)
+    return title, _pixels(figure)
+
+
+@torch.inference_mode()
+def overlays(run: RecognitionRun, outcome: Outcome) -> Drawing:
+    """Test pictures with the largest defects: the picture, the truth, and what each network finds (red)."""
+    recipe = outcome.recipe
+    gallery = Gallery(run.store, outcome.data.splits["test"])
+    everything = np.arange(len(gallery))
+    masks = gallery.masks(everything)[..., 0] > 127
+    order = np.argsort(-masks.mean(axis=(1, 2)), kind="stable")
+    with_defect = order[: max(int(masks.any(axis=(1, 2)).sum()), 1)]
+    spread = np.linspace(0, len(with_defect) - 1, min(SHOWN, len(with_defect))).astype(int)
+    numbers = with_defect[spread]
+    hr = gallery.hr(numbers)
+    columns = {"picture": hr, "truth": _painted(hr, masks[numbers])}
+    networks = [(outcome.teacher.source, run.store, 1, "teacher")]
+    seen = set()
+    for job in outcome.jobs:
+        name = job.label.rsplit("-s", 1)[0]
+        if name not in seen:
+            seen.add(name)
+            networks.append((job.source(), run.output, job.gap, name))
+    for source, store, gap, name in networks:
+        pictures = student_pictures(hr, gap, recipe.input == "enlarged" and gap > 1)
+        logits = source.load(store)(ViewBatch({"lr": pictures}, []).to("cpu")["lr"])["logits"]
+        logits = F.interpolate(logits.float(), recipe.hr_size, mode="bilinear", align_corners=False)
+        columns[name] = _painted(hr, logits.softmax(dim=1)[:, 1].numpy() > 0.5)
+    figure = _figure(1.6 * len(columns), 1.7 * len(numbers))
+    for c, (name, pictures) in enumerate(columns.items()):
+        for r, picture in enumerate(pictures):
+            axes = figure.add_subplot(len(numbers), len(columns), r * len(columns) + c + 1)
+            axes.imshow(picture)
+            axes.set_axis_off()
+            if r == 0:
+                axes.set_title(name, fontsize=8)
+    return "Defects on test pictures: the truth, and what each network finds", _pixels(figure)
+
+
+def _painted(pictures: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    red = np.array([255, 40, 40], np.float32)
+    mixed = 0.45 * pictures + 0.55 * red
+    return np.where(masks[..., None], mixed, pictures).astype(np.uint8)
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _pixels(figure: Figure) -> np.ndarray:
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()  # type: ignore[attr-defined]

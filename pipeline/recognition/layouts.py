@@ -1,0 +1,323 @@
+"""Where pictures and labels lie: ordinary layouts, read into one list of items.
+
+Rules: a picture is known by its bytes; a second one with the same bytes is left out, and refused where its label
+differs. For classification labels are 0 .. K-1, each with pictures. For verification and retrieval labels are
+identities, whatever their numbers. Masks are binary: above 127 is defect, grey edges below are not. An empty mask is a
+picture without a defect.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipeline.data.decode import SUFFIXES
+from pipeline.errors import InputError
+from pipeline.recognition.recipe import RecognitionData, Task
+
+MASK = "_mask"
+ABOVE = 127
+_MARKET = re.compile(r"^(-?\d+)_c(\d+)s\d+_\d+_\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One picture."""
+
+    id: str
+    """16 hexadecimal digits of its bytes' sha256."""
+    name: str
+    label: str
+    """Class, identity or, with masks, the folder."""
+    place: str
+    """The file; for arrays `file::key::row`, or `digits::row`."""
+    mask: str = ""
+    camera: int = 0
+    role: str = ""
+    """`train`, `test`, `query`, `gallery` where the layout says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a layout holds."""
+
+    items: tuple[Item, ...]
+    classes: tuple[str, ...]
+    """In order of their numbers."""
+    left_out: tuple[str, ...] = field(default=())
+    """Why pictures were left out."""
+
+
+def find(data: RecognitionData, task: Task) -> Found:
+    """Read the layout's names, labels and digests. Raises InputError for what the module's rules refuse."""
+    readers = {
+        "digits": _digits,
+        "folders": _folders,
+        "market1501": _market,
+        "masks": _masks,
+        "npz": _npz,
+    }
+    items, classes = readers[data.layout](data, task)
+    if not items:
+        raise InputError(data.root or "data", "at least one picture", "none")
+    kept: dict[str, Item] = {}
+    left_out = []
+    for item in items:
+        first = kept.setdefault(item.id, item)
+        if first is item:
+            continue
+        if first.label != item.label:
+            raise InputError(
+                item.name, f"the label of the same picture {first.name} ({first.label})", item.label
+            )
+        left_out.append(f"{item.name}: duplicate of {first.name}")
+    names = tuple(data.classes) or tuple(classes)
+    present = {item.label for item in kept.values()}
+    for name in names:
+        if name not in present:
+            raise InputError("data.classes", f"pictures of every class, also of {name!r}", "none of it")
+    if unknown := sorted(present - set(names)):
+        raise InputError("data.classes", f"labels among {', '.join(names)}", ", ".join(unknown))
+    if len(names) < 2 and data.layout != "masks":
+        raise InputError(data.root or "data", "at least two classes or identities", f"{len(names)}")
+    return Found(tuple(kept.values()), names, tuple(left_out))
+
+
+def _digits(data: RecognitionData, task: Task) -> tuple[list[Item], list[str]]:
+    images, labels = digits()
+    items = [
+        Item(_digest(image), f"digit {i}", str(label), f"digits::{i}")
+        for i, (image, label) in enumerate(zip(images, labels))
+    ]
+    return items, [str(i) for i in range(10)]
+
+
+@cache
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn's 1797 handwritten digits: (n, 8, 8) uint8, its 17 levels spread over 0..255, and labels (n,)."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    return np.rint(found.images * (255 / 16)).astype(np.uint8), found.target.astype(np.int64)
+
+
+def _folders(data: RecognitionData, task: Task) -> tuple[list[Item], list[str]]:
+    root = _folder(data.root)
+    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    items = []
+    for folder in folders:
+        files = sorted(_pictures(folder))
+        if not files:
+            raise InputError(str(folder), "pictures of this class", "none", "Remove the folder or fill it.")
+        items += [_file_item(path, root, folder.name) for path in files]
+    return items, [folder.name for folder in folders]
+
+
+def _market(data: RecognitionData, task: Task) -> tuple[list[Item], list[str]]:
+    root = _folder(data.root)
+    roles = {"bounding_box_train": "train", "query": "query", "bounding_box_test": "gallery"}
+    items = []
+    for name, role in roles.items():
+        for path in sorted(_pictures(_folder(str(root / name)))):
+            person, camera = market_name(path)
+            if person == "-1":  # junk detections: neither right nor wrong answers, by the data set's rule
+                continue
+            items.append(replace(_file_item(path, root, person), camera=camera, role=role))
+    return items, sorted({item.label for item in items})
+
+
+def market_name(path: Path) -> tuple[str, int]:
+    """(identity, camera) of a Market-1501 name; identity -1 is junk, 0000 a distractor. Raises InputError."""
+    match = _MARKET.match(path.name)
+    if match is None:
+        raise InputError(str(path), "a name like 0002_c1s1_000451_03.jpg", path.name)
+    return match.group(1), int(match.group(2))
+
+
+def _masks(data: RecognitionData, task: Task) -> tuple[list[Item], list[str]]:
+    root = _folder(data.root)
+    items = []
+    for path in sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()):
+        if path.stem.endswith(MASK):
+            continue
+        mask = path.with_name(f"{path.stem}{MASK}.png")
+        if not mask.is_file():
+            raise InputError(str(path), f"its mask {mask.name} beside it", "none")
+        item = _file_item(path, root, path.parent.relative_to(root).as_posix())
+        items.append(replace(item, mask=str(mask)))
+    return items, sorted({item.label for item in items})
+
+
+def read_mask(path: str, height: int, width: int) -> np.ndarray:
+    """(height, width) bool of a mask for a picture of that size. Raises InputError for another size."""
+    with Image.open(path) as file:
+        mask = np.asarray(file.convert("L"))
+    if mask.shape != (height, width):
+        raise InputError(
+            path, f"a mask of its picture's {width}x{height} pixels", f"{mask.shape[1]}x{mask.shape[0]}"
+        )
+    return mask > ABOVE
+
+
+def _npz(data: RecognitionData, task: Task) -> tuple[list[Item], list[str]]:
+    file = Path(data.root)
+    if not file.is_file():
+        raise InputError("data.root", "an npz file", f"{data.root!r}, which is none")
+    items: list[Item] = []
+    sides = [(data.images, data.labels, "train" if data.test_images else "")]
+    if data.test_images:
+        sides.append((data.test_images, data.test_labels or "", "test"))
+    for images_key, labels_key, role in sides:
+        images = array(str(file.absolute()), images_key)
+        labels = _labels(str(file), labels_key, len(images))
+        cameras = (
+            array(str(file), data.camera) if data.camera and role != "test" else np.zeros(len(images), int)
+        )
+        if len(cameras) != len(images):
+            raise InputError(f"{file}: {data.camera}", f"{len(images)} values", f"{len(cameras)}")
+        items += [
+            Item(
+                _digest(image),
+                f"{images_key}[{i}]",
+                str(int(label)),
+                f"{file.absolute()}::{images_key}::{i}",
+                camera=int(camera),
+                role=role,
+            )
+            for i, (image, label, camera) in enumerate(zip(images, labels, cameras))
+        ]
+    present = {int(item.label) for item in items}
+    if task == "classification":
+        count = len(data.classes) or max(present) + 1
+        if outside := sorted(n for n in present if n >= count):
+            raise InputError(f"{file}: {data.labels}", f"labels 0..{count - 1}", f"{outside[0]}")
+        numbers = [str(n) for n in range(count)]
+        if missing := sorted(set(range(count)) - present):
+            raise InputError(
+                f"{file}: {data.labels}", f"pictures of every class 0..{count - 1}", f"none of {missing[0]}"
+            )
+        if data.classes:
+            items = [replace(item, label=data.classes[int(item.label)]) for item in items]
+            numbers = list(data.classes)
+        return items, numbers
+    return items, [str(n) for n in sorted(present)]
+
+
+def _labels(file: str, key: str, count: int) -> np.ndarray:
+    labels = array(file, key)
+    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(f"{file}: {key}", f"({count},) integers", f"{labels.shape} {labels.dtype}")
+    if labels.min() < 0:
+        raise InputError(f"{file}: {key}", "labels from 0", f"{labels.min()}")
+    return labels
+
+
+def array(file: str, key: str) -> np.ndarray:
+    """One array of an npz file. Raises InputError for an unknown key or for pickled objects."""
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            if key not in stored.files:
+                raise InputError(f"{file}", f"one of the arrays {', '.join(stored.files)}", repr(key))
+            return stored[key]
+    except (OSError, ValueError) as error:
+        raise InputError(file, "plain arrays in an npz file", str(error)) from error
+
+
+def as_rgb(picture: Any, where: str) -> np.ndarray:
+    """(H, W), (H, W, 1) or (H, W, 3) uint8 as (H, W, 3). Raises InputError for other arrays."""
+    picture = np.asarray(picture)
+    if picture.ndim == 2:
+        picture = picture[:, :, None]
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] not in (1, 3):
+        raise InputError(where, "(H, W), (H, W, 1) or (H, W, 3) uint8", f"{picture.shape} {picture.dtype}")
+    return np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else picture
+
+
+def _file_item(path: Path, root: Path, label: str) -> Item:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return Item(digest, path.relative_to(root).as_posix(), label, str(path.absolute()))
+
+
+def _digest(array: np.ndarray) -> str:
+    header = f"{array.shape}{array.dtype}".encode()
+    return hashlib.sha256(header + np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
+
+
+def _folder(path: str) -> Path:
+    root = Path(path)
+    if not path or not root.is_dir():
+        raise InputError("data.root", "a folder", f"{path!r}, which is none")
+    return root
+
+
+def _pictures(folder: Path) -> Iterator[Path]:
+    return (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+
+
+def split(found: Found, data: RecognitionData, task: Task = "classification") -> dict[str, list[Item]]:
+    """{"train", "val", "test"} -> items sorted by id: a function of the pictures' bytes, whatever their order.
+
+    Verification and retrieval are validated on whole identities, because they need pictures of one person. Raises
+    InputError where a class keeps no picture to train on, or nothing is left to test.
+    """
+    parts: dict[str, list[Item]] = {"train": [], "val": [], "test": []}
+    own = any(item.role not in ("", "train") for item in found.items)
+    by_class = {
+        c: sorted((i for i in found.items if i.label == c), key=lambda i: i.id) for c in found.classes
+    }
+    if own:
+        pools = {c: [i for i in items if i.role in ("", "train")] for c, items in by_class.items()}
+        parts["test"] = [i for i in found.items if i.role not in ("", "train")]
+    elif data.split == "identities":
+        aside = _unseen(by_class, data.test)
+        parts["test"] = [i for c in found.classes if c in aside for i in by_class[c]]
+        pools = {c: items for c, items in by_class.items() if c not in aside}
+    else:
+        pools = {}
+        for c, items in by_class.items():
+            count = _share(data.test, len(items))
+            parts["test"] += items[:count]
+            pools[c] = items[count:]
+    pools = {c: items for c, items in pools.items() if items or data.layout != "market1501"}
+    unseen = _unseen(pools, data.holdout) if task in ("verification", "retrieval") else set()
+    for c, items in pools.items():
+        count = _share(data.holdout, len(items)) if len(items) > 1 else 0
+        if task in ("verification", "retrieval"):
+            count = len(items) if c in unseen else 0
+        parts["val"] += items[:count]
+        parts["train"] += items[count:]
+        if not items[count:] and c not in unseen:
+            remedy = "Lower data.test or data.holdout."
+            raise InputError("data", f"pictures of class {c!r} to train on", "none", remedy)
+    if not parts["train"]:
+        raise InputError("data", "identities to train on", "none", "Lower data.test or data.holdout.")
+    for name in ("val", "test"):
+        if not parts[name]:
+            raise InputError("data", f"pictures for the {name} set", "none")
+    return {name: sorted(items, key=lambda i: i.id) for name, items in parts.items()}
+
+
+def _unseen(classes: Iterable[str], share: float) -> set[str]:
+    """Whole identities to set aside, at least two, chosen by their names."""
+    ranked = sorted(classes, key=lambda c: hashlib.sha256(c.encode()).hexdigest())
+    return set(ranked[: max(2, round(share * len(ranked)))])
+
+
+def _share(share: float, count: int) -> int:
+    """At least one of several, and never all."""
+    return min(max(round(share * count), 1), max(count - 1, 0))
+
+
+def numbered(parts: dict[str, list[Item]], classes: Sequence[str]) -> tuple[dict[str, int], int]:
+    """Class -> number, those that are trained on first, and how many these are."""
+    trained = {item.label for item in parts["train"]}
+    order = [c for c in classes if c in trained] + [c for c in classes if c not in trained]
+    return {c: n for n, c in enumerate(order)}, len(trained)

@@ -1,0 +1,119 @@
+"""Figures of merit, from scikit-learn where it has them. All are in [0, 1], higher is better.
+
+Verification: every pair of test pictures, by cosine similarity. Retrieval: Market-1501's rule, by which gallery
+pictures of the query's identity from the query's camera are neither right nor wrong. Segmentation: over all pixels of
+all pictures together, so a picture with an empty mask counts by its false alarms.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import InputError
+
+FARS = (0.1, 0.01, 0.001)
+RANKS = 20
+MOST_PAIRS = 8_000_000
+Curves = dict[str, Any]
+
+
+def classification(logits: np.ndarray, labels: np.ndarray) -> tuple[dict[str, float], Curves]:
+    """Accuracy and balanced accuracy of (n, K) logits and (n,) labels; curves: the confusion matrix (K, K)."""
+    from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix
+
+    found = logits.argmax(axis=1)
+    matrix = confusion_matrix(labels, found, labels=np.arange(logits.shape[1]))
+    values = {
+        "accuracy": float(accuracy_score(labels, found)),
+        "balanced_accuracy": float(balanced_accuracy_score(labels, found)),
+    }
+    return values, {"confusion": matrix.tolist()}
+
+
+def verification(embeddings: np.ndarray, labels: np.ndarray) -> tuple[dict[str, float], Curves]:
+    """TAR at FAR, area under the ROC curve over all pairs, and rank-1 (nearest other picture) of (n, D) embeddings.
+
+    TAR at FAR f is the share of genuine pairs accepted at the lowest threshold at which at most f of the impostors are.
+    Raises InputError where there is no genuine or no impostor pair.
+    """
+    from sklearn.metrics import roc_auc_score, roc_curve
+
+    similar = _cosines(embeddings, embeddings)
+    first, second = np.triu_indices(len(labels), 1)
+    if len(first) > MOST_PAIRS:
+        step = -(-len(first) // MOST_PAIRS)
+        first, second = first[::step], second[::step]
+    genuine = labels[first] == labels[second]
+    if genuine.all() or not genuine.any():
+        raise InputError("test set", "pairs of one identity and pairs of two", "only one of these")
+    scores = similar[first, second]
+    false, true, _ = roc_curve(genuine, scores, drop_intermediate=False)
+    np.fill_diagonal(similar, -np.inf)
+    values = {f"tar@far={f:g}": float(true[false <= f].max(initial=0.0)) for f in FARS}
+    values["auc"] = float(roc_auc_score(genuine, scores))
+    values["rank1"] = float((labels[similar.argmax(axis=1)] == labels).mean())
+    thin = np.unique(np.linspace(0, len(false) - 1, 400).astype(int))
+    return values, {"roc": [false[thin].tolist(), true[thin].tolist()]}
+
+
+def retrieval(
+    queries: np.ndarray,
+    gallery: np.ndarray,
+    query_labels: np.ndarray,
+    gallery_labels: np.ndarray,
+    query_cameras: np.ndarray,
+    gallery_cameras: np.ndarray,
+    same: np.ndarray | None = None,
+) -> tuple[dict[str, float], Curves]:
+    """mAP and CMC of (q, D) queries against a (g, D) gallery; `same` (q,) is each query's own place there, or -1.
+
+    A query without a right answer left is not counted. Raises InputError where none has one.
+    """
+    from sklearn.metrics import average_precision_score
+
+    similar = _cosines(queries, gallery)
+    precisions, ranks = [], []
+    for i in range(len(queries)):
+        usable = ~((gallery_labels == query_labels[i]) & (gallery_cameras == query_cameras[i]))
+        if same is not None and same[i] >= 0:
+            usable[same[i]] = False
+        right = (gallery_labels == query_labels[i])[usable]
+        if not right.any():
+            continue
+        scores = similar[i, usable]
+        precisions.append(average_precision_score(right, scores))
+        ranks.append(int(right[np.argsort(-scores, kind="stable")].argmax()))
+    if not ranks:
+        raise InputError("test set", "queries with a right answer from another camera", "none")
+    cmc = [float(np.mean(np.array(ranks) < k)) for k in range(1, RANKS + 1)]
+    values = {"map": float(np.mean(precisions)), "rank1": cmc[0], "rank5": cmc[4]}
+    return values, {"cmc": cmc}
+
+
+def segmentation(probabilities: np.ndarray, masks: np.ndarray) -> tuple[dict[str, float], Curves]:
+    """IoU and Dice of the defect at probability 0.5, and the area under precision-recall: (n, H, W) and 0/1 masks.
+
+    Where no picture has a defect these are 1 without false alarms and 0 with them.
+    """
+    from sklearn.metrics import average_precision_score
+
+    found, truth = probabilities > 0.5, masks.astype(bool)
+    both, either = int((found & truth).sum()), int((found | truth).sum())
+    total = int(found.sum()) + int(truth.sum())
+    values = {
+        "iou": both / either if either else 1.0,
+        "dice": 2 * both / total if total else 1.0,
+        "auprc": float(average_precision_score(truth.ravel(), probabilities.ravel()))
+        if truth.any()
+        else float(not found.any()),
+    }
+    return values, {}
+
+
+def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    def unit(x: np.ndarray) -> np.ndarray:
+        return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+    return unit(a.astype(np.float64)) @ unit(b.astype(np.float64)).T

@@ -1,0 +1,233 @@
+"""What a recognition run leaves for people: the table, the report, the tracking store's last entries."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.recognition.drawings import drawings
+from pipeline.recognition.recipe import Recognition
+from pipeline.recognition.run import Outcome, RecognitionRun
+from pipeline.recognition.tasks import METRICS
+from pipeline.report import File, Report, write_report
+from pipeline.shards.fingerprint import fingerprint
+from pipeline.table import Role, Row, render_table
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Where everything is."""
+
+    students: dict[str, str]
+    report: str
+    ui: str
+    """The command that opens the MLflow page."""
+
+    def text(self) -> str:
+        """For the terminal."""
+        lines = [f"{name}: {path}" for name, path in self.students.items()] + [f"report: {self.report}"]
+        return "\n".join([*lines, f"MLflow: {self.ui}"] if self.ui else lines)
+
+
+def table_rows(outcome: Outcome) -> list[Row]:
+    """A row a network: teacher and assistant at HR, students with their seeds together, one for each gap."""
+    (name,) = outcome.sets
+    rows: dict[str, Row] = {}
+    for label, scored in outcome.scores.items():
+        group = label.rsplit("-s", 1)[0] if label not in ("teacher", "assistant") else f"{label} (HR)"
+        if group in rows:
+            for key, value in scored.values.items():
+                rows[group].scores[name][key].append(value)  # type: ignore[attr-defined]
+            continue
+        scores = {name: {key: [value] for key, value in scored.values.items()}}
+        role: Role = "teacher" if label in ("teacher", "assistant") else "student"
+        rows[group] = Row(
+            group,
+            role,
+            scores,
+            scored.parameters,
+            scored.multiply_adds,
+            scored.latency_ms,  # type: ignore[arg-type]
+        )
+    return list(rows.values())
+
+
+def baseline(outcome: Outcome) -> str | None:
+    """The row that gains are measured against: the LR student alone, at the first gap."""
+    found = (job for job in outcome.jobs if job.recipe["method"]["name"] == "scratch")
+    return next((job.label.rsplit("-s", 1)[0] for job in found), None)
+
+
+def table(outcome: Outcome) -> str:
+    """The table for the terminal."""
+    metrics = METRICS[outcome.recipe.task]
+    return render_table(
+        table_rows(outcome), metrics=metrics, baseline=baseline(outcome), colour=sys.stdout.isatty()
+    )
+
+
+def compare_rows(outcome: Outcome) -> list[dict[str, Any]]:
+    """[{method, student, seed, set, gap, parameters, multiply_adds, latency_ms, <metrics>}], one a student."""
+    rows = []
+    for job in outcome.jobs:
+        scored = outcome.scores[job.label]
+        rows.append(
+            {
+                "method": job.spec.method.name,
+                "student": job.spec.student.label,
+                "seed": job.seed,
+                "set": outcome.sets[0],
+                "gap": job.gap,
+                "parameters": scored.parameters,
+                "multiply_adds": scored.multiply_adds,
+                "latency_ms": scored.latency_ms,
+                **scored.values,
+            }
+        )
+    return rows
+
+
+def summary(outcome: Outcome, files: Files) -> dict[str, Any]:
+    """The run as JSON."""
+    helpers = {
+        label: {
+            "parameters": s.parameters,
+            "multiply_adds": s.multiply_adds,
+            "latency_ms": s.latency_ms,
+            **s.values,
+        }
+        for label, s in outcome.scores.items()
+        if label in ("teacher", "assistant")
+    }
+    return {
+        "name": outcome.recipe.name,
+        "task": outcome.recipe.task,
+        **helpers,
+        "rows": compare_rows(outcome),
+        "students": files.students,
+        "report": files.report,
+    }
+
+
+def finish(run: RecognitionRun, outcome: Outcome, warnings: Sequence[str]) -> Files:
+    """Write the report and record it; what is there already is left alone."""
+    recipe = outcome.recipe
+    students = {job.label: job.output().where("weights.safetensors") for job in outcome.jobs}
+    ui = f"faculty ui {recipe.output}" if recipe.tracking.enabled and "://" not in recipe.output else ""
+    files = Files(students, run.output.where("report/report.html"), ui)
+    identity = fingerprint([[s.identity for s in outcome.scores.values()], list(warnings), recipe.name])
+    stamp = "report/stamp.json"
+    known = json.loads(run.output.read_bytes(stamp)) if run.output.exists(stamp) else ""
+    if known != identity or not run.output.exists("report/report.html"):
+        _report(run, outcome, warnings, files)
+        run.output.write_bytes(stamp, json.dumps(identity).encode())
+    return files
+
+
+def _report(run: RecognitionRun, outcome: Outcome, warnings: Sequence[str], files: Files) -> None:
+    recipe, rows = outcome.recipe, table_rows(outcome)
+    pictures = drawings(run, outcome)
+    report = Report(
+        title=recipe.name,
+        rows=rows,
+        metrics=METRICS[recipe.task],
+        summary=_sentence(outcome),
+        baseline=baseline(outcome),
+        facts=_facts(outcome),
+        recipe=yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False),
+        warnings=warnings,
+        curves=_curves(outcome),
+        pictures=list(pictures.values()),
+        files=[File(name, path) for name, path in files.students.items()],
+        mlflow=files.ui,
+    )
+    with tempfile.TemporaryDirectory() as temporary:
+        write_report(temporary, report)
+        for path in sorted(Path(temporary).rglob("*")):
+            if path.is_file():
+                run.output.put_file(f"report/{path.relative_to(temporary).as_posix()}", path)
+        _record(run, outcome, rows, Path(temporary), pictures)
+
+
+def _record(
+    run: RecognitionRun, outcome: Outcome, rows: Sequence[Row], folder: Path, pictures: dict[str, Any]
+) -> None:
+    run.tracked.begin()
+    tracker = run.tracked.parent
+    assert tracker is not None
+    for row in rows:
+        found = {
+            f"{name}/{key}/{row.name}": statistics.fmean(values)
+            for name, metrics in row.scores.items()
+            for key, values in metrics.items()
+        }
+        tracker.metrics(found | {f"cost/multiply_adds/{row.name}": float(row.multiply_adds or 0)}, 0)
+    for label, record in run.tracked.trainings.items():
+        if label in outcome.scores:
+            values = outcome.scores[label].values
+            record.metrics({f"{outcome.sets[0]}/{key}": value for key, value in values.items()}, 0)
+    tracker.tags({"teacher": outcome.teacher.source.identity})
+    tracker.tags({"pictures": outcome.data.splits["train"].fingerprint})
+    for name, (_, picture) in pictures.items():
+        tracker.image(name, picture, 0)
+    tracker.text(yaml.safe_dump(outcome.recipe.model_dump(mode="json"), sort_keys=False), "recipe.yaml")
+    tracker.artifact(folder, "report")
+    tracker.flush()
+
+
+def _sentence(outcome: Outcome) -> str:
+    recipe = outcome.recipe
+    gaps = " and ".join(str(gap) for gap in recipe.gaps)
+    return (
+        f"{recipe.task.capitalize()}: {recipe.student.name} at a resolution gap of {gaps}, teacher "
+        f"{recipe.teacher.network.name} at {recipe.hr_size[0]} x {recipe.hr_size[1]}; {recipe.train.steps:,} steps per "
+        "student."
+    )
+
+
+def _facts(outcome: Outcome) -> dict[str, str]:
+    recipe, splits = outcome.recipe, outcome.data.splits
+    sizes = ", ".join(f"x{g}: {recipe.lr_size(g)[0]} x {recipe.lr_size(g)[1]}" for g in recipe.gaps)
+    facts = {
+        "pictures": ", ".join(f"{m.rows:,} {name}" for name, m in splits.items()),
+        "classes": f"{len(outcome.data.classes)} to train on",
+        "HR": f"{recipe.hr_size[0]} x {recipe.hr_size[1]}",
+        "LR": f"{sizes}; {recipe.input}",
+        "degradation": "bicubic (MATLAB), of the same view",
+        "views": f"{recipe.data.views.count} a picture, shift {recipe.data.views.shift}, "
+        + ("flipped" if recipe.data.views.flip else "not flipped"),
+        "budget": f"{recipe.train.steps:,} steps of {recipe.train.batch} pictures",
+        "cost": "multiply-adds and milliseconds of one picture at the network's own input size, one CPU thread",
+        "teacher": outcome.teacher.source.identity,
+    }
+    if outcome.teacher.seconds:
+        facts["teacher outputs"] = f"{outcome.teacher.seconds:.1f} s for all views, cached"
+    if dropped := max(s.dropped for s in outcome.scores.values()):
+        facts["stem"] = f"{dropped} stride(s) dropped so that small pictures keep a map of at least 2 x 2"
+    return facts
+
+
+def _curves(outcome: Outcome) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """{metric: {training: points}} of one seed a method."""
+    shown = ("train/loss", f"held_out/{METRICS[outcome.recipe.task][0].key}")
+    curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for job in outcome.jobs:
+        result = job.result()
+        for metric, points in (result["curves"]["train"] if result else {}).items():
+            if metric in shown:
+                name = job.label.rsplit("-s", 1)[0]
+                curves.setdefault(metric, {}).setdefault(name, [(int(s), v) for s, v in points])
+    return curves
+
+
+def settings(recipe: Recognition) -> str:
+    """The recipe as YAML."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, width=110)

@@ -1,0 +1,186 @@
+"""Training batches of recognition: which pictures, in which views, as a pure function of (seed, step, global batch).
+
+Sample n = step * batch + i. In random order, sample n belongs to epoch n // pictures, and a keyed permutation of the
+pictures, another in each epoch, names its picture. With P x K sampling, slot m = n // K names the identity in the same
+way, and the slot's own permutation names K of its pictures. The view is drawn by counter. Nothing is kept between
+steps, so a resumed training, or one on another number of workers, sees exactly the same global batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.errors import InputError
+from pipeline.recognition.recipe import Sampling, Views
+from pipeline.recognition.views import draw, enlarge, see, shrink
+from pipeline.shards.manifest import Manifest
+from pipeline.shards.order import below, epoch_keys, mix, permute, words
+from pipeline.shards.rows import Rows
+from pipeline.shards.store import Store
+
+PICTURES = ("lr", "hr")
+
+
+@dataclass(frozen=True, slots=True)
+class ViewBatch:
+    """One worker's share of a batch."""
+
+    tensors: dict[str, np.ndarray]
+    """`lr`, `hr` (b, h, w, 3) uint8, `label` (b,), `mask` (b, H, W) of 0 and 1, and cached outputs by name, float16."""
+    ids: list[str]
+
+    def to(self, device: torch.device | str) -> dict[str, Tensor]:
+        """Pictures as (b, 3, h, w) float32 in [0, 1], channels_last; outputs as float32; labels and masks as int64."""
+        result = {}
+        for name, values in self.tensors.items():
+            x = torch.from_numpy(values).to(device)
+            if name in PICTURES:
+                x = x.float().div_(255).permute(0, 3, 1, 2)
+            elif x.is_floating_point():
+                x = x.float()
+            else:
+                x = x.long()
+            result[name] = x
+        return result
+
+
+class Gallery:
+    """A split's pictures in shards, in order of their ids, and cached outputs that belong to them."""
+
+    def __init__(
+        self, store: Store, pictures: Manifest, outputs: Mapping[str, Manifest] | None = None
+    ) -> None:
+        """Open and verify. Raises CorruptShard, or InputError for outputs of other pictures."""
+        self.rows = Rows(store, pictures)
+        everything = np.arange(len(self.rows))
+        self.labels = self.rows.take("label", everything)
+        self.ids = self.rows.ids().to_pylist()
+        self.outputs: dict[str, Rows] = {}
+        for name, manifest in (outputs or {}).items():
+            rows = Rows(store, manifest)
+            if not rows.ids().equals(self.rows.ids()):
+                raise InputError(
+                    f"cached outputs of {name}",
+                    f"those of the {len(self.rows)} pictures of {self.rows.name}",
+                    f"{len(rows)} rows of {manifest.inputs.get('pictures', 'other pictures')}",
+                    "They belong to other data: delete them, or name another cache.root.",
+                )
+            self.outputs[name] = rows
+        self.has_mask = self.rows.shape("mask") is not None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def hr(self, numbers: np.ndarray) -> np.ndarray:
+        """(n, H, W, 3) uint8, as stored."""
+        return self.rows.take("hr", numbers)
+
+    def masks(self, numbers: np.ndarray) -> np.ndarray:
+        """(n, H, W, 1) uint8 of 0 and 255."""
+        return self.rows.take("mask", numbers)
+
+
+class ViewSampler:
+    """Batches of views of a gallery's pictures at one gap."""
+
+    def __init__(
+        self,
+        gallery: Gallery,
+        *,
+        batch: int,
+        seed: int,
+        gap: int,
+        views: Views,
+        enlarged: bool = False,
+        sampling: Sampling | None = None,
+        columns: Sequence[str] = ("lr", "label"),
+    ) -> None:
+        """`columns` says what to read: `lr`, `hr`, `label`, `mask`, and `<outputs>/<column>` of cached outputs.
+
+        Raises InputError where identities are asked for and there are fewer than two.
+        """
+        self.gallery, self.size, self.seed, self.gap = gallery, batch, seed, gap
+        self.views, self.enlarged, self.sampling = views, enlarged, sampling
+        self.columns = tuple(columns)
+        self.members = [np.flatnonzero(gallery.labels == n) for n in np.unique(gallery.labels)]
+        if sampling is not None and len(self.members) < 2:
+            raise InputError("sampling", "at least two identities to train on", f"{len(self.members)}")
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> ViewBatch:
+        """Samples [rank * b, (rank + 1) * b) of global batch `step`, b = batch / world.
+
+        Raises InputError if the batch does not divide by `world`.
+        """
+        if self.size % world:
+            raise InputError("batch", f"a multiple of the {world} workers", str(self.size))
+        share = self.size // world
+        samples = np.arange(
+            step * self.size + rank * share, step * self.size + (rank + 1) * share, dtype=np.uint64
+        )
+        numbers = self._identities(samples) if self.sampling else self._shuffled(samples)
+        draws = words(self.seed, int(samples[0]), share)
+        chosen = below(draws[0], self.views.count)
+        return ViewBatch(self._read(numbers, chosen), [self.gallery.ids[n] for n in numbers])
+
+    def iterate(
+        self, start: int, stop: int, rank: int = 0, world: int = 1
+    ) -> Iterator[tuple[int, ViewBatch]]:
+        """(step, share) for the steps of [start, stop) while one thread prepares the next."""
+        if start >= stop:
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="sampler") as pool:
+            ahead = pool.submit(self.batch, start, rank, world)
+            for step in range(start, stop - 1):
+                batch, ahead = ahead.result(), pool.submit(self.batch, step + 1, rank, world)
+                yield step, batch
+            yield stop - 1, ahead.result()
+
+    def _shuffled(self, samples: np.ndarray) -> np.ndarray:
+        epoch, position = np.divmod(samples, np.uint64(len(self.gallery)))
+        return permute(position, len(self.gallery), epoch_keys(self.seed, epoch))
+
+    def _identities(self, samples: np.ndarray) -> np.ndarray:
+        assert self.sampling is not None
+        slot, place = np.divmod(samples, np.uint64(self.sampling.pictures))
+        epoch, position = np.divmod(slot, np.uint64(len(self.members)))
+        identity = permute(position, len(self.members), epoch_keys(self.seed, epoch))
+        numbers = np.empty(len(samples), np.int64)
+        keys = mix(slot ^ mix(np.array([self.seed + 1], np.uint64)))
+        for i, (person, k, key) in enumerate(zip(identity, place, keys)):
+            own = self.members[person]
+            wrapped = np.array([k % np.uint64(len(own))], np.uint64)
+            numbers[i] = own[permute(wrapped, len(own), np.array([key], np.uint64))[0]]
+        return numbers
+
+    def _read(self, numbers: np.ndarray, chosen: np.ndarray) -> dict[str, np.ndarray]:
+        ids = [self.gallery.ids[n] for n in numbers]
+        moves = [draw(self.views, i, int(v)) for i, v in zip(ids, chosen)]
+        result: dict[str, np.ndarray] = {}
+        if "lr" in self.columns or "hr" in self.columns:
+            hr = see(self.gallery.hr(numbers), moves)
+            if "lr" in self.columns:
+                result["lr"] = student_pictures(hr, self.gap, self.enlarged)
+            if "hr" in self.columns:
+                result["hr"] = hr
+        if "label" in self.columns:
+            result["label"] = self.gallery.labels[numbers]
+        if "mask" in self.columns:
+            result["mask"] = (see(self.gallery.masks(numbers), moves)[..., 0] > 127).astype(np.uint8)
+        for name in self.columns:
+            source, _, column = name.partition("/")
+            if column:
+                values = self.gallery.outputs[source].take(column, numbers)
+                result[name] = np.ascontiguousarray(values[np.arange(len(numbers)), chosen])
+        return result
+
+
+def student_pictures(hr: np.ndarray, gap: int, enlarged: bool) -> np.ndarray:
+    """What the student gets of HR pictures (n, H, W, 3) uint8: shrunk by the gap, and enlarged again where asked."""
+    lr = shrink(hr, gap)
+    return enlarge(lr, gap) if enlarged else lr

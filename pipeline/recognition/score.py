@@ -1,0 +1,105 @@
+"""Scores of networks on the test pictures, with what they cost."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.cost import multiply_adds, parameters
+from pipeline.recognition.recipe import Recognition
+from pipeline.recognition.sampler import Gallery
+from pipeline.recognition.tasks import score
+from pipeline.recognition.teach import Source
+from pipeline.shards.fingerprint import fingerprint
+from pipeline.shards.manifest import load as load_manifest
+from pipeline.shards.store import Store
+
+VERSION = 1
+RUNS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A network's figures."""
+
+    label: str
+    identity: str
+    values: dict[str, float]
+    """metric -> value in [0, 1]."""
+    curves: dict[str, Any]
+    """`confusion`, `roc` or `cmc`, as the task has it."""
+    parameters: int
+    multiply_adds: int
+    """Of one picture at the network's own input size."""
+    latency_ms: float
+    """Of one picture on the machine that scored it, one thread: the median."""
+    dropped: int
+    """Strides of the stem that were dropped for small pictures."""
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreTask:
+    """Score one network on the test pictures."""
+
+    label: str
+    recipe: dict[str, Any]
+    gap: int
+    source: Source
+    root: str
+    """Store with the weights."""
+    pictures: str
+    """Manifest of the test pictures, in the cache."""
+
+    @property
+    def identity(self) -> str:
+        """Of the scores: network, pictures, gap and what the network gets."""
+        recipe = self.recipe
+        facts = [VERSION, self.source.identity, self.pictures, self.gap, recipe["input"], recipe["task"]]
+        return fingerprint(facts)
+
+    def run(self, device: str = "cpu") -> Scored:
+        """Compute everything."""
+        recipe = Recognition.model_validate(self.recipe)
+        cache = Store.open(recipe.cache.root)
+        gallery = Gallery(cache, load_manifest(cache, self.pictures))
+        net = self.source.load(Store.open(self.root), device)
+        values, curves = score(net, gallery, recipe, self.gap, device)
+        shape = (1, 3, *self.source.size)
+        return Scored(
+            label=self.label,
+            identity=self.identity,
+            values=values,
+            curves=curves,
+            parameters=parameters(net),
+            multiply_adds=multiply_adds(net, shape),
+            latency_ms=latency(net, shape, device),
+            dropped=net.dropped,
+        )
+
+
+@torch.inference_mode()
+def latency(net: nn.Module, shape: tuple[int, ...], device: str) -> float:
+    """Median time of one forward pass in milliseconds, on one CPU thread, or on the GPU."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        x = torch.zeros(shape, device=device)
+        times = []
+        for _ in range(RUNS + 3):
+            begun = time.perf_counter()
+            net(x)
+            if device.startswith("cuda"):
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - begun)
+        return 1000 * statistics.median(times[3:])
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,332 @@
+"""The losses of cross-resolution distillation against slow formulas written down independently, term by term."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.errors import InputError
+from pipeline.losses import relational
+from pipeline.losses.adversarial import Discriminator, deceive, discriminator_loss
+from pipeline.losses.feature import feature_regression
+from pipeline.losses.mmd import mmd
+from pipeline.losses.pairwise import pairwise
+from pipeline.losses.soft_labels import soft_labels
+
+
+def pair(rows: int = 6, width: int = 5, other: int | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    s = torch.randn(rows, width, generator=generator, dtype=torch.float64)
+    t = torch.randn(rows, other or width, generator=generator, dtype=torch.float64)
+    return s, t
+
+
+def dot(a: Tensor, b: Tensor) -> float:
+    return sum(float(x) * float(y) for x, y in zip(a, b))
+
+
+def length(a: Tensor) -> float:
+    return math.sqrt(dot(a, a))
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    return dot(a, b) / (length(a) * length(b))
+
+
+def huber(x: float) -> float:
+    return 0.5 * x * x if abs(x) < 1 else abs(x) - 0.5
+
+
+def slow_soft(s: Tensor, t: Tensor) -> float:
+    total = 0.0
+    for a, b in zip(s, t):
+        p = [math.exp(float(x) / 4) for x in b]
+        q = [math.exp(float(x) / 4) for x in a]
+        p, q = [x / sum(p) for x in p], [x / sum(q) for x in q]
+        total += sum(x * math.log(x / y) for x, y in zip(p, q))
+    return 16 * total / len(s)
+
+
+def slow_feature(s: Tensor, t: Tensor) -> float:
+    return sum(2 - 2 * cosine(a, b) for a, b in zip(s, t)) / len(s)
+
+
+def slow_pairwise(s: Tensor, t: Tensor) -> float:
+    n = len(s)
+    return (
+        sum(
+            (cosine(s[i], s[j]) - cosine(t[i], t[j])) ** 2 + (cosine(s[i], t[j]) - cosine(t[i], t[j])) ** 2
+            for i, j in product(range(n), repeat=2)
+        )
+        / n**2
+    )
+
+
+def slow_mmd(s: Tensor, t: Tensor) -> float:
+    both = [*t, *s]
+    squares = sorted(length(a - b) ** 2 for i, a in enumerate(both) for j, b in enumerate(both) if i != j)
+    median = squares[(len(squares) - 1) // 2]
+
+    def k(a: Tensor, b: Tensor) -> float:
+        return sum(math.exp(-(length(a - b) ** 2) / (2 * f * median)) for f in (0.25, 0.5, 1, 2, 4)) / 5
+
+    def mean(u: Tensor, v: Tensor) -> float:
+        return sum(k(a, b) for a in u for b in v) / (len(u) * len(v))
+
+    return mean(t, t) + mean(s, s) - 2 * mean(t, s)
+
+
+def slow_distances(s: Tensor, t: Tensor) -> float:
+    n = len(s)
+    pairs = [(i, j) for i, j in product(range(n), repeat=2) if i != j]
+
+    def relative(x: Tensor) -> dict[tuple[int, int], float]:
+        d = {p: length(x[p[0]] - x[p[1]]) for p in pairs}
+        apart = [v for v in d.values() if v > 0]
+        return {p: v / (sum(apart) / len(apart)) for p, v in d.items()}
+
+    mine, theirs = relative(s), relative(t)
+    return sum(huber(mine[p] - theirs[p]) for p in pairs) / len(pairs)
+
+
+def slow_angles(s: Tensor, t: Tensor) -> float:
+    total, count = 0.0, 0
+    for i, j, k in product(range(len(s)), repeat=3):
+        if len({i, j, k}) < 3 or min(length(x[a] - x[j]) for x in (s, t) for a in (i, k)) < 1e-6:
+            continue
+        total += huber(cosine(s[i] - s[j], s[k] - s[j]) - cosine(t[i] - t[j], t[k] - t[j]))
+        count += 1
+    return total / count
+
+
+def slow_group(s: Tensor, t: Tensor) -> float:
+    def gram(x: Tensor) -> list[list[float]]:
+        rows = [[dot(a, b) for b in x] for a in x]
+        return [[v / math.sqrt(sum(u * u for u in row)) for v in row] for row in rows]
+
+    a, b = gram(s), gram(t)
+    n = len(s)
+    return sum((a[i][j] - b[i][j]) ** 2 for i, j in product(range(n), repeat=2)) / n**2
+
+
+LOSSES: list[tuple[Callable, Callable]] = [
+    (soft_labels, slow_soft),
+    (feature_regression, slow_feature),
+    (pairwise, slow_pairwise),
+    (mmd, slow_mmd),
+    (relational.distances, slow_distances),
+    (relational.angles, slow_angles),
+    (relational.group, slow_group),
+]
+
+
+@pytest.mark.parametrize(("loss", "slow"), LOSSES)
+def test_values_and_gradients_are_those_of_the_formula(loss: Callable, slow: Callable) -> None:
+    s, t = pair()
+    s.requires_grad_(True)
+    t.requires_grad_(True)
+    value = loss(s, t)
+    assert value.item() == pytest.approx(slow(s.detach(), t.detach()), rel=2e-5)
+    value.backward()
+    assert t.grad is None
+    # Central differences of the slow formula. Its medians and means move with s where the loss holds them constant.
+    held = loss in (mmd, relational.distances)
+    base, step = s.detach(), 1e-5
+    for i, j in [(0, 0), (2, 3), (5, 4)]:
+        moved = [base.clone() for _ in range(2)]
+        moved[0][i, j] += step
+        moved[1][i, j] -= step
+        if held:
+            continue
+        slope = (slow(moved[0], t.detach()) - slow(moved[1], t.detach())) / (2 * step)
+        assert s.grad is not None and s.grad[i, j].item() == pytest.approx(slope, rel=2e-3, abs=2e-6)
+
+
+@pytest.mark.parametrize("loss", [relational.angles, relational.group])
+def test_gradcheck_in_double_precision(loss: Callable) -> None:
+    s, t = pair(5, 3)
+    assert torch.autograd.gradcheck(lambda x: loss(x, t), s.requires_grad_(True))
+
+
+def test_the_gradient_of_distances_holds_the_mean_constant() -> None:
+    s, t = pair(5, 3)
+    s.requires_grad_(True)
+    relational.distances(s, t).backward()
+    mean = slow_mean(s.detach())
+
+    def held(x: Tensor) -> float:
+        pairs = [(i, j) for i, j in product(range(5), repeat=2) if i != j]
+        target = {p: length(t[p[0]] - t[p[1]]) / slow_mean(t) for p in pairs}
+        return sum(huber(length(x[i] - x[j]) / mean - target[i, j]) for i, j in pairs) / len(pairs)
+
+    base, step = s.detach(), 1e-5
+    for i, j in product(range(5), range(3)):
+        up, down = base.clone(), base.clone()
+        up[i, j] += step
+        down[i, j] -= step
+        assert s.grad is not None
+        assert s.grad[i, j].item() == pytest.approx((held(up) - held(down)) / (2 * step), rel=1e-5, abs=1e-8)
+
+
+def slow_mean(x: Tensor) -> float:
+    found = [length(a - b) for i, a in enumerate(x) for j, b in enumerate(x) if i != j]
+    return sum(found) / len(found)
+
+
+def test_mmd_is_never_negative_and_zero_for_equal_sets() -> None:
+    s, t = pair(8)
+    assert mmd(s, s).item() == pytest.approx(0, abs=1e-6) and mmd(s, s).item() >= 0
+    assert mmd(s[torch.randperm(8)], s).item() == pytest.approx(0, abs=1e-6)
+    assert all(mmd(*pair(4, 3, seed=n)).item() >= 0 for n in range(20))
+    assert mmd(t + 3, t).item() > mmd(t + 0.3, t).item() > 0
+    same = torch.ones(4, 3, requires_grad=True)
+    mmd(same, torch.ones(4, 3)).backward()
+    assert torch.isfinite(same.grad).all()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("loss", [entry[0] for entry in LOSSES])
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_small_batches_and_duplicates_give_finite_values_and_gradients(loss: Callable, rows: int) -> None:
+    for s in (torch.randn(rows, 4), torch.zeros(rows, 4), torch.ones(rows, 4)):
+        s = s.clone().requires_grad_(True)
+        value = loss(s, torch.ones(rows, 4))
+        value.backward()
+        assert torch.isfinite(value) and value >= 0
+        assert s.grad is not None and torch.isfinite(s.grad).all()
+
+
+def test_equal_relations_cost_nothing_whatever_scale_and_place() -> None:
+    s, _ = pair(6, 4)
+    for loss in (relational.distances, relational.angles):
+        assert loss(3 * s + 5, s).item() == pytest.approx(0, abs=1e-12)
+    assert relational.group(3 * s, s).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_angles_are_sub_sampled_so_that_memory_stays_bounded() -> None:
+    s, t = pair(12, 3)
+    few, all_of_them = relational.angles(s, t, anchors=4), relational.angles(s, t, anchors=99)
+    total, count = 0.0, 0
+    for j in (0, 3, 6, 9):
+        for i, k in product(range(12), repeat=2):
+            if len({i, j, k}) == 3:
+                total += huber(cosine(s[i] - s[j], s[k] - s[j]) - cosine(t[i] - t[j], t[k] - t[j]))
+                count += 1
+    assert few.item() == pytest.approx(total / count)
+    assert all_of_them.item() == pytest.approx(slow_angles(s, t))
+    assert few.item() != pytest.approx(all_of_them.item())
+
+
+def test_losses_are_in_single_precision_under_autocast() -> None:
+    s, t = (x.to(torch.bfloat16) for x in pair())
+    with torch.autocast("cpu", torch.bfloat16):
+        for loss, _ in LOSSES:
+            assert loss(s, t).dtype == torch.float32
+        maps = torch.randn(2, 4, 3, 3, dtype=torch.bfloat16)
+        assert relational.pooled_relations(maps, maps).item() == 0
+
+
+def test_soft_labels_of_maps_are_compared_on_the_students_grid() -> None:
+    s, t = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    flat = soft_labels(s.permute(0, 2, 3, 1).reshape(-1, 3), t.permute(0, 2, 3, 1).reshape(-1, 3))
+    assert soft_labels(s, t).item() == pytest.approx(flat.item(), rel=1e-5)
+    large = torch.nn.functional.interpolate(t, scale_factor=2, mode="nearest")
+    assert soft_labels(s, large).item() == pytest.approx(soft_labels(s, t).item(), rel=1e-4)
+
+
+def test_class_counts_that_differ_are_refused() -> None:
+    with pytest.raises(InputError, match="as many classes as the student's 3"):
+        soft_labels(torch.zeros(2, 3), torch.zeros(2, 4))
+
+
+def test_features_of_maps_are_compared_on_the_smaller_grid() -> None:
+    s, t = torch.randn(2, 3, 2, 2), torch.randn(2, 3, 4, 4)
+    pooled = torch.nn.functional.avg_pool2d(t, 2)
+    per_pixel = 2 - 2 * torch.nn.functional.cosine_similarity(s, pooled, dim=1)
+    assert feature_regression(s, t).item() == pytest.approx(per_pixel.mean().item(), rel=1e-5)
+
+
+def test_the_adversarial_terms_are_the_logarithms_that_they_say() -> None:
+    torch.manual_seed(0)
+    critic = Discriminator(8)
+    s, t = torch.randn(5, 8, requires_grad=True), torch.randn(5, 8)
+    real, fake = torch.sigmoid(critic(t)), torch.sigmoid(critic(s))
+    expected = -(real.log().mean() + (1 - fake).log().mean())
+    loss = discriminator_loss(critic, s, t)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    loss.backward()
+    assert s.grad is None and all(p.grad is not None for p in critic.parameters())
+    critic.zero_grad()
+    deceived = deceive(critic, s)
+    assert deceived.item() == pytest.approx(-fake.log().mean().item(), rel=1e-5)
+    deceived.backward()
+    assert s.grad is not None and all(p.grad is None for p in critic.parameters())
+    # The step that the student takes makes the discriminator believe more.
+    assert deceive(critic, (s - 0.1 * s.grad).detach()) < deceived
+
+
+WORKER = """
+import os, sys
+import torch, torch.distributed as dist
+from torch import nn
+from pipeline.losses import relational
+from pipeline.losses.gather import gathered, globalise
+from pipeline.losses.mmd import mmd
+from pipeline.losses.pairwise import pairwise
+
+rank, world, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+torch.set_num_threads(1)
+if world > 1:
+    dist.init_process_group("gloo", init_method=f"file://{out}.store", rank=rank, world_size=world)
+torch.manual_seed(0)
+net = nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                    nn.Linear(6, 5)).train()
+globalise(net)
+live = nn.parallel.DistributedDataParallel(net, broadcast_buffers=False) if world > 1 else net
+x, t, y = torch.randn(8, 3, 6, 6), torch.randn(8, 5), torch.arange(8) % 5
+share = 8 // world
+rows = slice(rank * share, (rank + 1) * share)
+optimiser = torch.optim.SGD(net.parameters(), 0.1)
+for _ in range(2):
+    s = live(x[rows])
+    own = nn.functional.cross_entropy(s, y[rows])
+    a, b = gathered(s), gathered(t[rows])
+    together = relational.distances(a, b) + relational.angles(a, b) + relational.group(a, b)
+    together = together + mmd(a, b) + pairwise(a, b)
+    (own + together).backward()
+    gradients = [p.grad.clone() for p in net.parameters()]
+    optimiser.step(); optimiser.zero_grad()
+if rank == 0:
+    torch.save({"together": together.detach(), "gradients": gradients, "state": net.state_dict()}, out)
+if world > 1:
+    dist.destroy_process_group()
+"""
+
+
+def test_one_and_two_workers_give_the_same_losses_gradients_and_statistics(tmp_path, repository) -> None:
+    import os
+    import subprocess
+    import sys
+
+    found = {}
+    for world in (1, 2):
+        out = tmp_path / f"{world}.pt"
+        workers = [
+            subprocess.Popen(
+                [sys.executable, "-c", WORKER, str(rank), str(world), str(out)],
+                env={**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"},
+            )
+            for rank in range(world)
+        ]
+        assert [w.wait(timeout=120) for w in workers] == [0] * world
+        found[world] = torch.load(out, weights_only=True)
+    one, two = found[1], found[2]
+    assert one["together"].item() == pytest.approx(two["together"].item(), rel=1e-5)
+    for a, b in zip(one["gradients"], two["gradients"]):
+        torch.testing.assert_close(a, b, rtol=2e-4, atol=2e-6)
+    for name, value in one["state"].items():
+        torch.testing.assert_close(value, two["state"][name], rtol=2e-4, atol=2e-6)
