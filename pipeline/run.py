@@ -129,6 +129,13 @@ class Run:
         self, methods: Sequence[str], seeds: Sequence[int]
     ) -> tuple[Cached, list[Taught], Fused | None, list[TrainJob]]:
         """Train every method from every seed, on targets that are made where they are missing."""
+        tiles, taught, fused = self.prepare(methods)
+        jobs = [self.road.student_job(tiles, taught, fused, m, seed) for m in methods for seed in seeds]
+        self._train([job for job in jobs if job.result() is None])
+        return tiles, taught, fused, jobs
+
+    def prepare(self, methods: Sequence[str]) -> tuple[Cached, list[Taught], Fused | None]:
+        """What these methods train on, made where it is missing."""
         self.check(methods)
         with self.road.locked():
             tiles = self.road.tiles()
@@ -137,9 +144,7 @@ class Run:
             fused = (
                 self.road.fuse(tiles, taught, lambda job: self._train([job])) if "fused" in targets else None
             )
-        jobs = [self.road.student_job(tiles, taught, fused, m, seed) for m in methods for seed in seeds]
-        self._train([job for job in jobs if job.result() is None])
-        return tiles, taught, fused, jobs
+        return tiles, taught, fused
 
     def _train(self, jobs: list[TrainJob]) -> None:
         """Train what has no result yet. One command at a time trains a job; a second waits and finds it done."""

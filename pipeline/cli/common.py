@@ -83,7 +83,7 @@ def read_recipe(options: argparse.Namespace) -> Recipe:
 @contextmanager
 def running(options: argparse.Namespace, recipe: Recipe, reporter: Terminal) -> Iterator[Run]:
     """A run on the engine that the command line asks for, closed and marked whatever happens."""
-    engine = _engine(options)
+    engine = make_engine(options)
     run = Run(recipe, engine, reporter, _tracking(recipe, reporter))
     status: Status = "FAILED"
     try:
@@ -97,7 +97,8 @@ def running(options: argparse.Namespace, recipe: Recipe, reporter: Terminal) -> 
         engine.close()
 
 
-def _engine(options: argparse.Namespace) -> Engine:
+def make_engine(options: argparse.Namespace) -> Engine:
+    """The engine that the command line asks for."""
     if not options.inline:
         from pipeline.engine.ray_engine import RayEngine
 

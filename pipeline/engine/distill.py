@@ -29,8 +29,7 @@ from pipeline.recipe import Distill
 from pipeline.stages.distill import TrainJob, run_job
 
 
-@ray.remote(num_cpus=0)
-class Board:
+class Progress:
     """Where workers pin their news for the driver's progress lines."""
 
     def __init__(self) -> None:
@@ -45,6 +44,9 @@ class Board:
 
     def read(self) -> tuple[dict[str, tuple[int, str]], dict[str, Exception]]:
         return self.latest, self.failures
+
+
+Board = ray.remote(num_cpus=0)(Progress)
 
 
 def worker(config: dict[str, Any]) -> None:
@@ -96,8 +98,7 @@ def run(
     pool = ThreadPoolExecutor(abreast)
     try:
         running = [
-            pool.submit(_fit, job, settings, board, cpus / abreast, handles.get(job.label, {}))
-            for job in jobs
+            pool.submit(fit, job, settings, board, cpus / abreast, handles.get(job.label, {})) for job in jobs
         ]
         while not all(f.done() for f in running):
             _show(board, lines)
@@ -145,7 +146,15 @@ def needs(settings: Distill) -> dict[str, float]:
     return {"CPU": least * cpus, "GPU": least * settings.gpus_per_worker}
 
 
-def _fit(job: TrainJob, settings: Distill, board: Any, cpus: float, handle: dict[str, Any]) -> None:
+def fit(
+    job: TrainJob,
+    settings: Distill,
+    board: Any,
+    cpus: float,
+    handle: dict[str, Any],
+    callbacks: Sequence[Any] = (),
+) -> None:
+    """Train one job, its workers sharing `cpus` where the settings leave that open. Raises what a worker raised."""
     most = settings.workers if isinstance(settings.workers, int) else settings.workers[1]
     share = settings.cpus_per_worker
     if share == "auto":
@@ -160,7 +169,8 @@ def _fit(job: TrainJob, settings: Distill, board: Any, cpus: float, handle: dict
                 "job": job,
                 "board": board,
                 "handle": handle,
-                "threads": 0 if settings.gpus_per_worker else max(1, int(share)),
+                # A trial's driver has taken a tenth out of this share.
+                "threads": 0 if settings.gpus_per_worker else max(1, int(share + 0.11)),
             },
             scaling_config=ScalingConfig(
                 num_workers=settings.workers,
@@ -173,6 +183,7 @@ def _fit(job: TrainJob, settings: Distill, board: Any, cpus: float, handle: dict
                 name=name,
                 storage_path=storage,
                 failure_config=FailureConfig(max_failures=settings.max_failures),
+                callbacks=list(callbacks),
             ),
         )
         try:

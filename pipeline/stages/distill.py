@@ -114,6 +114,7 @@ class Listener:
     picture: Callable[[np.ndarray, int], None] | None = None
     """(HWC uint8 strip of held-out tiles, step) after each evaluation."""
     sync: Callable[[dict[str, float], int], None] | None = None
+    """(metrics, step) on every rank after each checkpoint; the metrics say `last_phase` (1 or 0) too."""
 
 
 def run_job(
@@ -127,7 +128,8 @@ def run_job(
     artefacts: dict[str, nn.Module] = {}
     curves: dict[str, Any] = {}
     modules: nn.Module | None = None
-    for number, make in enumerate(phases(job)):
+    makers = phases(job)
+    for number, make in enumerate(makers):
         torch.manual_seed(job.seed)
         phase = make(artefacts)
         cache = Store.open(recipe.cache.root)
@@ -144,7 +146,7 @@ def run_job(
         hooks = Hooks(
             evaluate=partial(_evaluate, judge, listener) if judge else None,
             log=listener.log,
-            sync=listener.sync,
+            sync=_synced(listener, last=number == len(makers) - 1),
         )
         result: Curves = train(
             phase,
@@ -162,6 +164,13 @@ def run_job(
         curves[phase.name] = result.values
     assert modules is not None
     return _finish(job, output, modules, curves) if rank == 0 else None
+
+
+def _synced(listener: Listener, last: bool) -> Callable[[dict[str, float], int], None] | None:
+    sync = listener.sync
+    if sync is None:
+        return None
+    return lambda metrics, step: sync({**metrics, "last_phase": float(last)}, step)
 
 
 def _finish(job: TrainJob, output: Store, model: nn.Module, curves: dict[str, Any]) -> dict[str, Any]:
