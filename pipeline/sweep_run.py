@@ -81,6 +81,8 @@ class Conductor:
 
     def report(self, trial: Trial, metrics: Mapping[str, Any]) -> bool:
         """Record an evaluation; True where the trial should stop."""
+        if trial.status != "running":  # what was under way when it was told to stop
+            return True
         found = accuracy(metrics)
         step = int(metrics["step"])
         if found is None or not self.sweep.report(trial, step, found):

@@ -135,7 +135,8 @@ def test_an_unknown_space_is_refused_with_the_known_ones(tmp_path: Path) -> None
 def test_a_space_of_ones_own_is_fitted_to_the_recipe(tmp_path: Path) -> None:
     text = """
 SPACE = {"train.lr": ("loguniform", 1e-4, 1e-2), "train.batch": ("randint", 2, 5)}
-BY = {"student.name": {"fsrcnn": {"student.options.d": ("choice", 4, 8)}}, "teachers": {2: {"teach.batch": ("choice", 1, 2)}}}
+BY = {"student.name": {"fsrcnn": {"student.options.d": ("choice", 4, 8)}},
+      "teachers": {2: {"teach.batch": ("choice", 1, 2)}}}
 """
     space = load_space(space_file(tmp_path, text), recipe(tmp_path))
     assert space.name == "mine" and not space.notes

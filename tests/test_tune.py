@@ -1,5 +1,6 @@
 """Sweeps: the search, what a kill leaves, failures, what is written. In this process, and a few over Ray Tune."""
 
+# ruff: noqa: F811  (fixtures of other files)
 from __future__ import annotations
 
 import json
@@ -12,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from PIL import Image
-from road_kit import command, content, environment, picture, recipe, snapshot
+from road_kit import command, content, environment, faculty, picture, recipe, snapshot
 from test_cli import run, until
 from test_faults import end_ray, of_ray, ray_home  # noqa: F401
 
@@ -185,7 +186,7 @@ def test_a_trial_that_diverges_fails_with_its_cause_and_the_sweep_goes_on(root: 
     assert done.code == 0, done.err
     first, *others = done.sweep["trials"]
     assert first["status"] == "failed" and first["values"] == {"train.lr": 1e30}
-    assert "phase distill, step" in first["cause"] and first["accuracy"] is None
+    assert "phase distill, step 1: the term" in first["cause"] and first["steps"] == 1
     assert "trial-000 failed: phase distill" in " ".join(done.out.split())
     assert any(t["status"] == "finished" for t in others)
 
@@ -325,11 +326,11 @@ def on_ray(root: Path, tmp_path: Path):
     from pipeline.engine import tune as tuning
     from pipeline.engine.ray_engine import RayEngine
 
-    def go(trials: int, space: str, **changes: object) -> tuple[Sweep, list[str]]:
+    def go(trials: int, budget: int, space: str, **changes: object) -> tuple[Sweep, list[str]]:
         (tmp_path / "mine.py").write_text(space)
         chosen = settings(root, tmp_path, **changes)
         reporter = Heard()
-        plan = Plan(chosen, load_space(str(tmp_path / "mine.py"), chosen), BUDGET)
+        plan = Plan(chosen, load_space(str(tmp_path / "mine.py"), chosen), budget)
         sweep = Sweep(plan, Store.open(tmp_path / "sweep"), trials)
         sweep.begin(resume=False)
         conductor = Conductor(sweep, RayEngine(), reporter)
@@ -363,15 +364,122 @@ def placement_groups() -> list[str]:
 
 
 @pytest.mark.ray
-def test_over_ray_trials_are_trained_stopped_and_failed_and_nothing_is_left(ray_local: None, on_ray) -> None:
+def test_over_ray_one_trial_diverges_and_the_others_go_on(ray_local: None, on_ray) -> None:
+    space = "SPACE = {'train.lr': ('choice', 1e30, 1e-3)}"
+    sweep, said = on_ray(2, 2, space, train={"lr": 1e30})  # a budget too short for rungs
+    first, second = sweep.trials.values()
+    assert first.status == "failed" and "phase distill, step 1: the term" in first.cause
+    if second.values["train.lr"] < 1:
+        assert (second.status, second.steps) == ("finished", 2)
+    assert len(said) == 2 and placement_groups() == []
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_over_ray_early_stops_leave_no_placement_group_and_no_process(ray_local: None, on_ray) -> None:
     from test_engine import processes
 
-    space = "SPACE = {'train.lr': ('choice', 1e30, 1e-6, 1e-3)}"
-    sweep, said = on_ray(4, space, train={"lr": 1e30})
+    sweep, said = on_ray(5, 90, "SPACE = {'train.lr': ('choice', 1e-3, 1e-6, 1e-4)}", train={"lr": 1e-3})
     trials = list(sweep.trials.values())
-    assert len(trials) == 4 and "phase distill, step" in trials[0].cause and trials[0].status == "failed"
-    assert {t.status for t in trials[1:]} <= {"failed", "finished", "stopped"}
-    assert all(t.steps == BUDGET for t in trials if t.status == "finished")
-    assert any(t.status == "finished" for t in trials) and len(said) == 4
+    assert len(trials) == len(said) == 5 and {t.status for t in trials} == {"finished", "stopped"}
+    assert all(t.steps == 90 for t in trials if t.status == "finished")
+    stopped = [(t.cause, t.steps) for t in trials if t.status == "stopped"]
+    assert all(cause.endswith(f"at step {steps}") and steps in (10, 30) for cause, steps in stopped), trials
     assert placement_groups() == []
-    assert processes("RayTrainWorker") == [] and processes("TrainController") == []
+    for kind in ("RayTrainWorker", "TrainController", "ImplicitFunc"):
+        assert processes(kind) == []
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_sweep_over_ray_killed_half_way_ends_with_as_many_trials(
+    root: Path,
+    tmp_path: Path,
+    ray_home: str,
+) -> None:
+    path = file(root, tmp_path, tracking={"enabled": True})
+    options = ("tune", path, "--space", "mine.py", "--budget", 90, "--trials", 5, "--json", "sweep.json")
+    work = subprocess.Popen(
+        command(*options),
+        cwd=tmp_path,
+        env=environment(RAY_TMPDIR=ray_home),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+    def states() -> list[str]:
+        return [json.loads(p.read_text())["status"] for p in sorted(tmp_path.rglob("trials/*.json"))]
+
+    try:
+        until(lambda: len([s for s in states() if s != "running"]) >= 2, work)
+    finally:
+        work.kill()
+        work.communicate()
+    end_ray(ray_home)
+    assert "running" in states() or len(states()) < 5, "it was done before it could be killed"
+    kept = {n: v for n, v in snapshot(folder(tmp_path) / "trials").items()}
+    over = [
+        n for n in kept if json.loads((folder(tmp_path) / "trials" / n).read_text())["status"] != "running"
+    ]
+    done = faculty(*options, "--resume", cwd=tmp_path, RAY_TMPDIR=ray_home, timeout=290)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "sweep.json").read_text())
+    assert [t["trial"] for t in result["trials"]] == list(range(5))
+    after = snapshot(folder(tmp_path) / "trials")
+    assert over and all(after[n] == kept[n] for n in over)
+    assert {t["status"] for t in result["trials"]} <= {"finished", "stopped"}
+    assert of_ray(ray_home) == [], "no process is left"
+    parent, children = tracked(tmp_path)
+    assert parent["status"] == "FINISHED" and len(children) == 5
+    for child in children:
+        assert child["status"] == "FINISHED" and {"method.distill", "train.lr", "budget"} <= set(
+            child["params"]
+        )
+        assert child["tags"]["stop"] and child["metrics"]["accuracy"] > 0
+
+
+def tracked(place: Path) -> tuple[dict, list[dict]]:
+    """The sweep's run and its trials', from the tracking store."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{place / 'runs' / 'mlflow.db'}")
+    found = client.search_runs([client.get_experiment_by_name("r").experiment_id])
+    plain = [
+        {
+            "status": r.info.status,
+            "params": r.data.params,
+            "tags": r.data.tags,
+            "metrics": r.data.metrics,
+            "id": r.info.run_id,
+        }
+        for r in found
+    ]
+    (parent,) = [r for r in plain if r["tags"].get("faculty.kind") == "sweep"]
+    children = [r for r in plain if r["tags"].get("faculty.kind") == "trial"]
+    assert all(r["tags"]["mlflow.parentRunId"] == parent["id"] for r in children)
+    return parent, children
+
+
+def test_trials_are_recorded_below_their_sweep(root: Path, tmp_path: Path) -> None:
+    space = "SPACE = {'train.lr': ('choice', 1e30, 1e-3)}"
+    done = tune(root, tmp_path, "--trials", 3, space=space, train={"lr": 1e30}, tracking={"enabled": True})
+    assert done.code == 0, done.err
+    parent, children = tracked(tmp_path)
+    assert parent["tags"]["space"] == "mine" and parent["tags"]["best"].startswith("trial-")
+    assert len(children) == 3
+    for child in children:
+        trial = done.sweep["trials"][int(child["tags"]["trial"])]
+        assert child["params"]["train.lr"] == str(trial["values"]["train.lr"])
+        assert child["status"] == ("FAILED" if trial["status"] == "failed" else "FINISHED")
+        assert child["tags"]["stop"] == (trial["cause"] or "whole budget")[:500]
+        assert "held_out/psnr_y" in child["metrics"]
+
+
+def test_a_tracking_server_that_is_away_does_not_stop_a_sweep(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    done = tune(root, tmp_path, "--trials", 2, tracking={"enabled": True})
+    assert done.code == 0, done.err
+    assert list((tmp_path / "runs").rglob("*spool*")), "kept for `faculty track sync`"

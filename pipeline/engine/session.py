@@ -53,6 +53,8 @@ def start(address: str | None) -> None:
             )
         else:
             _knock(address)
+            # In a submitted job some of these are set already, to the same values.
+            os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
             ray.init(address=address, logging_level=logging.ERROR, runtime_env={"env_vars": passed_on})
     except (OSError, RuntimeError) as error:
         raise FacultyError(

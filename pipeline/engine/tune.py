@@ -7,6 +7,7 @@ its workers' share, so that each trial under way fits whole, whatever the others
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import threading
@@ -96,6 +97,8 @@ def run(conductor: Conductor, address: str | None, concurrency: int | None) -> N
     """Carry out what is left of the sweep. Raises InputError where not one trial fits this machine."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # It misses the progress files that we turn off above.
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
     session.start(address)
     abreast, settings = share(conductor.sweep.plan.recipe.distill, concurrency, ray.cluster_resources())
     desk = Desk.remote()
@@ -209,7 +212,7 @@ class _Values(_Own, Searcher):
     """Tune's searcher: asks the sweep."""
 
     def __init__(self, trials: _Trials) -> None:
-        super().__init__(metric="step", mode="max")
+        super().__init__(metric="training_iteration", mode="max")
         self.trials = trials
 
     def suggest(self, trial_id: str) -> Any:
