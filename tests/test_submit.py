@@ -155,8 +155,8 @@ def head() -> Iterator[Head]:
         yield found
     finally:
         found.process.terminate()
-        found.process.wait(30)
-        end_ray(str(folder), patience=5)
+        end_ray(str(folder), patience=10)
+        found.process.communicate()
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -28,6 +28,9 @@ from pipeline.progress import Line
 from pipeline.recipe import Distill
 from pipeline.stages.distill import TrainJob, run_job
 
+SAVE_AGAIN_S = 20.0
+"""Between two checkpoints of a machine that is about to go: grace periods are 30 s to 2 minutes."""
+
 
 class Progress:
     """Where workers pin their news for the driver's progress lines."""
@@ -49,6 +52,23 @@ class Progress:
 Board = ray.remote(num_cpus=0)(Progress)
 
 
+class Preemption:
+    """Whether a node of this training has been told that it will be taken away (a spot machine, a drained node).
+
+    Ray Train asks every worker the same number of times; a failure of the node itself afterwards costs no attempt.
+    """
+
+    def __init__(self) -> None:
+        self._saved = float("-inf")
+
+    def __call__(self) -> bool:
+        info = ray.train.get_preemption_info()
+        if info is None or time.monotonic() - self._saved < SAVE_AGAIN_S:
+            return False
+        self._saved = time.monotonic()
+        return True
+
+
 def worker(config: dict[str, Any]) -> None:
     """What every worker of a training runs."""
     job: TrainJob = config["job"]
@@ -63,7 +83,10 @@ def worker(config: dict[str, Any]) -> None:
         board.post.remote(job.label, step, note_of(values))
 
     listener = replace(
-        tracked(tracker), log=log, sync=lambda metrics, step: ray.train.report({"step": step, **metrics})
+        tracked(tracker),
+        log=log,
+        sync=lambda metrics, step: ray.train.report({"step": step, **metrics}),
+        urgent=Preemption(),
     )
     device = get_device()
     try:

@@ -115,6 +115,8 @@ class Listener:
     """(HWC uint8 strip of held-out tiles, step) after each evaluation."""
     sync: Callable[[dict[str, float], int], None] | None = None
     """(metrics, step) on every rank after each checkpoint; the metrics say `last_phase` (1 or 0) too."""
+    urgent: Callable[[], bool] | None = None
+    """Asked on every rank now and then; True where a checkpoint is due at once, because the machine may go."""
 
 
 def run_job(
@@ -147,6 +149,7 @@ def run_job(
             evaluate=partial(_evaluate, judge, listener) if judge else None,
             log=listener.log,
             sync=_synced(listener, last=number == len(makers) - 1),
+            urgent=listener.urgent,
         )
         result: Curves = train(
             phase,
