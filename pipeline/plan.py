@@ -73,8 +73,10 @@ class Work:
     """Of one tile; 0 where nothing is fused."""
     teacher_ops: int
     """Multiply-adds of all teachers for one tile."""
+    fusion_training_ops: float
+    """Multiply-adds of training the aggregation network, in all; 0 for other fusions."""
     fusion_ops: float
-    """Multiply-adds of training the aggregation network and running it, in all."""
+    """Multiply-adds of running it on every tile."""
     step_ops: int
     """Multiply-adds of one training step of the student."""
     steps: int
@@ -131,12 +133,11 @@ def work(
     tiles = pictures * len(positions(height, width, grid))
     per_lr_pixel = 1 / 48**2
     target = recipe.method.name not in ("scratch", "kd")
-    fusion_ops = 0.0
+    training, running = 0.0, 0.0
     if isinstance(recipe.fusion, Aggregate) and target:
         t = recipe.fusion.train
-        fusion_ops = (
-            fusion_macs * per_lr_pixel * (BACKWARD * t.steps * t.batch * t.patch**2 + tiles * lr_side**2)
-        )
+        training = fusion_macs * per_lr_pixel * BACKWARD * t.steps * t.batch * t.patch**2
+        running = fusion_macs * per_lr_pixel * tiles * lr_side**2
     return Work(
         pictures=pictures,
         pixels=height * width,
@@ -145,7 +146,8 @@ def work(
         output_bytes=len(teacher_macs) * hr_bytes * item,
         fused_bytes=hr_bytes * item if target else 0,
         teacher_ops=round(sum(teacher_macs) * per_lr_pixel * lr_side**2),
-        fusion_ops=fusion_ops,
+        fusion_training_ops=training,
+        fusion_ops=running,
         step_ops=round(BACKWARD * recipe.train.batch * student_macs * per_lr_pixel * recipe.train.patch**2),
         steps=recipe.train.steps,
         shard_bytes=recipe.cache.shard_mb * 1e6,
@@ -184,23 +186,25 @@ def predict(todo: Work, rates: Rates, gpus: int, workers: int | None = None) -> 
         disk=fused / (rates.disk * nodes),
         network=(made + out + fused) / (rates.network * nodes) if fused else 0.0,
     )
+    # The aggregation network is trained before it runs, like the student: on the training's devices.
+    learn = todo.fusion_training_ops / (rates.train * trainers)
     fetched = made + (fused or out)
     own_nodes = -(-trainers // rates.devices)
     # Every training node fetches and verifies the whole set before its first step; then it only computes.
     fetch = max(fetched / rates.network, fetched / (rates.hash * rates.cores))
     step = todo.steps * todo.step_ops / (rates.train * trainers)
     distill = fetch + step
-    spend_seconds = gpus * (cut + teach + fuse) + trainers * distill + rates.start * gpus
+    spend_seconds = gpus * (cut + teach + fuse + rates.start) + trainers * (learn + distill)
     return Prediction(
         gpus=gpus,
         tiles=cut,
         teach=teach,
-        fuse=fuse,
+        fuse=fuse + learn,
         distill=distill + rates.start,
         limits={
             "tiles": cut_limit,
             "teach": teach_limit,
-            "fuse": fuse_limit,
+            "fuse": "training" if learn > fuse else fuse_limit,
             "distill": "compute" if step >= fetch else f"fetching to {own_nodes} node{'s' * (own_nodes > 1)}",
         },
         shards_per_second=todo.shards / teach / nodes if teach else float("inf"),

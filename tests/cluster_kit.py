@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -71,6 +72,9 @@ def main() -> None:
     def answer(value: Any) -> None:
         print("=" + json.dumps(value), flush=True)
 
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     memory = 80 * 2**20
     cpus = [int(a) for a in sys.argv[1:]]
     settings = {
@@ -78,6 +82,7 @@ def main() -> None:
         "object_store_memory": memory,
         "_system_config": HEALTH,
         "include_dashboard": True,
+        "dashboard_port": port,
     }
     cluster = Cluster(initialize_head=True, head_node_args=settings)
     for count in cpus[1:]:

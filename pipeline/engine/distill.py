@@ -20,6 +20,7 @@ import ray.train
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.engine.tracking import resume
 from pipeline.engines import note_of, tracked
@@ -50,6 +51,11 @@ class Progress:
 
 
 Board = ray.remote(num_cpus=0)(Progress)
+
+
+def here() -> NodeAffinitySchedulingStrategy:
+    """On the driver's own node: whichever other node dies, what it places there stays."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 class Preemption:
@@ -117,7 +123,7 @@ def run(
     """
     cpus = int(ray.cluster_resources().get("CPU", 1))
     abreast = concurrency(settings, len(jobs), cpus)
-    board = Board.remote()
+    board = Board.options(scheduling_strategy=here()).remote()
     pool = ThreadPoolExecutor(abreast)
     try:
         running = [

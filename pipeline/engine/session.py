@@ -55,7 +55,12 @@ def start(address: str | None) -> None:
             _knock(address)
             # In a submitted job some of these are set already, to the same values.
             os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
-            ray.init(address=address, logging_level=logging.ERROR, runtime_env={"env_vars": passed_on})
+            ray.init(
+                address=address,
+                logging_level=logging.ERROR,
+                log_to_driver=False,  # what matters comes back as results and errors; Ray keeps the rest on the nodes
+                runtime_env={"env_vars": passed_on},
+            )
     except (OSError, RuntimeError) as error:
         raise FacultyError(
             f"Ray at {address!r} does not answer: {error}. Check the address "

@@ -101,7 +101,7 @@ def run(conductor: Conductor, address: str | None, concurrency: int | None) -> N
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     session.start(address)
     abreast, settings = share(conductor.sweep.plan.recipe.distill, concurrency, ray.cluster_resources())
-    desk = Desk.remote()
+    desk = Desk.options(scheduling_strategy=distill.here()).remote()
     with tempfile.TemporaryDirectory(prefix="faculty-tune-") as storage, ExitStack() as stack:
         trials = _Trials(conductor, desk, settings, stack)
         tuner = tune.Tuner(
