@@ -172,7 +172,8 @@ def needs(settings: Distill) -> dict[str, float]:
     """What the workers of one training must find free together."""
     least = settings.workers if isinstance(settings.workers, int) else settings.workers[0]
     cpus = 0.0 if settings.cpus_per_worker == "auto" else settings.cpus_per_worker
-    return {"CPU": least * cpus, "GPU": least * settings.gpus_per_worker}
+    custom = {name: least * amount for name, amount in settings.resources.items()}
+    return {"CPU": least * cpus, "GPU": least * settings.gpus_per_worker, **custom}
 
 
 def fit(
@@ -204,9 +205,11 @@ def fit(
             scaling_config=ScalingConfig(
                 num_workers=settings.workers,
                 use_gpu=settings.gpus_per_worker > 0,
-                resources_per_worker={"CPU": share, "GPU": settings.gpus_per_worker}
-                if settings.gpus_per_worker
-                else {"CPU": share},
+                resources_per_worker={
+                    "CPU": share,
+                    **({"GPU": settings.gpus_per_worker} if settings.gpus_per_worker else {}),
+                    **settings.resources,
+                },
             ),
             run_config=RunConfig(
                 name=name,
