@@ -83,14 +83,14 @@ class Work:
         self._reader = threading.Thread(target=lambda: self.said.extend(self.process.stdout), daemon=True)
         self._reader.start()
 
-    def until(self, condition: Callable[[], object], seconds: float = 150) -> None:
+    def until(self, condition: Callable[[], object], seconds: float = 400) -> None:
         end = time.monotonic() + seconds
         while not condition():
             assert self.process.poll() is None, "".join(self.said)
             assert time.monotonic() < end, "".join(self.said)
             time.sleep(0.05)
 
-    def end(self, seconds: float = 200) -> str:
+    def end(self, seconds: float = 400) -> str:
         try:
             self.process.wait(seconds)
         finally:
@@ -102,6 +102,7 @@ class Work:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_node_killed_in_teach_and_one_in_distill_change_nothing(
     nodes: Callable[..., Nodes], place: Path, whole: Path
 ) -> None:
@@ -129,6 +130,7 @@ def test_a_node_killed_in_teach_and_one_in_distill_change_nothing(
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_node_that_will_be_taken_away_leaves_a_checkpoint_first(
     nodes: Callable[..., Nodes], place: Path, whole: Path
 ) -> None:
@@ -157,6 +159,7 @@ def test_a_node_that_will_be_taken_away_leaves_a_checkpoint_first(
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_an_elastic_training_makes_do_with_the_workers_there_are(
     nodes: Callable[..., Nodes], place: Path, whole: Path
 ) -> None:

@@ -154,7 +154,9 @@ def prepared(config: dict) -> dict:
 @pytest.mark.ray
 def test_cluster_file_holds_to_rays_schema() -> None:
     config = prepared(yaml.safe_load((REPOSITORY / "cluster.yaml").read_text()))
-    head, stays, worker = (config["available_node_types"][name] for name in ("head", "gpu_worker", "gpu_spot"))
+    head, stays, worker = (
+        config["available_node_types"][name] for name in ("head", "gpu_worker", "gpu_spot")
+    )
     assert config["head_node_type"] == "head" and head["max_workers"] == 0
     assert worker["min_workers"] == 0 < worker["max_workers"] <= config["max_workers"]
     assert worker["node_config"]["InstanceMarketOptions"]["MarketType"] == "spot"

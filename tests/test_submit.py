@@ -141,7 +141,7 @@ class Head:
             cwd=place,
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=400,
         )
         return done.returncode, done.stdout + done.stderr
 
@@ -162,6 +162,7 @@ def head() -> Iterator[Head]:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_recipe_as_a_job_succeeds_with_its_outputs_where_it_says(head: Head, place: Path) -> None:
     out = place.parent / f"{place.name}-out"
     recipe_file(place, output=str(out / "runs"), cache={"root": str(out / "cache")})
@@ -174,6 +175,7 @@ def test_a_recipe_as_a_job_succeeds_with_its_outputs_where_it_says(head: Head, p
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_failing_recipe_is_a_failed_job_with_its_cause_at_the_end(head: Head, place: Path) -> None:
     code, said = head.job(place, "faculty", "distill", "recipe.yaml", "--set", "train.lr=1e30")
     assert code != 0 and "failed" in said.lower()
@@ -182,6 +184,7 @@ def test_a_failing_recipe_is_a_failed_job_with_its_cause_at_the_end(head: Head, 
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_submit_follows_the_job_and_carries_its_exit_code(head: Head, place: Path) -> None:
     env = {k: head.env[k] for k in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_TMPDIR")}
     shown = ("submit", "--address", head.address)

@@ -376,6 +376,7 @@ def test_over_ray_one_trial_diverges_and_the_others_go_on(ray_local: None, on_ra
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_over_ray_early_stops_leave_no_placement_group_and_no_process(ray_local: None, on_ray) -> None:
     from test_engine import processes
 
@@ -392,6 +393,7 @@ def test_over_ray_early_stops_leave_no_placement_group_and_no_process(ray_local:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_sweep_over_ray_killed_half_way_ends_with_as_many_trials(
     root: Path,
     tmp_path: Path,
@@ -412,7 +414,7 @@ def test_a_sweep_over_ray_killed_half_way_ends_with_as_many_trials(
         return [json.loads(p.read_text())["status"] for p in sorted(tmp_path.rglob("trials/*.json"))]
 
     try:
-        until(lambda: len([s for s in states() if s != "running"]) >= 2, work)
+        until(lambda: len([s for s in states() if s != "running"]) >= 2, work, 400)
     finally:
         work.kill()
         work.communicate()
@@ -422,7 +424,7 @@ def test_a_sweep_over_ray_killed_half_way_ends_with_as_many_trials(
     over = [
         n for n in kept if json.loads((folder(tmp_path) / "trials" / n).read_text())["status"] != "running"
     ]
-    done = faculty(*options, "--resume", cwd=tmp_path, RAY_TMPDIR=ray_home, timeout=290)
+    done = faculty(*options, "--resume", cwd=tmp_path, RAY_TMPDIR=ray_home, timeout=450)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "sweep.json").read_text())
     assert [t["trial"] for t in result["trials"]] == list(range(5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from pipeline.recipe import Recipe
 from pipeline.stages.distill import TrainJob
 from pipeline.stages.teach import TeacherFacts, TeachTask
 
+MISSING = re.compile(r"No module named '(pipeline|teachers|students|torch|pyarrow)\b[^']*'")
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -80,6 +82,11 @@ class plain_errors:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, (RayTaskError, RayActorError)) and (found := MISSING.search(str(error))):
+            raise FacultyError(
+                f"a node of the cluster has no {found[1]} package ({found[0]}). Every node needs the same Faculty: put "
+                "it into the image or environment that its Ray was started in, or send the sources with `faculty submit`."
+            ) from error
         if isinstance(error, RayTaskError):
             raise error.cause from None
         if isinstance(error, RayActorError):
