@@ -13,7 +13,6 @@ from typing import Any
 from pipeline.cost import multiply_adds
 from pipeline.engines import Engine, tracked, with_line
 from pipeline.errors import FacultyError, InputError
-from pipeline.methods import METHODS
 from pipeline.progress import Reporter
 from pipeline.recipe import Recipe
 from pipeline.run import Run
@@ -187,11 +186,6 @@ def _train(conductor: Conductor, order: Order, device: str, tracker: RunTracker)
             conductor.end(trial, "finished")
         finally:
             tracker.close()
-
-
-def needs_target(recipe: Recipe) -> bool:
-    """Whether the recipe's method trains on teachers at all."""
-    return METHODS[recipe.method.name].target != "none"
 
 
 def _curve(result: Mapping[str, Any]) -> list[list[float]]:

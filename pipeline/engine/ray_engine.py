@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from pipeline.engine import distill, session, teach
 from pipeline.engines import Taught
@@ -17,7 +17,7 @@ from pipeline.recipe import Recipe
 from pipeline.stages.distill import TrainJob
 from pipeline.stages.teach import TeacherFacts, TeachTask
 
-MISSING = re.compile(r"No module named '(pipeline|teachers|students|torch|pyarrow)\b[^']*'")
+MISSING = re.compile(r"No module named '([\w.]+)'")
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -82,10 +82,10 @@ class plain_errors:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (RayTaskError, RayActorError)) and (found := MISSING.search(str(error))):
+        if isinstance(error, RayError) and (found := MISSING.search(str(error))):
             raise FacultyError(
-                f"a node of the cluster has no {found[1]} package ({found[0]}). Every node needs the same Faculty: put "
-                "it into the image or environment that its Ray was started in, or send the sources with `faculty submit`."
+                f"a node of the cluster has no package {found[1]}. Every node needs the same Faculty: put "
+                "it into the image or environment in which its Ray starts, or send the sources with `faculty submit`."
             ) from error
         if isinstance(error, RayTaskError):
             raise error.cause from None

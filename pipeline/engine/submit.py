@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.engine import session
 from pipeline.errors import FacultyError, InputError
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
@@ -35,7 +36,9 @@ def runtime_env(folder: Path, environ: Mapping[str, str]) -> dict[str, Any]:
     """
     if not folder.is_dir():
         raise InputError("--working-dir", "a folder", str(folder))
-    variables = {k: v for k, v in environ.items() if k.startswith(PASSED_ON)}
+    variables = {
+        k: v for k, v in environ.items() if k.startswith(PASSED_ON) and not k.startswith(session.OWN)
+    }
     variables.setdefault("PYTHONUNBUFFERED", "1")
     return {"working_dir": str(folder.resolve()), "excludes": list(EXCLUDES), "env_vars": variables}
 

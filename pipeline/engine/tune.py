@@ -76,6 +76,8 @@ def drive(config: dict[str, Any], board: Any) -> None:
         distill.fit(order.job, settings, board, 1.0, order.handle, callbacks=[TuneReportCallback()])
     except FacultyError as error:
         tune.report({"failed": str(error)})
+    except Exception as error:  # trying again would end the same way; Tune retries what died without a word
+        tune.report({"failed": f"{type(error).__name__}: {error}"})
 
 
 @ray.remote(num_cpus=0)
