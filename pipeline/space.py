@@ -176,7 +176,10 @@ def _axis(name: str, path: str, entry: Any) -> Axis:
     if kind == "choice":
         if len(arguments) < 2:
             raise InputError(where, "at least two choices", repr(entry))
-        return Axis(path, kind, tuple(arguments))
+        try:  # as they come back from a file
+            return Axis(path, kind, tuple(json.loads(json.dumps(arguments))))
+        except (TypeError, ValueError):
+            raise InputError(where, "choices that YAML can hold", repr(entry)) from None
     numbers = [a for a in arguments if isinstance(a, (int, float)) and not isinstance(a, bool)]
     if len(arguments) != 2 or len(numbers) != 2 or not all(map(math.isfinite, numbers)):
         raise InputError(where, f"({kind!r}, low, high)", repr(entry))

@@ -123,18 +123,20 @@ def parallel_picture(sweep: Sweep, trials: list[Trial]) -> bytes:
             ticks = [(math.log10(s) if log else float(s), f"{s:.3g}") for s in spots]
         columns.append((axis.path, places, ticks))
     scores = [t.accuracy for t in trials]
-    columns.append(
-        ("accuracy", scores, [(float(s), f"{s:.2f}") for s in np.linspace(min(scores), max(scores), 5)])
-    )
+    span = (max(scores) - min(scores)) or 1.0
+    digits = max(2, 1 - math.floor(math.log10(span / 4)))  # ticks that can be told apart
+    spots = np.linspace(min(scores), max(scores), 5)
+    columns.append(("accuracy", scores, [(float(s), f"{s:.{digits}f}") for s in spots]))
     figure = Figure(figsize=(2.0 + 1.9 * len(columns), 4.2), layout="constrained")
     plot = figure.add_subplot()
-    span = (max(scores) - min(scores)) or 1.0
     lines = []
     for _, places, ticks in columns:
         low, high = min(t for t, _ in ticks), max(t for t, _ in ticks)
         lines.append([(p - low) / ((high - low) or 1.0) for p in places])
     for number in sorted(range(len(trials)), key=lambda i: scores[i]):
-        shade = colormaps["viridis"]((scores[number] - min(scores)) / span)
+        shade = colormaps["viridis"](
+            0.85 * (1 - (scores[number] - min(scores)) / span)
+        )  # the best is darkest
         whole = trials[number].status == "finished"
         plot.plot(
             range(len(columns)),
@@ -143,14 +145,17 @@ def parallel_picture(sweep: Sweep, trials: list[Trial]) -> bytes:
             linewidth=2.0 if whole else 1.0,
             linestyle="-" if whole else ":",
         )
+    box = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.5}
     for x, (_, _, ticks) in enumerate(columns):
         plot.axvline(x, color="#8b929e", linewidth=0.8)
         low, high = min(t for t, _ in ticks), max(t for t, _ in ticks)
         for place, label in ticks:
-            plot.text(x + 0.03, (place - low) / ((high - low) or 1.0), label, fontsize=8, va="center")
+            plot.text(
+                x + 0.03, (place - low) / ((high - low) or 1.0), label, fontsize=8, va="center", bbox=box
+            )
     plot.set_xticks(range(len(columns)), [name for name, _, _ in columns])
     plot.set_yticks([])
-    plot.set_xlim(-0.15, len(columns) - 0.6)
+    plot.set_xlim(-0.35, len(columns) - 0.6)
     plot.set_title(f"{len(trials)} trials; dotted: stopped early", loc="left", fontsize=10)
     for side in plot.spines.values():
         side.set_visible(False)

@@ -68,7 +68,7 @@ class Conductor:
             self.end(trial, "failed", str(error))
             return None
         handle = self._open(trial).handle()
-        trial.record = dict(handle)
+        trial.record = storable(handle)
         self.sweep.keep(trial)
         if (done := job.result()) is not None:
             for step, value in _curve(done):
@@ -114,7 +114,13 @@ class Conductor:
     def _job(self, recipe: Recipe) -> TrainJob:
         method = recipe.method.name
         run = Run(recipe, self.engine, self.reporter, lambda: self.parent)
-        tiles, taught, fused = run.prepare([method])
+        made: Status = "failed"
+        try:
+            tiles, taught, fused = run.prepare([method])
+            made = "finished"
+        finally:  # an aggregation network's training has a record of its own
+            for record in run.tracked.trainings.values():
+                record.finish("FAILED" if made == "failed" else "FINISHED")
         if tiles.held_out is None:
             raise InputError("data.holdout", "held-out pictures, by which trials are compared", "none")
         return run.road.student_job(tiles, taught, fused, method, recipe.seed)
@@ -132,6 +138,11 @@ class Conductor:
                 record = self.parent.child(name, tags, {**params, "budget": self.sweep.plan.budget})
             self._records[trial.number] = record
         return self._records[trial.number]
+
+
+def storable(handle: Mapping[str, Any]) -> dict[str, Any]:
+    """A tracking run's handle as it may lie in a file: without the store's address, which may hold a password."""
+    return {key: value for key, value in handle.items() if key != "uri"}
 
 
 def accuracy(metrics: Mapping[str, Any]) -> float | None:

@@ -109,6 +109,7 @@ def test_built_in_spaces_are_importable_plain_data() -> None:
         ("SPACE = {'train.schedule': ('choice', 'cosine', 'cosin')}", "cosin:.*train.schedule"),
         ("SPACE = {'teachers': ('choice', [0, 1], [0, 7])}", "positions below 2, found 7"),
         ("SPACE = {'teachers': ('choice', 'all', 'some')}", "a list of positions"),
+        ("SPACE = {'fusion': ('choice', {'kind': 'mean'}, {1, 2})}", "choices that YAML can hold"),
         ("SPACE = []", "a table of recipe paths, found list"),
         ("BY = {'method.nam': {'mtkd': {}}}", "a path of the recipe, found method.nam"),
         ("SPACE = {}", "at least one recipe path to vary"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -170,6 +171,30 @@ def test_a_sweep_that_was_killed_goes_on_with_the_same_trials(swept, root: Path,
     assert again.code == 0 and again.sweep["trials"] == done.sweep["trials"], "nothing left to do"
     more = tune(root, tmp_path, "--trials", 7, "--resume")
     assert [t["trial"] for t in more.sweep["trials"]] == list(range(7))
+
+
+def test_ctrl_c_stops_cleanly_and_the_same_records_go_on(root: Path, tmp_path: Path) -> None:
+    path = file(root, tmp_path, tracking={"enabled": True})
+    options = ("tune", path, "--space", "mine.py", "--trials", 2, "--inline", "--json", "sweep.json")
+    work = subprocess.Popen(
+        command(*options, "--budget", 900), cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    try:
+        until(
+            lambda: [p for p in tmp_path.rglob("trials/00000.json") if json.loads(p.read_text())["curve"]],
+            work,
+        )
+        work.send_signal(signal.SIGINT)
+        _, said = work.communicate(timeout=60)
+    finally:
+        work.kill()
+    assert work.returncode == 130 and "--resume" in said and "Traceback" not in said
+    parent, children = tracked(tmp_path)
+    assert parent["status"] == "KILLED" and [c["status"] for c in children] == ["RUNNING"]
+    done = faculty(*options, "--budget", 900, "--resume", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    parent, children = tracked(tmp_path)
+    assert parent["status"] == "FINISHED" and [c["status"] for c in children] == ["FINISHED"] * 2
 
 
 def test_there_is_nothing_to_resume_at_first(root: Path, tmp_path: Path) -> None:

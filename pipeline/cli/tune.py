@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from pipeline.cli.common import add_json, add_recipe, emit, make_engine, read_recipe, tracking_folder
@@ -14,7 +15,7 @@ from pipeline.shards.store import Store
 from pipeline.space import BUILT_IN, load_space
 from pipeline.sweep import Plan, Sweep
 from pipeline.sweep_report import summary, table, write
-from pipeline.sweep_run import Conductor, checker, run_inline
+from pipeline.sweep_run import Conductor, checker, run_inline, storable
 from pipeline.tracking_null import NullTracker, RunTracker, Status
 
 
@@ -73,9 +74,9 @@ def _run(options: argparse.Namespace, sweep: Sweep, engine: Any, reporter: Termi
     sweep.begin(options.resume)
     parent = _parent(sweep, options)
     if not sweep.record:
-        sweep.record = parent.handle()
+        sweep.record = storable(parent.handle())
     sweep.save()
-    conductor = Conductor(sweep, engine, reporter, parent, _reopen)
+    conductor = Conductor(sweep, engine, reporter, parent, partial(_reopen, sweep.plan.recipe))
     status: Status = "FAILED"
     try:
         if options.inline:
@@ -92,6 +93,7 @@ def _run(options: argparse.Namespace, sweep: Sweep, engine: Any, reporter: Termi
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
+        reporter.say("the sweep is kept: the same command with --resume goes on with it")
         raise
     finally:
         conductor.close()
@@ -111,7 +113,7 @@ def _parent(sweep: Sweep, options: argparse.Namespace) -> RunTracker:
     from pipeline.engine.tracking import open_tracker
 
     if sweep.record:
-        return _reopen(sweep.record)
+        return _reopen(recipe, sweep.record)
     plan = sweep.plan
     return open_tracker(
         recipe.tracking.experiment or recipe.name,
@@ -124,12 +126,14 @@ def _parent(sweep: Sweep, options: argparse.Namespace) -> RunTracker:
     )
 
 
-def _reopen(handle: Mapping[str, Any]) -> RunTracker:
-    if not handle:
+def _reopen(recipe: Recipe, handle: Mapping[str, Any]) -> RunTracker:
+    if not handle or not recipe.tracking.enabled:
         return NullTracker()
+    from pipeline.engine.store import resolve_uri
     from pipeline.engine.tracking import resume
 
-    return resume(handle, reopen=True)
+    uri = resolve_uri(recipe.tracking.uri, tracking_folder(recipe))
+    return resume({**handle, "uri": uri}, reopen=True)
 
 
 def _record(parent: RunTracker, sweep: Sweep, files: Mapping[str, str]) -> None:

@@ -119,7 +119,7 @@ def run(conductor: Conductor, address: str | None, concurrency: int | None) -> N
                 name="sweep",
                 storage_path=storage,
                 callbacks=[_News(trials)],
-                failure_config=tune.FailureConfig(max_failures=max(settings.max_failures, 0)),
+                failure_config=tune.FailureConfig(max_failures=settings.max_failures),
                 verbose=0,
             ),
         )
