@@ -137,4 +137,8 @@ def against_the_clock(folder: Path, rates: Rates) -> dict[str, Any]:
     )
     what = f"run on one core, three teachers and {STEPS} steps: seconds on the clock / by the cost model"
     found = row(what, measured, predicted, f"<= {WITHIN}", note=note)
-    return {**found, "target": f"{1 / WITHIN:.2f} to {WITHIN}", "met": 1 / WITHIN <= measured / predicted <= WITHIN}
+    return {
+        **found,
+        "target": f"{1 / WITHIN:.2f} to {WITHIN}",
+        "met": 1 / WITHIN <= measured / predicted <= WITHIN,
+    }
