@@ -4,7 +4,8 @@
 #   sudo docs/two_hosts.sh FOLDER      FOLDER receives pictures, cache, runs and logs; needs `ip netns` and the dev extras
 #
 # Node A (10.77.0.1) runs the head, the driver and an S3 server; node B (10.77.0.2) a worker that is reached through a
-# virtual cable. With KILL=1 node B is killed in the middle of teaching and started again.
+# virtual cable. With KILL=1 node B is killed in the middle of teaching and again of training, and comes back each time.
+# The last lines are the sha256 of what was made and when: the same with and without KILL, each shard written once.
 set -euo pipefail
 folder=$(realpath -m "${1:?usage: two_hosts.sh FOLDER}")
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -46,13 +47,24 @@ run() {
     --set train.steps=200 --set train.evaluate_every=50 --set teach.actors=2 \
     --set "teachers=[{checkpoint: $here/demo/teachers/edsr_x2.safetensors, name: edsr}, {checkpoint: $here/demo/teachers/compact_x2.safetensors, name: compact}]"
 }
+count() { # objects of the bucket whose key matches
+  at $A "$python" -c 'import re, sys, boto3
+found = boto3.client("s3").list_objects_v2(Bucket="faculty", Prefix=sys.argv[1]).get("Contents", [])
+print(sum(bool(re.search(sys.argv[2], f["Key"])) for f in found))' "$@"
+}
+again() {
+  ip netns pids $B | xargs -r kill -9
+  echo "$(date +%T) node B killed in $1"
+  sleep 10
+  worker
+  echo "$(date +%T) node B is back"
+}
 if [ "${KILL:-}" ]; then
   (
-    until at $A "$python" -c 'import boto3, sys
-found = boto3.client("s3").list_objects_v2(Bucket="faculty", Prefix="cache/outputs").get("Contents", [])
-sys.exit(sum(f["Key"].endswith(".arrow.json") for f in found) < 3)'; do sleep 0.5; done
-    ip netns pids $B | xargs -r kill -9
-    echo "node B killed after $(date +%s)"; sleep 10; worker; echo "node B is back"
+    until [ "$(count cache/outputs '[.]arrow[.]json$')" -ge 3 ]; do sleep 0.5; done
+    again teach
+    until [ "$(count runs 'step-.*[.]json$')" -ge 1 ]; do sleep 0.5; done
+    again distill
   ) &
 fi
 time run

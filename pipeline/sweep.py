@@ -158,11 +158,17 @@ class Sweep:
 
     def report(self, trial: Trial, step: int, accuracy: float) -> bool:
         """Record an evaluation; True where the trial should stop now. A step that is known already changes nothing."""
+        if not self.note(trial, step, accuracy):
+            return False
+        return self.halving.report(trial.number, step, self.objectives(trial, accuracy))
+
+    def note(self, trial: Trial, step: int, accuracy: float) -> bool:
+        """Record an evaluation without judging it; False where the step is known already."""
         if trial.curve and step <= trial.curve[-1][0]:
             return False
         trial.curve.append([step, accuracy])
         self.keep(trial)
-        return self.halving.report(trial.number, step, self.objectives(trial, accuracy))
+        return True
 
     def finish(self, trial: Trial, status: Status, cause: str = "") -> None:
         """Record a trial's end."""

@@ -17,7 +17,7 @@ from pipeline.progress import Reporter
 from pipeline.recipe import Recipe
 from pipeline.run import Run
 from pipeline.space import text
-from pipeline.stages.distill import TrainJob, run_job
+from pipeline.stages.distill import Stopped, TrainJob, run_job
 from pipeline.sweep import Status, Sweep, Trial
 from pipeline.tracking_null import NullTracker, RunTracker
 from students import build
@@ -34,10 +34,6 @@ class Order:
     trial: Trial
     job: TrainJob
     handle: dict[str, Any]
-
-
-class Stopped(Exception):
-    """Raised inside a training that should go no further."""
 
 
 class Conductor:
@@ -78,16 +74,17 @@ class Conductor:
         # Progress of trials is told apart by this label; where the training lies does not depend on it.
         return Order(trial, replace(job, label=trial.label), dict(handle))
 
-    def report(self, trial: Trial, metrics: Mapping[str, Any]) -> bool:
+    def report(self, trial: Trial, metrics: Mapping[str, Any], step: int) -> bool:
         """Record an evaluation; True where the trial should stop."""
-        if trial.status != "running":  # what was under way when it was told to stop
-            return True
         found = accuracy(metrics)
-        step = int(metrics["step"])
         if found is None or not self.sweep.report(trial, step, found):
             return False
-        self.end(trial, "stopped", f"below the best third of its rung at step {step}")
+        self.stop(trial, step)
         return True
+
+    def stop(self, trial: Trial, step: int) -> None:
+        """Record that a trial was judged not to be worth more."""
+        self.end(trial, "stopped", f"below the best third of its rung at step {step}")
 
     def end(self, trial: Trial, status: Status, cause: str = "") -> None:
         """Record a trial's end, here and in its tracking run."""
@@ -181,7 +178,7 @@ def _train(conductor: Conductor, order: Order, device: str, tracker: RunTracker)
     trial = order.trial
 
     def sync(metrics: dict[str, float], step: int) -> None:
-        if conductor.report(trial, {**metrics, "step": step}):
+        if conductor.report(trial, metrics, step):
             raise Stopped
 
     with conductor.reporter.line(trial.label, conductor.sweep.plan.budget, "steps") as line:

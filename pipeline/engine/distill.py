@@ -10,7 +10,7 @@ from __future__ import annotations
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -19,6 +19,7 @@ import ray
 import ray.train
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchTrainer, get_device
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -27,7 +28,7 @@ from pipeline.engines import note_of, tracked
 from pipeline.errors import FacultyError
 from pipeline.progress import Line
 from pipeline.recipe import Distill
-from pipeline.stages.distill import TrainJob, run_job
+from pipeline.stages.distill import Stopped, TrainJob, run_job
 
 SAVE_AGAIN_S = 20.0
 """Between two checkpoints of a machine that is about to go: grace periods are 30 s to 2 minutes."""
@@ -91,7 +92,7 @@ def worker(config: dict[str, Any]) -> None:
     listener = replace(
         tracked(tracker),
         log=log,
-        sync=lambda metrics, step: ray.train.report({"step": step, **metrics}),
+        sync=_judged(job.label, board) if config["judged"] else _report,
         urgent=Preemption(),
     )
     device = get_device()
@@ -103,6 +104,8 @@ def worker(config: dict[str, Any]) -> None:
             world=context.get_world_size(),
             listener=listener,
         )
+    except Stopped:
+        pass  # who judged knows
     except FacultyError as error:
         # Trying again would end the same way: tell the driver, and with one worker end without a "failure".
         ray.get(board.fail.remote(job.label, error))
@@ -110,6 +113,25 @@ def worker(config: dict[str, Any]) -> None:
             raise
     finally:
         tracker.close()
+
+
+def _report(metrics: dict[str, float], step: int) -> None:
+    ray.train.report({"step": step, **metrics})
+
+
+def _judged(label: str, board: Any) -> Callable[[dict[str, float], int], None]:
+    """Report, then ask the board (rank 0 does) whether to go on; all workers stop at the same step."""
+
+    def sync(metrics: dict[str, float], step: int) -> None:
+        _report(metrics, step)
+        context = ray.train.get_context()
+        stop = ray.get(board.judge.remote(label, step, metrics)) if context.get_world_rank() == 0 else False
+        if context.get_world_size() > 1:
+            stop = broadcast_from_rank_zero(stop)
+        if stop:
+            raise Stopped
+
+    return sync
 
 
 def run(
@@ -182,9 +204,12 @@ def fit(
     board: Any,
     cpus: float,
     handle: dict[str, Any],
-    callbacks: Sequence[Any] = (),
+    judged: bool = False,
 ) -> None:
-    """Train one job, its workers sharing `cpus` where the settings leave that open. Raises what a worker raised."""
+    """Train one job, its workers sharing `cpus` where the settings leave that open. Raises what a worker raised.
+
+    `judged`: after each evaluation the board's `judge(label, step, metrics)` says whether to stop there.
+    """
     most = settings.workers if isinstance(settings.workers, int) else settings.workers[1]
     share = settings.cpus_per_worker
     if share == "auto":
@@ -199,6 +224,7 @@ def fit(
                 "job": job,
                 "board": board,
                 "handle": handle,
+                "judged": judged,
                 # A trial's driver has taken a tenth out of this share.
                 "threads": 0 if settings.gpus_per_worker else max(1, int(share + 0.11)),
             },
@@ -215,7 +241,6 @@ def fit(
                 name=name,
                 storage_path=storage,
                 failure_config=FailureConfig(max_failures=settings.max_failures),
-                callbacks=list(callbacks),
             ),
         )
         try:

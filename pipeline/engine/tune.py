@@ -1,6 +1,6 @@
 """A sweep over Ray Tune: one driver function a trial, which runs Ray Train; values and stops come from the sweep.
 
-Tune starts, watches and ends the trials. What to try, when to stop and what is known lies in `pipeline.sweep`, whose
+Tune starts, watches and ends the trials. What to try and what is known lies in `pipeline.sweep`, whose
 files outlive a killed driver; Tune's own state is not used to resume. A trial's driver takes a tenth of a CPU out of
 its workers' share, so that each trial under way fits whole, whatever the others do: nothing can wait for ever.
 """
@@ -18,15 +18,15 @@ from typing import Any
 import ray
 from ray import tune
 from ray.tune import Callback
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from pipeline.engine import distill, session
 from pipeline.errors import FacultyError, InputError
+from pipeline.halving import Halving
 from pipeline.progress import Line
 from pipeline.recipe import Distill
 from pipeline.sweep import Trial
-from pipeline.sweep_run import Conductor, Order
+from pipeline.sweep_run import Conductor, Order, accuracy
 
 DRIVER_CPUS = 0.1
 """Ray refuses a trial that asks for nothing."""
@@ -38,6 +38,8 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 SHOW_EVERY = 0.5
+Event = tuple[int, int, float, bool]
+"""(trial, step, accuracy, whether it stops there)"""
 
 
 def share(settings: Distill, trials: int | None, resources: dict[str, float]) -> tuple[int, Distill]:
@@ -68,31 +70,56 @@ def share(settings: Distill, trials: int | None, resources: dict[str, float]) ->
 
 
 def drive(config: dict[str, Any], board: Any) -> None:
-    """A trial's driver: Ray Train over the trial's job, evaluations reported on to Tune."""
-    from ray.tune.integration.ray_train import TuneReportCallback
+    """A trial's driver: Ray Train over the trial's job.
 
-    order, settings = ray.get(board.order.remote(config["number"]))
+    It ends by itself, also where it is stopped early: Ray Train's workers and placement group end with it. Those of a
+    driver that Tune kills are left to a helper of Ray's, which on a busy machine misses some.
+    """
+    number = config["number"]
+    order, settings = ray.get(board.order.remote(number))
+    cause = ""
     try:
-        distill.fit(order.job, settings, board, 1.0, order.handle, callbacks=[TuneReportCallback()])
+        distill.fit(order.job, settings, board, 1.0, order.handle, judged=True)
     except FacultyError as error:
-        tune.report({"failed": str(error)})
+        cause = str(error)
     except Exception as error:  # trying again would end the same way; Tune retries what died without a word
-        tune.report({"failed": f"{type(error).__name__}: {error}"})
+        cause = f"{type(error).__name__}: {error}"
+    ray.get(board.over.remote(number, cause))
 
 
 @ray.remote(num_cpus=0)
 class Desk(distill.Progress):
-    """The board of all trials, and where their drivers fetch what to train."""
+    """The board of all trials: what to train, what was measured, who stops."""
 
-    def __init__(self) -> None:
+    def __init__(self, halving: Halving, pareto: bool) -> None:
         super().__init__()
+        self.halving, self.pareto = halving, pareto
         self.orders: dict[int, tuple[Order, Distill]] = {}
+        self.events: list[Event] = []
+        self.causes: dict[int, str] = {}
 
     def put(self, number: int, order: Order, settings: Distill) -> None:
         self.orders[number] = (order, settings)
 
     def order(self, number: int) -> tuple[Order, Distill]:
         return self.orders[number]
+
+    def judge(self, label: str, step: int, metrics: dict[str, float]) -> bool:
+        """Take an evaluation in; True where the trial should stop."""
+        trial = next(order.trial for order, _ in self.orders.values() if order.job.label == label)
+        if (found := accuracy(metrics)) is None:
+            return False
+        values = (found, -float(trial.multiply_adds)) if self.pareto else (found,)
+        stop = self.halving.report(trial.number, step, values)
+        self.events.append((trial.number, step, found, stop))
+        return stop
+
+    def over(self, number: int, cause: str) -> None:
+        self.causes[number] = cause
+
+    def news(self, since: int) -> tuple[dict[str, tuple[int, str]], list[Event], dict[int, str]]:
+        """(progress by label, evaluations from number `since` on, causes by trial that is over)."""
+        return self.latest, self.events[since:], self.causes
 
 
 def run(conductor: Conductor, address: str | None, concurrency: int | None) -> None:
@@ -102,16 +129,18 @@ def run(conductor: Conductor, address: str | None, concurrency: int | None) -> N
     # It misses the progress files that we turn off above.
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     session.start(address)
-    abreast, settings = share(conductor.sweep.plan.recipe.distill, concurrency, ray.cluster_resources())
-    desk = Desk.options(scheduling_strategy=distill.here()).remote()
+    sweep = conductor.sweep
+    abreast, settings = share(sweep.plan.recipe.distill, concurrency, ray.cluster_resources())
+    desk = Desk.options(scheduling_strategy=distill.here()).remote(
+        sweep.halving, sweep.plan.objective == "pareto"
+    )
     with tempfile.TemporaryDirectory(prefix="faculty-tune-") as storage, ExitStack() as stack:
         trials = _Trials(conductor, desk, settings, stack)
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(drive, board=desk), {"cpu": DRIVER_CPUS}),
             tune_config=tune.TuneConfig(
                 search_alg=_Values(trials),
-                scheduler=_Stops(trials),
-                num_samples=max(conductor.sweep.wanted, 1),
+                num_samples=sweep.wanted,
                 max_concurrent_trials=abreast,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
@@ -140,6 +169,7 @@ class _Trials:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._shown = 0.0
+        self._seen = 0
 
     def next(self, wait: float) -> Order | str | None:
         """The next trial that can start; None while one is being prepared, "end" when there is none left."""
@@ -175,29 +205,36 @@ class _Trials:
             line = self.conductor.reporter.line(order.trial.label, self.conductor.sweep.plan.budget, "steps")
             self.lines[number] = stack.enter_context(line), stack
 
-    def end(self, number: int, error: str = "") -> None:
-        """A trial's training is over."""
-        self.show(now=True)
+    def end(self, number: int, error: bool) -> None:
+        """A trial's driver has ended, by itself or (`error`) by dying."""
+        causes = self.show(now=True)
         _, stack = self.lines.pop(number, (None, ExitStack()))
         stack.close()
         trial = self.conductor.sweep.trials[number]
         if trial.status == "running":
-            self.conductor.end(trial, "failed" if error else "finished", error)
+            cause = causes.get(number, "its driver died or could not start")
+            self.conductor.end(trial, "failed" if cause else "finished", cause)
 
-    def show(self, now: bool = False) -> None:
-        """Move the progress lines."""
+    def show(self, now: bool = False) -> dict[int, str]:
+        """Record what is new and move the progress lines. Returns the causes of trials that are over."""
         if not self.lines or not (now or time.monotonic() - self._shown > SHOW_EVERY):
-            return
+            return {}
         self._shown = time.monotonic()
-        latest, _ = ray.get(self.desk.read.remote())
+        latest, events, causes = ray.get(self.desk.news.remote(self._seen))
+        self._seen += len(events)
+        for number, step, found, stop in events:
+            trial = self.conductor.sweep.trials[number]
+            if trial.status == "running" and self.conductor.sweep.note(trial, step, found) and stop:
+                self.conductor.stop(trial, step)
         for number, (line, _) in self.lines.items():
-            if (found := latest.get(self.conductor.sweep.trials[number].label)) is not None:
-                line.to(*found)
+            if (shown := latest.get(self.conductor.sweep.trials[number].label)) is not None:
+                line.to(*shown)
+        return causes
 
     def settle(self) -> None:
         """Trials that Tune gave up without a word are failures."""
         for number in list(self.lines):
-            self.end(number, "its driver was lost")
+            self.end(number, True)
 
 
 class _Own:
@@ -237,21 +274,6 @@ class _Values(_Own, Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: the sweep's own files are what a killed sweep goes on from."""
-
-
-class _Stops(_Own, FIFOScheduler):
-    """Tune's scheduler: asks the sweep."""
-
-    def __init__(self, trials: _Trials) -> None:
-        super().__init__()
-        self.trials = trials
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        if "failed" in result or "step" not in result:
-            return TrialScheduler.CONTINUE
-        known = self.trials.conductor.sweep.trials[trial.config["number"]]
-        stop = self.trials.conductor.report(known, result)
-        return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
 
 
 class _News(_Own, Callback):

@@ -106,6 +106,10 @@ def phases(job: TrainJob) -> list[Callable[[dict[str, nn.Module]], Phase]]:
     return list(METHODS[recipe.method.name].phases(recipe.method, recipe.train, student))
 
 
+class Stopped(Exception):
+    """Raised by a listener's `sync` on every rank: this training goes no further."""
+
+
 @dataclass(frozen=True, slots=True)
 class Listener:
     """Where a training's news go; all optional."""
