@@ -344,6 +344,10 @@ class Distill(Section):
     """CPUs per worker, also its thread count; `auto` shares the machine between the trainings that run side by side."""
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0.0
     """GPUs per worker."""
+    resources: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Custom Ray resources per worker: {on_demand: 0.001} keeps a training on nodes that have `on_demand`
+    (cluster.yaml).
+    """
     side_by_side: Positive | Literal["auto"] = "auto"
     """Trainings of one comparison that run at the same time."""
     max_failures: Annotated[int, Field(ge=-1)] = 2
@@ -370,8 +374,8 @@ class Tracking(Section):
     """Tracking store; default: MLFLOW_TRACKING_URI, else sqlite beside the output folder."""
     experiment: str | None = None
     """Experiment; default: the recipe's name."""
-    system_metrics: bool = False
-    """Also record CPU, memory and GPU load."""
+    system_metrics: bool = True
+    """Also record CPU, memory, disk, network and GPU load of the machine with the driver."""
 
 
 class Recipe(Section):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,6 +71,17 @@ def with_method(recipe: Recipe, method: str) -> Recipe:
     return checked(Recipe, {**recipe.model_dump(mode="json"), "method": chosen}, f"method {method}")
 
 
+def changed(recipe: Recipe, values: Mapping[str, Any], where: str) -> Recipe:
+    """The same recipe with other values at paths such as `method.hr` or `teachers.0.precision`.
+
+    Raises InputError, which says `where`, for a path that the recipe does not have and for a value it does not take.
+    """
+    content = recipe.model_dump(mode="json")
+    for path, value in values.items():
+        _put(content, path, value, where)
+    return checked(Recipe, content, where)
+
+
 def checked(model: type[Model], content: dict[str, Any], where: str) -> Model:
     """`content` as a `model`. Raises InputError with the first complaint."""
     try:
@@ -126,6 +138,14 @@ def _apply(content: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise InputError(f"--set {override}", "key.path=value", override)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {path}", "a YAML value", " ".join(str(error).split())) from None
+    _put(content, path, value, f"--set {path}")
+
+
+def _put(content: dict[str, Any], path: str, value: Any, where: str) -> None:
     node: Any = content
     *parents, last = path.split(".")
     for part in parents:
@@ -135,17 +155,13 @@ def _apply(content: dict[str, Any], override: str) -> None:
         elif isinstance(node, list) and isinstance(key, int) and key < len(node):
             node = node[key]
         else:
-            raise InputError(f"--set {path}", "a path of tables and list positions", f"no place {part!r}")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"--set {path}", "a YAML value", " ".join(str(error).split())) from None
+            raise InputError(where, "a path of tables and list positions", f"no place {part!r}")
     if isinstance(node, list) and last.isdigit() and int(last) < len(node):
         node[int(last)] = value
     elif isinstance(node, dict):
         node[last] = value
     else:
-        raise InputError(f"--set {path}", "a path of tables and list positions", f"no place {last!r}")
+        raise InputError(where, "a path of tables and list positions", f"no place {last!r}")
 
 
 def _expand(text: str, where: str) -> str:

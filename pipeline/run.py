@@ -139,6 +139,13 @@ class Run:
         self, methods: Sequence[str], seeds: Sequence[int]
     ) -> tuple[Cached, list[Taught], Fused | None, list[TrainJob]]:
         """Train every method from every seed, on targets that are made where they are missing."""
+        tiles, taught, fused = self.prepare(methods)
+        jobs = [student_job(self.recipe, tiles, taught, fused, m, seed) for m in methods for seed in seeds]
+        self._train([job for job in jobs if job.result() is None])
+        return tiles, taught, fused, jobs
+
+    def prepare(self, methods: Sequence[str]) -> tuple[Cached, list[Taught], Fused | None]:
+        """What these methods train on, made where it is missing."""
         self.check(methods)
         with self.road.locked():
             tiles = self.road.tiles()
@@ -149,9 +156,7 @@ class Run:
             )
         teachers = {j.folder: j for m in methods if (j := teacher_job(self.recipe, tiles, m)) is not None}
         self._train([job for job in teachers.values() if job.result() is None])
-        jobs = [student_job(self.recipe, tiles, taught, fused, m, seed) for m in methods for seed in seeds]
-        self._train([job for job in jobs if job.result() is None])
-        return tiles, taught, fused, jobs
+        return tiles, taught, fused
 
     def _train(self, jobs: list[TrainJob]) -> None:
         """Train what has no result yet. One command at a time trains a job; a second waits and finds it done."""

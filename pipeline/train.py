@@ -70,6 +70,8 @@ class Hooks:
     """(values, step): losses every `log_every` steps, metrics after each evaluation."""
     sync: Callable[[dict[str, float], int], None] | None = None
     """Called on every rank after each checkpoint (a barrier, for Ray Train's report)."""
+    urgent: Callable[[], bool] | None = None
+    """Asked on every rank every `log_every` steps; True where a machine may soon go: a checkpoint is due now."""
 
 
 def learning_rate(settings: Budget, step: int) -> float:
@@ -131,6 +133,8 @@ def train(
                 checkpoint.save(folder, done, loop.state(), fingerprint=fingerprint, keep=settings.keep)
             if hooks.sync is not None:
                 hooks.sync(metrics, done)
+        elif hooks.urgent is not None and done % settings.log_every == 0 and hooks.urgent() and rank == 0:
+            checkpoint.save(folder, done, loop.state(), fingerprint=fingerprint, keep=settings.keep)
     loop.finish()
     return loop.curves
 

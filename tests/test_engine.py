@@ -20,7 +20,7 @@ from road_kit import Road, environment, flip, hashes, picture, recipe, snapshot,
 from pipeline.engine import distill as distilling
 from pipeline.engine import session
 from pipeline.engine import teach as teaching
-from pipeline.engine.ray_engine import RayEngine
+from pipeline.engine.ray_engine import RayEngine, call, plain_errors
 from pipeline.engines import InlineEngine
 from pipeline.errors import FacultyError, InputError
 from pipeline.recipe import Distill, Teach
@@ -256,6 +256,16 @@ def test_map_gives_every_result_and_raises_what_was_raised(ray_local: None) -> N
     assert list(engine.map(double, [])) == []
     with pytest.raises(InputError, match="found 13"):
         list(engine.map(double, [12, 13]))
+
+
+@pytest.mark.ray
+def test_a_node_without_the_package_is_named(ray_local: None, tmp_path: Path) -> None:
+    task = call.options(runtime_env={"env_vars": {"PYTHONPATH": str(tmp_path)}})  # there this file is unknown
+    with pytest.raises(
+        FacultyError, match="a node of the cluster has no package test_engine.*faculty submit"
+    ):
+        with plain_errors():
+            ray.get(task.remote(double, 1))
 
 
 @pytest.mark.ray

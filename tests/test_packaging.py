@@ -154,10 +154,35 @@ def prepared(config: dict) -> dict:
 @pytest.mark.ray
 def test_cluster_file_holds_to_rays_schema() -> None:
     config = prepared(yaml.safe_load((REPOSITORY / "cluster.yaml").read_text()))
-    head, worker = (config["available_node_types"][name] for name in ("head", "gpu_worker"))
+    head, stays, worker = (
+        config["available_node_types"][name] for name in ("head", "gpu_worker", "gpu_spot")
+    )
     assert config["head_node_type"] == "head" and head["max_workers"] == 0
     assert worker["min_workers"] == 0 < worker["max_workers"] <= config["max_workers"]
     assert worker["node_config"]["InstanceMarketOptions"]["MarketType"] == "spot"
+    assert "InstanceMarketOptions" not in stays["node_config"] and stays["resources"]["on_demand"] == 1
+    assert "on_demand" not in worker["resources"]
+    assert config["idle_timeout_minutes"] == 10 and "." in config["file_mounts"].values()
+
+
+def test_kubernetes_manifest_is_a_ray_job_with_autoscaled_gpu_workers() -> None:
+    job = yaml.safe_load((REPOSITORY / "docs" / "kuberay.yaml").read_text())
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    command = job["spec"]["entrypoint"].split()
+    cluster = job["spec"]["rayClusterSpec"]
+    assert command[:2] == ["faculty", "run"] and (REPOSITORY / command[2]).is_file()
+    locked_ray = locked("3.12")["ray"][0]
+    assert cluster["rayVersion"] == locked_ray
+    head = cluster["headGroupSpec"]["template"]["spec"]["containers"][0]
+    (group,) = cluster["workerGroupSpecs"]
+    worker = group["template"]["spec"]["containers"][0]
+    assert cluster["enableInTreeAutoscaling"] and group["minReplicas"] == 0 < group["maxReplicas"]
+    assert head["image"] == worker["image"] and worker["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert "nvidia.com/gpu" not in head["resources"]["limits"]
+    kept = {e["name"]: e["value"] for e in worker["env"]}
+    limit = float(group["template"]["spec"]["volumes"][0]["emptyDir"]["sizeLimit"].removesuffix("Gi")) * 2**30
+    assert kept["FACULTY_NODE_CACHE"] == worker["volumeMounts"][0]["mountPath"]
+    assert float(kept["FACULTY_NODE_CACHE_GB"]) * 1e9 < limit
 
 
 @pytest.mark.ray

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 
 from pipeline import __version__
-from pipeline.cli import cache, models, road, setup
+from pipeline.cli import cache, models, plan, road, setup, submit, tune
 from pipeline.errors import FacultyError
 
 
@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"faculty {__version__}")
     top.add_argument("--debug", action="store_true", help="show log messages and full tracebacks")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (road, models, cache, setup):
+    for module in (road, tune, submit, plan, models, cache, setup):
         module.add(commands)
     return top
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -19,17 +19,22 @@ import ray
 import ray.train
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchTrainer, get_device
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.engine.tracking import resume
 from pipeline.engines import Job, note_of, tracked
 from pipeline.errors import FacultyError
 from pipeline.progress import Line
 from pipeline.recipe import Distill
+from pipeline.stages.distill import Stopped
+
+SAVE_AGAIN_S = 20.0
+"""Between two checkpoints of a machine that is about to go: grace periods are 30 s to 2 minutes."""
 
 
-@ray.remote(num_cpus=0)
-class Board:
+class Progress:
     """Where workers pin their news for the driver's progress lines."""
 
     def __init__(self) -> None:
@@ -46,6 +51,31 @@ class Board:
         return self.latest, self.failures
 
 
+Board = ray.remote(num_cpus=0)(Progress)
+
+
+def here() -> NodeAffinitySchedulingStrategy:
+    """On the driver's own node: whichever other node dies, what it places there stays."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+class Preemption:
+    """Whether a node of this training has been told that it will be taken away (a spot machine, a drained node).
+
+    Ray Train asks every worker the same number of times; a failure of the node itself afterwards costs no attempt.
+    """
+
+    def __init__(self) -> None:
+        self._saved = float("-inf")
+
+    def __call__(self) -> bool:
+        info = ray.train.get_preemption_info()
+        if info is None or time.monotonic() - self._saved < SAVE_AGAIN_S:
+            return False
+        self._saved = time.monotonic()
+        return True
+
+
 def worker(config: dict[str, Any]) -> None:
     """What every worker of a training runs."""
     job: Job = config["job"]
@@ -60,7 +90,10 @@ def worker(config: dict[str, Any]) -> None:
         board.post.remote(job.label, step, note_of(values))
 
     listener = replace(
-        tracked(tracker), log=log, sync=lambda metrics, step: ray.train.report({"step": step, **metrics})
+        tracked(tracker),
+        log=log,
+        sync=_judged(job.label, board) if config["judged"] else _report,
+        urgent=Preemption(),
     )
     device = get_device()
     try:
@@ -70,6 +103,8 @@ def worker(config: dict[str, Any]) -> None:
             world=context.get_world_size(),
             listener=listener,
         )
+    except Stopped:
+        pass  # who judged knows
     except FacultyError as error:
         # Trying again would end the same way: tell the driver, and with one worker end without a "failure".
         ray.get(board.fail.remote(job.label, error))
@@ -77,6 +112,25 @@ def worker(config: dict[str, Any]) -> None:
             raise
     finally:
         tracker.close()
+
+
+def _report(metrics: dict[str, float], step: int) -> None:
+    ray.train.report({"step": step, **metrics})
+
+
+def _judged(label: str, board: Any) -> Callable[[dict[str, float], int], None]:
+    """Report, then ask the board (rank 0 does) whether to go on; all workers stop at the same step."""
+
+    def sync(metrics: dict[str, float], step: int) -> None:
+        _report(metrics, step)
+        context = ray.train.get_context()
+        stop = ray.get(board.judge.remote(label, step, metrics)) if context.get_world_rank() == 0 else False
+        if context.get_world_size() > 1:
+            stop = broadcast_from_rank_zero(stop)
+        if stop:
+            raise Stopped
+
+    return sync
 
 
 def run(
@@ -90,12 +144,11 @@ def run(
     """
     cpus = int(ray.cluster_resources().get("CPU", 1))
     abreast = concurrency(settings, len(jobs), cpus)
-    board = Board.remote()
+    board = Board.options(scheduling_strategy=here()).remote()
     pool = ThreadPoolExecutor(abreast)
     try:
         running = [
-            pool.submit(_fit, job, settings, board, cpus / abreast, handles.get(job.label, {}))
-            for job in jobs
+            pool.submit(fit, job, settings, board, cpus / abreast, handles.get(job.label, {})) for job in jobs
         ]
         while not all(f.done() for f in running):
             _show(board, lines)
@@ -140,10 +193,22 @@ def needs(settings: Distill) -> dict[str, float]:
     """What the workers of one training must find free together."""
     least = settings.workers if isinstance(settings.workers, int) else settings.workers[0]
     cpus = 0.0 if settings.cpus_per_worker == "auto" else settings.cpus_per_worker
-    return {"CPU": least * cpus, "GPU": least * settings.gpus_per_worker}
+    custom = {name: least * amount for name, amount in settings.resources.items()}
+    return {"CPU": least * cpus, "GPU": least * settings.gpus_per_worker, **custom}
 
 
-def _fit(job: Job, settings: Distill, board: Any, cpus: float, handle: dict[str, Any]) -> None:
+def fit(
+    job: Job,
+    settings: Distill,
+    board: Any,
+    cpus: float,
+    handle: dict[str, Any],
+    judged: bool = False,
+) -> None:
+    """Train one job, its workers sharing `cpus` where the settings leave that open. Raises what a worker raised.
+
+    `judged`: after each evaluation the board's `judge(label, step, metrics)` says whether to stop there.
+    """
     most = settings.workers if isinstance(settings.workers, int) else settings.workers[1]
     share = settings.cpus_per_worker
     if share == "auto":
@@ -158,14 +223,18 @@ def _fit(job: Job, settings: Distill, board: Any, cpus: float, handle: dict[str,
                 "job": job,
                 "board": board,
                 "handle": handle,
-                "threads": 0 if settings.gpus_per_worker else max(1, int(share)),
+                "judged": judged,
+                # A trial's driver has taken a tenth out of this share.
+                "threads": 0 if settings.gpus_per_worker else max(1, int(share + 0.11)),
             },
             scaling_config=ScalingConfig(
                 num_workers=settings.workers,
                 use_gpu=settings.gpus_per_worker > 0,
-                resources_per_worker={"CPU": share, "GPU": settings.gpus_per_worker}
-                if settings.gpus_per_worker
-                else {"CPU": share},
+                resources_per_worker={
+                    "CPU": share,
+                    **({"GPU": settings.gpus_per_worker} if settings.gpus_per_worker else {}),
+                    **settings.resources,
+                },
             ),
             run_config=RunConfig(
                 name=name,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from pipeline.engine import distill, session, teach
 from pipeline.engines import Job, Taught
@@ -15,6 +16,7 @@ from pipeline.progress import Line
 from pipeline.recipe import Recipe
 from pipeline.stages.teach import TeacherFacts, TeachTask
 
+MISSING = re.compile(r"No module named '([\w.]+)'")
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -79,6 +81,11 @@ class plain_errors:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, RayError) and (found := MISSING.search(str(error))):
+            raise FacultyError(
+                f"a node of the cluster has no package {found[1]}. Every node needs the same Faculty: put "
+                "it into the image or environment in which its Ray starts, or send the sources with `faculty submit`."
+            ) from error
         if isinstance(error, RayTaskError):
             raise error.cause from None
         if isinstance(error, RayActorError):

@@ -14,6 +14,8 @@ import ray
 from pipeline.errors import FacultyError, InputError
 
 OBJECT_STORE_BYTES = 200 * 10**6
+OWN = "FACULTY_NODE_CACHE"
+"""Beginning of the variables that each node has for itself: where and how much it keeps of fetched shards."""
 ENVIRONMENT = {
     # A report to Ray Train waits for the controller's poll; its default of 2 s is for hour-long epochs.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
@@ -37,7 +39,7 @@ def start(address: str | None) -> None:
     passed_on = {
         k: v
         for k, v in os.environ.items()
-        if k in ENVIRONMENT or k.startswith(("FACULTY_", "MLFLOW_", "AWS_"))
+        if k in ENVIRONMENT or (k.startswith(("FACULTY_", "MLFLOW_", "AWS_")) and not k.startswith(OWN))
     }
     try:
         if address == "local":
@@ -53,7 +55,14 @@ def start(address: str | None) -> None:
             )
         else:
             _knock(address)
-            ray.init(address=address, logging_level=logging.ERROR, runtime_env={"env_vars": passed_on})
+            # In a submitted job some of these are set already, to the same values.
+            os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
+            ray.init(
+                address=address,
+                logging_level=logging.ERROR,
+                log_to_driver=False,  # what matters comes back as results and errors; Ray keeps the rest on the nodes
+                runtime_env={"env_vars": passed_on},
+            )
     except (OSError, RuntimeError) as error:
         raise FacultyError(
             f"Ray at {address!r} does not answer: {error}. Check the address "

@@ -107,7 +107,9 @@ def run(
         num_gpus=settings.gpus_per_actor,
         max_concurrency=CALLS,
         max_restarts=settings.max_restarts,
-        max_task_retries=settings.max_restarts,
+        # Calls to a node that has just gone fail in quick succession, long before Ray knows that it has; how often an
+        # actor may die is what `max_restarts` bounds.
+        max_task_retries=-1,
     )
     pools = []
     try:

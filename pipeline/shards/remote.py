@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -16,11 +16,46 @@ from pyarrow import NativeFile, fs
 
 from pipeline.errors import FacultyError, InputError
 from pipeline.shards.fingerprint import stream_sha256
-from pipeline.shards.node import CorruptShard, check, corrupt, node_cache
+from pipeline.shards.node import (
+    CorruptShard,
+    Hold,
+    check,
+    corrupt,
+    fetching,
+    full,
+    make_room,
+    node_cache,
+    used,
+)
 from pipeline.shards.store import TEMPORARY, LocalStore, Store, inside
 
 _OBJECT_STORES = {"s3", "gcs", "abfs"}
 _CHUNK = 8 << 20
+_CAUSES = (
+    (
+        ("NO_SUCH_BUCKET", "NoSuchBucket", "bucket does not exist"),
+        "a bucket named {}",
+        "Make it first, or mend cache.root or output in the recipe.",
+    ),
+    (
+        (
+            "ACCESS_DENIED",
+            "INVALID_ACCESS_KEY_ID",
+            "SIGNATURE_DOES_NOT_MATCH",
+            "InvalidAccessKeyId",
+            "HTTP status 403",
+        ),
+        "credentials that may use the bucket {}",
+        "They come from the environment alone: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or the "
+        "machine's role; AWS_ENDPOINT_URL and AWS_REGION say where.",
+    ),
+)
+"""(signs in what pyarrow says, what was expected, what to do)"""
+
+
+def copy_name(rel: str, sha256: str) -> str:
+    """Where a node keeps its copy: under its content, so that equal files are kept once."""
+    return f"fetched/{sha256[:2]}/{sha256}{PurePosixPath(rel).suffix}"
 
 
 class RemoteStore(Store):
@@ -89,21 +124,40 @@ class RemoteStore(Store):
 
     def local(self, rel: str, *, sha256: str, bytes: int) -> Path:
         cache, where = LocalStore(node_cache()), self.where(rel)
-        name = f"fetched/{sha256[:2]}/{sha256}{PurePosixPath(rel).suffix}"
+        name = copy_name(rel, sha256)
         copy = cache.path(name)
         try:
             check(where, copy, sha256, bytes)
         except CorruptShard:  # not fetched yet, or damaged since
+            self._fetch(rel, cache, name, sha256, bytes)
+        used(copy)
+        return copy
+
+    def _fetch(self, rel: str, cache: LocalStore, name: str, sha256: str, bytes: int) -> None:
+        where, copy = self.where(rel), cache.path(name)
+        with fetching(sha256):
+            try:
+                return check(where, copy, sha256, bytes)  # another process was faster
+            except CorruptShard:
+                copy.unlink(missing_ok=True)
             if not self.exists(rel):
-                raise corrupt(where, f"a file of {bytes} bytes", "nothing there") from None
-            with cache.stage(name) as path, self._reading(rel) as source, path.open("wb") as sink:
-                shutil.copyfileobj(source, sink, _CHUNK)
+                raise corrupt(where, f"a file of {bytes} bytes", "nothing there")
+            with cache.lock("room.lock"):
+                make_room(bytes, where)
+            with self._reading(rel) as source:
+                try:
+                    with cache.stage(name) as path, path.open("wb") as sink:
+                        shutil.copyfileobj(source, sink, _CHUNK)
+                except FacultyError as error:
+                    raise full(where, str(error)) from error
             try:
                 check(where, copy, sha256, bytes)
             except CorruptShard:
                 copy.unlink(missing_ok=True)
                 raise
-        return copy
+
+    def hold(self, files: Iterable[tuple[str, str]]) -> Hold:
+        return Hold(PurePosixPath(copy_name(rel, sha256)).name for rel, sha256 in files)
 
     @contextmanager
     def lock(self, rel: str, *, on_wait: Callable[[str], object] | None = None) -> Iterator[None]:
@@ -120,7 +174,19 @@ class RemoteStore(Store):
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise FacultyError(f"{self.where(rel)}: cannot be reached: {error}") from error
+            raise self._unreachable(rel, error) from error
+
+    def _unreachable(self, rel: str, error: OSError) -> FacultyError:
+        """What the service said, and what to do about the usual causes."""
+        text, bucket = str(error), self._base.split("/")[0]
+        for signs, expected, remedy in _CAUSES:
+            if any(sign in text for sign in signs):
+                return InputError(
+                    self.where(rel), expected.format(bucket), text.splitlines()[0][:300], remedy
+                )
+        return FacultyError(
+            f"{self.where(rel)}: cannot be reached: {text} (AWS_ENDPOINT_URL says where it is)."
+        )
 
     @contextmanager
     def _reading(self, rel: str) -> Iterator[NativeFile]:

@@ -31,6 +31,8 @@ class Rows:
         self.name = f"{manifest.kind} {manifest.fingerprint}"
         if not manifest.shards:
             raise InputError(self.name, "at least one shard", "none")
+        # Their pages are read as long as this object lives: no other training may have them evicted.
+        self._hold = store.hold((receipt.file, receipt.sha256) for receipt in manifest.shards)
         with ThreadPoolExecutor() as pool:  # hashing and fetching run without the interpreter lock
             shards = list(pool.map(lambda receipt: _open(store, receipt), manifest.shards))
         self._ids = [shard.batch["id"] for shard in shards]

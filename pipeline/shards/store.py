@@ -13,7 +13,7 @@ import os
 import secrets
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
@@ -103,6 +103,10 @@ class Store:
         fetched once into `node_cache()`. Raises CorruptShard.
         """
         raise NotImplementedError
+
+    def hold(self, files: Iterable[tuple[str, str]]) -> object:
+        """Keep the local copies of these (name, sha256) from being evicted as long as the result lives."""
+        return None
 
     def lock(
         self, rel: str, *, on_wait: Callable[[str], object] | None = None

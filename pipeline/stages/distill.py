@@ -145,6 +145,10 @@ def phases(job: TrainJob) -> list[Callable[[dict[str, nn.Module]], Phase]]:
     return list(METHODS[recipe.method.name].phases(recipe.method, recipe.train, student))
 
 
+class Stopped(Exception):
+    """Raised by a listener's `sync` on every rank: this training goes no further."""
+
+
 @dataclass(frozen=True, slots=True)
 class Listener:
     """Where a training's news go; all optional."""
@@ -153,6 +157,9 @@ class Listener:
     picture: Callable[[np.ndarray, int], None] | None = None
     """(HWC uint8 strip of held-out tiles, step) after each evaluation."""
     sync: Callable[[dict[str, float], int], None] | None = None
+    """(metrics, step) on every rank after each checkpoint; the metrics say `last_phase` (1 or 0) too."""
+    urgent: Callable[[], bool] | None = None
+    """Asked on every rank now and then; True where a checkpoint is due at once, because the machine may go."""
 
 
 def run_job(
@@ -168,7 +175,8 @@ def run_job(
         artefacts[TEACHER] = load_privileged(recipe, job.taught_by)
     curves: dict[str, Any] = {}
     modules: nn.Module | None = None
-    for number, make in enumerate(phases(job)):
+    makers = phases(job)
+    for number, make in enumerate(makers):
         torch.manual_seed(job.seed)
         phase = make(artefacts)
         cache = Store.open(recipe.cache.root)
@@ -186,7 +194,8 @@ def run_job(
         hooks = Hooks(
             evaluate=partial(_evaluate, judge, listener) if judge else None,
             log=listener.log,
-            sync=listener.sync,
+            sync=_synced(listener, last=number == len(makers) - 1),
+            urgent=listener.urgent,
         )
         result: Curves = train(
             phase,
@@ -204,6 +213,13 @@ def run_job(
         curves[phase.name] = result.values
     assert modules is not None
     return _finish(job, output, modules, curves) if rank == 0 else None
+
+
+def _synced(listener: Listener, last: bool) -> Callable[[dict[str, float], int], None] | None:
+    sync = listener.sync
+    if sync is None:
+        return None
+    return lambda metrics, step: sync({**metrics, "last_phase": float(last)}, step)
 
 
 def _finish(job: TrainJob, output: Store, model: nn.Module, curves: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,125 @@
+"""plan: what a recipe will take, before it is run."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from typing import Any
+
+from pipeline.cli.common import add_json, emit
+from pipeline.errors import InputError
+from pipeline.plan import Prediction, Work, gpu_rates, predict, work
+from pipeline.recipe import Aggregate, Recipe
+from pipeline.recipe_file import load_recipe
+
+SIDES = (1404, 2040)
+"""Usual height and width of DIV2K's pictures."""
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Declare this command."""
+    plan = commands.add_parser("plan", help="what a recipe will take: bytes, hours, money")
+    plan.add_argument("recipe", metavar="RECIPE", help="recipe file (YAML)")
+    plan.add_argument("--set", dest="overrides", action="append", default=[], metavar="A.B=VALUE")
+    plan.add_argument("--pictures", type=int, required=True, help="HR training pictures")
+    plan.add_argument(
+        "--height", type=int, default=SIDES[0], help="their height in pixels (default: %(default)s)"
+    )
+    plan.add_argument(
+        "--width", type=int, default=SIDES[1], help="their width in pixels (default: %(default)s)"
+    )
+    plan.add_argument("--gpus", type=int, nargs="+", default=[1, 8, 64], help="(default: 1 8 64)")
+    plan.add_argument("--gpus-per-node", type=int, dest="devices", help="(default: 8)")
+    plan.add_argument(
+        "--teach-rate", type=float, dest="teach", help="multiply-adds/s of a GPU running teachers"
+    )
+    plan.add_argument(
+        "--train-rate", type=float, dest="train", help="multiply-adds/s of a GPU training the student"
+    )
+    plan.add_argument("--network", type=float, help="bytes/s between a node and the store")
+    plan.add_argument("--price", type=float, help="of a GPU for an hour (default: 1)")
+    plan.add_argument(
+        "--teacher-macs",
+        type=float,
+        nargs="+",
+        metavar="N",
+        help="multiply-adds of each teacher for a 48 x 48 input",
+    )
+    add_json(plan)
+    plan.set_defaults(run=_plan)
+
+
+def _plan(options: argparse.Namespace) -> None:
+    recipe = load_recipe(options.recipe, tuple(options.overrides))
+    for name in ("pictures", "height", "width", "teach", "train", "network", "price", "devices"):
+        if (value := getattr(options, name)) is not None and value <= 0:
+            raise InputError(f"--{name}", "above 0", str(value))
+    if min(options.gpus) < 1:
+        raise InputError("--gpus", "at least 1", str(min(options.gpus)))
+    teachers = [round(n) for n in options.teacher_macs or []] or teacher_costs(recipe)
+    todo = work(
+        recipe, options.pictures, options.height, options.width, teachers, *own_costs(recipe, len(teachers))
+    )
+    rates = gpu_rates(
+        **{n: getattr(options, n) for n in ("teach", "train", "network", "price", "devices")},
+    )
+    found = [predict(todo, rates, gpus) for gpus in options.gpus]
+    result: dict[str, Any] = {"work": asdict(todo), "predictions": [asdict(p) for p in found]}
+    emit(options, result, text(todo, found))
+
+
+def teacher_costs(recipe: Recipe) -> list[int]:
+    """Multiply-adds of the recipe's teachers for a 48 x 48 input; their checkpoints are opened for it."""
+    from pipeline.cost import multiply_adds
+    from teachers.loading import load_teacher
+
+    costs = []
+    for spec in recipe.teachers:
+        teacher = load_teacher(spec.checkpoint, scale=recipe.scale, name=spec.label)
+        costs.append(multiply_adds(teacher.network, (1, 1 if teacher.convention.luma else 3, 48, 48)))
+    return costs
+
+
+def own_costs(recipe: Recipe, teachers: int) -> tuple[int, int]:
+    """Multiply-adds of student and aggregation network for a 48 x 48 input."""
+    from pipeline.cost import multiply_adds
+    from students import build
+
+    student = multiply_adds(
+        build(recipe.student.name, recipe.scale, **recipe.student.options), (1, 3, 48, 48)
+    )
+    if not isinstance(recipe.fusion, Aggregate) or not teachers:
+        return student, 0
+    from pipeline.methods.mtkd import network
+
+    side = 48 * recipe.scale
+    fusion = network(recipe.fusion, teachers, recipe.scale)
+    return student, multiply_adds(fusion, (1, teachers, 3, side, side))
+
+
+def text(todo: Work, found: list[Prediction]) -> str:
+    """The work and a table of predictions."""
+    lines = [
+        f"{todo.pictures:,} pictures, {todo.tiles:,} tiles, {todo.shards:,} shards; {todo.cache_bytes / 1e9:,.4g} GB "
+        f"of cache; {todo.tiles * todo.teacher_ops / 1e15:,.4g} P multiply-adds of teachers, "
+        f"{todo.steps * todo.step_ops / 1e15:,.4g} P of training",
+        f"{'GPUs':>5} {'tiles':>9} {'teach':>9} {'fuse':>9} {'distill':>9} {'in all':>9} {'GPU hours':>10} {'spend':>9}"
+        f" {'shards/s a node':>16}  held up by",
+    ]
+    for p in found:
+        parts = [duration(s) for s in (p.tiles, p.teach, p.fuse, p.distill, p.seconds)]
+        held = ", ".join(f"{stage}: {limit}" for stage, limit in p.limits.items())
+        lines.append(
+            f"{p.gpus:>5} "
+            + " ".join(f"{part:>9}" for part in parts)
+            + f" {p.device_hours:>10,.4g} {p.spend:>9,.4g} {p.shards_per_second:>16.3g}  {held}"
+        )
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.3g} {unit}"
+    return f"{seconds:.3g} s"

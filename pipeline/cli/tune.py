@@ -1,0 +1,157 @@
+"""tune: search a space of recipe values."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from pipeline.cli.common import add_json, add_recipe, emit, make_engine, read_recipe, tracking_folder
+from pipeline.errors import InputError
+from pipeline.progress import Terminal
+from pipeline.recipe import Recipe
+from pipeline.shards.store import Store
+from pipeline.space import BUILT_IN, load_space
+from pipeline.sweep import Plan, Sweep
+from pipeline.sweep_report import summary, table, write
+from pipeline.sweep_run import Conductor, checker, run_inline, storable
+from pipeline.tracking_null import NullTracker, RunTracker, Status
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Declare this command."""
+    tune = commands.add_parser(
+        "tune", help="search loss weights, resolution gap, fusion or a space of your own"
+    )
+    add_recipe(tune)
+    tune.add_argument(
+        "--space",
+        required=True,
+        metavar="NAME|FILE",
+        help=f"{', '.join(BUILT_IN)}, or a file with SPACE = {{...}}",
+    )
+    tune.add_argument("--trials", type=int, default=12, help="trials in all (default: %(default)s)")
+    tune.add_argument("--concurrency", type=int, help="trials at a time (default and at most: what fits)")
+    tune.add_argument(
+        "--budget", type=int, metavar="STEPS", help="longest training of a trial (default: train.steps)"
+    )
+    tune.add_argument(
+        "--objective",
+        choices=("accuracy", "pareto"),
+        default="accuracy",
+        help="accuracy alone, or accuracy against multiply-adds (default: %(default)s)",
+    )
+    tune.add_argument("--seed", type=int, default=0, help="seed of the search (default: %(default)s)")
+    tune.add_argument("--resume", action="store_true", help="go on with the sweep that was stopped or killed")
+    add_json(tune)
+    tune.set_defaults(run=_tune)
+
+
+def _tune(options: argparse.Namespace) -> int:
+    recipe, reporter = read_recipe(options), Terminal()
+    for name in ("trials", "concurrency", "budget"):
+        if (value := getattr(options, name)) is not None and value < 1:
+            raise InputError(f"--{name}", "at least 1", str(value))
+    if not recipe.data.holdout:
+        raise InputError("data.holdout", "above 0: trials are compared on held-out pictures", "0")
+    engine = make_engine(options)
+    try:
+        space = load_space(options.space, recipe, checker(engine, reporter))
+        for note in space.notes:
+            reporter.warn(note)
+        plan = Plan(recipe, space, options.budget or recipe.train.steps, options.objective, options.seed)
+        store = Store.open(f"{recipe.output}/{recipe.name}/sweeps/{plan.name}")
+        with store.lock(
+            "sweep.lock", on_wait=lambda who: reporter.say(f"this sweep is being run by {who}; waiting")
+        ):
+            return _run(options, Sweep(plan, store, options.trials), engine, reporter)
+    finally:
+        engine.close()
+
+
+def _run(options: argparse.Namespace, sweep: Sweep, engine: Any, reporter: Terminal) -> int:
+    sweep.begin(options.resume)
+    parent = _parent(sweep, options)
+    if not sweep.record:
+        sweep.record = storable(parent.handle())
+    sweep.save()
+    conductor = Conductor(sweep, engine, reporter, parent, partial(_reopen, sweep.plan.recipe))
+    status: Status = "FAILED"
+    try:
+        if options.inline:
+            from pipeline.engines import InlineEngine
+
+            assert isinstance(engine, InlineEngine)
+            run_inline(conductor, engine.device, engine.resume)
+        else:
+            from pipeline.engine import tune
+
+            tune.run(conductor, options.address, options.concurrency)
+        files = write(sweep)
+        _record(parent, sweep, files)
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        reporter.say("the sweep is kept: the same command with --resume goes on with it")
+        raise
+    finally:
+        conductor.close()
+        parent.finish(status)
+    shown = "\n".join([table(sweep), *files.values()])
+    emit(options, summary(sweep, files), shown)
+    if sweep.best() is None:
+        reporter.warn("no trial came to its end")
+        return 1
+    return 0
+
+
+def _parent(sweep: Sweep, options: argparse.Namespace) -> RunTracker:
+    recipe: Recipe = sweep.plan.recipe
+    if not recipe.tracking.enabled:
+        return NullTracker()
+    from pipeline.engine.tracking import open_tracker
+
+    if sweep.record:
+        return _reopen(recipe, sweep.record)
+    plan = sweep.plan
+    return open_tracker(
+        recipe.tracking.experiment or recipe.name,
+        f"tune {plan.space.name}",
+        uri=recipe.tracking.uri,
+        folder=tracking_folder(recipe),
+        tags={"faculty.kind": "sweep", "space": plan.space.name, "objective": plan.objective},
+        params={**recipe.model_dump(mode="json"), "space": plan.space.dump(), "budget": plan.budget},
+        system_metrics=recipe.tracking.system_metrics,
+    )
+
+
+def _reopen(recipe: Recipe, handle: Mapping[str, Any]) -> RunTracker:
+    if not handle or not recipe.tracking.enabled:
+        return NullTracker()
+    from pipeline.engine.store import resolve_uri
+    from pipeline.engine.tracking import resume
+
+    uri = resolve_uri(recipe.tracking.uri, tracking_folder(recipe))
+    return resume({**handle, "uri": uri}, reopen=True)
+
+
+def _record(parent: RunTracker, sweep: Sweep, files: Mapping[str, str]) -> None:
+    """The sweep's results beside its run."""
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    if (best := sweep.best()) is not None:
+        parent.metrics({"accuracy": best.accuracy, "multiply_adds": best.multiply_adds}, best.steps)
+        parent.tags({"best": best.label})
+    for name in files:
+        data = sweep.store.read_bytes(name)
+        if name.endswith(".png"):
+            parent.image(
+                name.removesuffix(".png"), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")), 0
+            )
+        else:
+            parent.text(data.decode(), name)
+    parent.flush()

@@ -1,0 +1,20 @@
+"""Which teachers, at least two of them, and how they become one target.
+
+The learned `aggregate` is left out because it trains a network for every set of teachers; a space of your own may name
+it: ("choice", {"kind": "mean"}, {"kind": "aggregate", "train": {"steps": 2000}}).
+"""
+
+from itertools import combinations
+
+SPACE = {"fusion": ("choice", {"kind": "mean"}, {"kind": "median"}, {"kind": "weighted"}, {"kind": "best"})}
+BY = {
+    "teachers": {
+        count: {
+            "teachers": (
+                "choice",
+                *(list(some) for size in range(2, count + 1) for some in combinations(range(count), size)),
+            )
+        }
+        for count in range(3, 7)
+    }
+}

@@ -1,0 +1,6 @@
+"""Loss weights and resolution gap together: how much a teacher's word should weigh depends on how much more it sees."""
+
+from tune_spaces import loss_weights, resolution_gap
+
+BY = {**loss_weights.BY, **resolution_gap.BY}
+WHERE_IT_FITS = resolution_gap.WHERE_IT_FITS
