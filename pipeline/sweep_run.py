@@ -68,8 +68,10 @@ class Conductor:
         trial.record = storable(handle)
         self.sweep.keep(trial)
         if (done := job.result()) is not None:
-            for step, value in _curve(done):
+            name, points = _curve(done)
+            for step, value in points:
                 self.sweep.report(trial, int(step), value)
+                self._records[trial.number].metrics({name: value}, int(step))
             self.end(trial, "finished")
             return None
         # Progress of trials is told apart by this label; where the training lies does not depend on it.
@@ -197,7 +199,7 @@ def _train(conductor: Conductor, order: Order, device: str, tracker: RunTracker)
             tracker.close()
 
 
-def _curve(result: Mapping[str, Any]) -> list[list[float]]:
-    """[[step, accuracy], ...] of a finished training's last phase."""
+def _curve(result: Mapping[str, Any]) -> tuple[str, list[list[float]]]:
+    """Name and [[step, accuracy], ...] of a finished training's last phase."""
     phase = list(result["curves"].values())[-1]
-    return next((points for name, points in phase.items() if name.startswith(METRIC)), [])
+    return next(((name, points) for name, points in phase.items() if name.startswith(METRIC)), ("", []))

@@ -177,7 +177,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_records_go_on(root: Path, tmp_path: P
     path = file(root, tmp_path, tracking={"enabled": True})
     options = ("tune", path, "--space", "mine.py", "--trials", 2, "--inline", "--json", "sweep.json")
     work = subprocess.Popen(
-        command(*options, "--budget", 900), cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True
+        command(*options, "--budget", 300), cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True
     )
     try:
         until(
@@ -191,7 +191,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_records_go_on(root: Path, tmp_path: P
     assert work.returncode == 130 and "--resume" in said and "Traceback" not in said
     parent, children = tracked(tmp_path)
     assert parent["status"] == "KILLED" and [c["status"] for c in children] == ["RUNNING"]
-    done = faculty(*options, "--budget", 900, "--resume", cwd=tmp_path)
+    done = faculty(*options, "--budget", 300, "--resume", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     parent, children = tracked(tmp_path)
     assert parent["status"] == "FINISHED" and [c["status"] for c in children] == ["FINISHED"] * 2
@@ -500,7 +500,8 @@ def test_trials_are_recorded_below_their_sweep(root: Path, tmp_path: Path) -> No
         assert child["params"]["train.lr"] == str(trial["values"]["train.lr"])
         assert child["status"] == ("FAILED" if trial["status"] == "failed" else "FINISHED")
         assert child["tags"]["stop"] == (trial["cause"] or "whole budget")[:500]
-        assert "held_out/psnr_y" in child["metrics"]
+        # The same values again, after they failed, have nothing new to say.
+        assert ("held_out/psnr_y" in child["metrics"]) is bool(trial["steps"])
 
 
 def test_a_tracking_server_that_is_away_does_not_stop_a_sweep(
