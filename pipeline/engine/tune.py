@@ -205,8 +205,8 @@ class _Trials:
             line = self.conductor.reporter.line(order.trial.label, self.conductor.sweep.plan.budget, "steps")
             self.lines[number] = stack.enter_context(line), stack
 
-    def end(self, number: int, error: bool) -> None:
-        """A trial's driver has ended, by itself or (`error`) by dying."""
+    def end(self, number: int) -> None:
+        """A trial's driver has ended: by itself, and then the desk knows of it, or by dying."""
         causes = self.show(now=True)
         _, stack = self.lines.pop(number, (None, ExitStack()))
         stack.close()
@@ -234,7 +234,7 @@ class _Trials:
     def settle(self) -> None:
         """Trials that Tune gave up without a word are failures."""
         for number in list(self.lines):
-            self.end(number, True)
+            self.end(number)
 
 
 class _Own:
@@ -264,10 +264,7 @@ class _Values(_Own, Searcher):
         return {"number": found.trial.number}
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        cause = str((result or {}).get("failed", "")) or (
-            "its driver died or could not start" if error else ""
-        )
-        self.trials.end(self.trials.numbers[trial_id], cause)
+        self.trials.end(self.trials.numbers[trial_id])
 
     def save(self, checkpoint_path: str) -> None:
         open(checkpoint_path, "w").close()  # Tune renames it
