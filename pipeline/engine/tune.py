@@ -79,7 +79,10 @@ def drive(config: dict[str, Any], board: Any) -> None:
     order, settings = ray.get(board.order.remote(number))
     cause = ""
     try:
-        distill.fit(order.job, settings, board, 1.0, order.handle, judged=True)
+        with order.job.output().lock(
+            "training.lock"
+        ):  # a trial with the same values waits, then goes on from there
+            distill.fit(order.job, settings, board, 1.0, order.handle, judged=True)
     except FacultyError as error:
         cause = str(error)
     except Exception as error:  # trying again would end the same way; Tune retries what died without a word
