@@ -45,7 +45,7 @@ run() {
     --set "data.train=[$here/demo/pictures/train]" --set data.test=[] --set tracking.enabled=false \
     --set cache.root=s3://faculty/cache --set output=s3://faculty/runs --set cache.shard_mb=1 \
     --set train.steps=200 --set train.evaluate_every=50 --set teach.actors=2 \
-    --set "teachers=[{checkpoint: $here/demo/teachers/edsr_x2.safetensors, name: edsr}, {checkpoint: $here/demo/teachers/compact_x2.safetensors, name: compact}]"
+    --set "teachers=[{checkpoint: $here/demo/teachers/edsr_x2.safetensors, name: edsr, precision: fp32}, {checkpoint: $here/demo/teachers/compact_x2.safetensors, name: compact, precision: fp32}]"
 }
 count() { # objects of the bucket whose key matches
   at $A "$python" -c 'import re, sys, boto3

