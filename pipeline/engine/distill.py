@@ -21,6 +21,7 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchTrainer, get_device
+from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.engine.tracking import resume
@@ -197,6 +198,13 @@ def needs(settings: Distill) -> dict[str, float]:
     return {"CPU": least * cpus, "GPU": least * settings.gpus_per_worker, **custom}
 
 
+class _Trainer(TorchTrainer):
+    """Without the process that hands out Ray Data's shards: a worker reads the cache itself."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        return [c for c in super()._create_default_callbacks() if not isinstance(c, DatasetsCallback)]
+
+
 def fit(
     job: Job,
     settings: Distill,
@@ -217,7 +225,7 @@ def fit(
     # Ray's own record of a run; nothing of ours depends on it. Each attempt has a new name, so none is
     # continued by accident.
     with tempfile.TemporaryDirectory(prefix="faculty-train-") as storage:
-        trainer = TorchTrainer(
+        trainer = _Trainer(
             worker,
             train_loop_config={
                 "job": job,

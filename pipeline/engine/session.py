@@ -23,6 +23,11 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
 }
+LOCAL = {
+    # One machine is not preempted and nobody reads Ray's own metrics: two processes fewer for each training.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+}
 
 
 def start(address: str | None) -> None:
@@ -36,6 +41,11 @@ def start(address: str | None) -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     address = address or os.environ.get("RAY_ADDRESS") or "local"
+    if address == "local":
+        for name, value in LOCAL.items():
+            if name not in os.environ:
+                os.environ[name] = value
+                _SET.append(name)
     passed_on = {
         k: v
         for k, v in os.environ.items()
@@ -95,6 +105,8 @@ def require(address: str | None, where: str, needs: Mapping[str, float]) -> None
             )
 
 
+_SET: list[str] = []
+"""Variables of LOCAL that a local Ray has set, taken back when it ends."""
 _FOLDERS: list[tuple[str, str | None]] = []
 """The folder of the local Ray, and RAY_TMPDIR as it was before."""
 
@@ -125,6 +137,8 @@ def stop() -> None:
     """Leave the cluster; ends a local Ray."""
     if ray.is_initialized():
         ray.shutdown()
+    while _SET:
+        del os.environ[_SET.pop()]
     while _FOLDERS:
         folder, before = _FOLDERS.pop()
         shutil.rmtree(folder, ignore_errors=True)
