@@ -16,7 +16,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-SUBJECTS = ("wavelet", "sampler", "training", "teaching", "engine")
+SUBJECTS = ("wavelet", "sampler", "training", "recognition", "teaching", "engine")
 RESULTS = Path(__file__).parent / "results.md"
 
 
