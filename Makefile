@@ -10,7 +10,7 @@ CODE := pipeline teachers students tune_spaces
 UV := $(VENV)/lock/bin/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help install run run-pisr test test-all bench check format ui lock clean distclean
+.PHONY: help install run run-pisr run-recognition test test-all bench check format ui lock clean distclean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -45,6 +45,9 @@ run: $(STAMP)  ## the demo: three teachers, one student, a table and a picture
 run-pisr: $(STAMP)  ## the same pictures with a teacher that sees the high-resolution picture (PISR)
 	@$(BIN)/faculty run recipes/pisr_fsrcnn_x2_small.yaml
 
+run-recognition: $(STAMP)  ## digits at 4 x 4 from a teacher at 8 x 8: scratch, KD, RKD, HORKD
+	@$(BIN)/faculty run recipes/recognition_digits.yaml
+
 test: $(STAMP)  ## all tests but the slow ones
 	@$(BIN)/python -m pytest -q -m "not slow"
 
@@ -76,10 +79,10 @@ ui: $(STAMP)  ## open MLflow's page on the runs' store
 lock: $(STAMP)  ## resolve requirements.lock again from pyproject.toml
 	@test -x $(UV) || { $(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/python -m pip install -qq uv; }
 	@sed -n '/^#/p' requirements.lock > $(VENV)/new.lock
-	@$(UV) pip compile --quiet --no-python-downloads --universal --python-version 3.10 --extra dev \
+	@$(UV) pip compile --quiet --no-python-downloads --universal --python-version 3.10 --extra dev --extra recognition \
 	  --no-header --no-annotate --output-file requirements.lock pyproject.toml
 	@sed -E "s/ or sys_platform == '(win32|emscripten)'//g" requirements.lock \
-	  | grep -vE "^(nvidia-|cuda-|triton=|torchvision=)|sys_platform == 'win32'" >> $(VENV)/new.lock
+	  | grep -vE "^(nvidia-|cuda-|triton=|torchvision=)|sys_platform == '(win32|emscripten)'" >> $(VENV)/new.lock
 	@mv $(VENV)/new.lock requirements.lock
 
 clean:  ## remove what tools left here (runs, caches and .venv stay)

@@ -16,7 +16,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-SUBJECTS = ("wavelet", "sampler", "training", "teaching", "scaling", "engine", "rates")
+SUBJECTS = ("wavelet", "sampler", "training", "recognition", "teaching", "scaling", "engine", "rates")
 RESULTS = Path(__file__).parent / "results.md"
 
 

@@ -23,9 +23,11 @@ from pipeline.report_html import Page, figure, page
 from pipeline.table import (
     PSNR,
     SSIM,
+    Baseline,
     Metric,
     Row,
     arrange,
+    base_of,
     gains,
     mean,
     milliseconds,
@@ -59,8 +61,8 @@ class Report:
     """A sentence or two under the title."""
     metrics: Sequence[Metric] = (PSNR, SSIM)
     """Columns of the table for each set; the first is the one that charts and gains speak of."""
-    baseline: str | None = None
-    """The student that gains are measured against."""
+    baseline: Baseline = None
+    """The student that gains are measured against, or of each student its own."""
     facts: Mapping[str, str] = field(default_factory=dict)
     """The recipe in short: scale, data, teachers, budget, protocol, ..."""
     recipe: str = ""
@@ -190,8 +192,8 @@ def _cards(report: Report) -> list[tuple[str, str, str]]:
         else ""
     )
     cards = [(f"{value:.{metric.digits}f}{unit}", f"{best.name} on {names[0]}", seeds)]
-    for reference in (report.baseline, "bicubic"):
-        row = next((r for r in report.rows if r.name == reference and r is not best), None)
+    bicubic = next((r for r in report.rows if r.name == "bicubic"), None)
+    for row in (base_of(best, report.rows, report.baseline), bicubic):
         if row is not None and row.values(names[0], metric):
             gain = value - mean(row.values(names[0], metric))
             cards.append((f"{gain:+.{metric.digits}f}{unit}", f"over {row.name}", names[0]))

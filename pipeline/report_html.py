@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from pipeline.table import GROUPS, Cell, Metric, Table, short
+from pipeline.table import GROUPS, Cell, Metric, Table, milliseconds, short
 
 STYLE = """
 :root { --bg:#fbfbfc; --card:#fff; --ink:#1c2128; --soft:#5b6472; --line:#e3e6eb; --good:#0b8457; --bad:#b4372b;
@@ -146,10 +146,11 @@ def _table(table: Table) -> str:
         sets += f'<th class="edge set" colspan="{span}">{escape(name)}</th>'
     labels = "".join(column.label(i in firsts) for i, column in enumerate(columns))
     lines, role = [], None
+    timed = any(row.latency_ms is not None for row in table.rows)
     for row, cells in zip(table.rows, table.cells):
         if row.role != role:
             role = row.role
-            lines.append(f'<tr class="group"><td colspan="3">{GROUPS[role]}</td>')
+            lines.append(f'<tr class="group"><td colspan="{3 + timed}">{GROUPS[role]}</td>')
             lines += [
                 f'<td class="edge" colspan="{sum(c.span for c in columns if c.set_name == n)}"></td>'
                 for n in names
@@ -157,10 +158,13 @@ def _table(table: Table) -> str:
             lines.append("</tr>")
         figures = "".join(columns[i].cells(cell, i in firsts) for i, cell in enumerate(cells))
         cost = f"<td>{short(row.parameters)}</td><td>{short(row.multiply_adds)}</td>"
+        cost += f"<td>{milliseconds(row.latency_ms)}</td>" if timed else ""
         lines.append(f"<tr><td>{escape(row.name)}</td>{cost}{figures}</tr>")
+    names_of_costs = ["parameters", "multiply-adds", *(["ms a picture"] if timed else [])]
+    costs = "".join(f"<th>{name}</th>" for name in names_of_costs)
     return (
-        f"<table><thead><tr><th></th><th></th><th></th>{sets}</tr>"
-        f"<tr><th>method</th><th>parameters</th><th>multiply-adds</th>{labels}</tr></thead>"
+        f"<table><thead><tr><th></th>{'<th></th>' * len(names_of_costs)}{sets}</tr>"
+        f"<tr><th>method</th>{costs}{labels}</tr></thead>"
         f"<tbody>{''.join(lines)}</tbody></table>"
     )
 

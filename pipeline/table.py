@@ -85,8 +85,18 @@ def spread(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
+Baseline = str | Mapping[str, str] | None
+"""The student that gains are measured against; or for each student by name its own."""
+
+
+def base_of(row: Row, rows: Sequence[Row], baseline: Baseline) -> Row | None:
+    """The student that `row`'s gains are measured against; None for a baseline itself."""
+    name = baseline.get(row.name) if isinstance(baseline, Mapping) else baseline
+    return next((r for r in rows if r.role == "student" and r.name == name and r is not row), None)
+
+
 def arrange(
-    rows: Sequence[Row], metrics: Sequence[Metric] = (PSNR, SSIM), baseline: str | None = None
+    rows: Sequence[Row], metrics: Sequence[Metric] = (PSNR, SSIM), baseline: Baseline = None
 ) -> Table:
     """The table of `rows`; the best of each role is marked, gains of students are over the student
     `baseline`.
@@ -98,8 +108,10 @@ def arrange(
         for metric in metrics
         if any(row.values(name, metric) for row in rows)
     )
-    base = next((row for row in ordered if row.role == "student" and row.name == baseline), None)
-    cells = tuple(tuple(_cell(row, *column, ordered, base) for column in columns) for row in ordered)
+    cells = tuple(
+        tuple(_cell(row, *column, ordered, base_of(row, ordered, baseline)) for column in columns)
+        for row in ordered
+    )
     return Table(columns, ordered, cells)
 
 
@@ -123,16 +135,14 @@ def _cell(row: Row, name: str, metric: Metric, rows: Sequence[Row], base: Row | 
     )
 
 
-def gains(rows: Sequence[Row], metric: Metric = PSNR, baseline: str | None = None) -> list[str]:
+def gains(rows: Sequence[Row], metric: Metric = PSNR, baseline: Baseline = None) -> list[str]:
     """One sentence a student: its gain over `baseline` on each set, and whether that is more than seeds
     differ.
     """
-    base = next((row for row in rows if row.role == "student" and row.name == baseline), None)
-    if base is None:
-        return []
     sentences = []
     for row in rows:
-        if row.role != "student" or row is base:
+        base = base_of(row, rows, baseline)
+        if row.role != "student" or base is None:
             continue
         parts = [
             _gain(name, row.values(name, metric), base.values(name, metric), metric)
@@ -176,7 +186,7 @@ def render_table(
     rows: Sequence[Row],
     *,
     metrics: Sequence[Metric] = (PSNR, SSIM),
-    baseline: str | None = None,
+    baseline: Baseline = None,
     colour: bool = False,
 ) -> str:
     """The table for a terminal, columns aligned; with `colour` the best of each role is bold (for a tty)."""

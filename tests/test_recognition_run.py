@@ -19,7 +19,7 @@ from pipeline.engines import InlineEngine
 from pipeline.errors import InputError
 from pipeline.progress import Quiet
 from pipeline.recognition.recipe import Network, Recognition
-from pipeline.recognition.results import compare_rows, finish, table, table_rows
+from pipeline.recognition.results import baseline, compare_rows, finish, table, table_rows
 from pipeline.recognition.run import RecognitionRun
 
 BUDGET = {"steps": 6, "batch": 8, "lr": 1e-3, "ema": 0.9, "evaluate_every": 3, "log_every": 3}
@@ -96,6 +96,10 @@ def test_another_gap_and_seed_reuse_teacher_assistant_and_their_outputs(tmp_path
     more = run(tmp_path, data=data, gap=[2, 4])
     outcome = more.everything(["horkd"], [0, 1])
     assert more.shards_written == 0 and len(outcome.jobs) == 4
+    assert baseline(outcome) == {}
+    both = more.everything(["scratch", "horkd"], [0])
+    assert baseline(both)["horkd-resnet8-x4"] == "scratch-resnet8-x4" != baseline(both)["horkd-resnet8-x2"]
+    assert table(both).count("x4") == 2
     assert hashes(tmp_path / "cache") == cached
 
 

@@ -29,6 +29,8 @@ ON_DEMAND = {
     "optuna",
     "boto3",
     "moto",
+    "timm",
+    "sklearn",
 }
 UNPICKLERS = {"torch.jit.load", "pickle.load", "pickle.loads", "pickle.Unpickler", "joblib.load"}
 

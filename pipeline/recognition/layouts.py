@@ -265,8 +265,9 @@ def _pictures(folder: Path) -> Iterator[Path]:
 def split(found: Found, data: RecognitionData, task: Task = "classification") -> dict[str, list[Item]]:
     """{"train", "val", "test"} -> items sorted by id: a function of the pictures' bytes, whatever their order.
 
-    Verification and retrieval are validated on whole identities, because they need pictures of one person. Raises
-    InputError where a class keeps no picture to train on, or nothing is left to test.
+    Verification and retrieval are validated on whole identities, because they need pictures of one person.
+
+    Raises InputError where a class keeps no picture to train on, or nothing is left to test.
     """
     parts: dict[str, list[Item]] = {"train": [], "val": [], "test": []}
     own = any(item.role not in ("", "train") for item in found.items)

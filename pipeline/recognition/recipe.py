@@ -205,7 +205,7 @@ class HORKD(Section):
     """"One and more": relations among HR and LR items together, not among LR items alone."""
     init: Literal["assistant", "random"] = "assistant"
     """Where the student starts."""
-    anchors: Positive = 64
+    anchors: Positive = 32
     """Items of a batch at which angles are taken, to bound memory."""
     assistant_train: Budget | None = None
     """The assistant's training; default: the student's `train`."""

@@ -60,10 +60,11 @@ def table_rows(outcome: Outcome) -> list[Row]:
     return list(rows.values())
 
 
-def baseline(outcome: Outcome) -> str | None:
-    """The row that gains are measured against: the LR student alone, at the first gap."""
-    found = (job for job in outcome.jobs if job.recipe["method"]["name"] == "scratch")
-    return next((job.label.rsplit("-s", 1)[0] for job in found), None)
+def baseline(outcome: Outcome) -> dict[str, str]:
+    """Of each student the one that its gains are measured against: trained alone, at the same gap."""
+    alone = {job.gap: job for job in outcome.jobs if job.recipe["method"]["name"] == "scratch"}
+    groups = {job.label.rsplit("-s", 1)[0]: job.gap for job in outcome.jobs}
+    return {name: alone[gap].label.rsplit("-s", 1)[0] for name, gap in groups.items() if gap in alone}
 
 
 def table(outcome: Outcome) -> str:

@@ -1,0 +1,98 @@
+"""Recognition's step: with the teacher's cached outputs against the teacher run in every step."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.common import in_turn, row
+from pipeline.cost import multiply_adds
+from pipeline.engines import InlineEngine
+from pipeline.progress import Quiet
+from pipeline.recognition.jobs import RecognitionJob
+from pipeline.recognition.networks import build
+from pipeline.recognition.recipe import Recognition
+from pipeline.recognition.run import RecognitionRun
+from pipeline.recognition.sampler import Gallery, ViewSampler
+from pipeline.shards.manifest import load as load_manifest
+from pipeline.shards.store import Store
+
+SIDE, GAP, BATCH = 32, 4, 64
+
+
+def rows() -> list[dict[str, Any]]:
+    """KD at a gap of 4, ResNet-14 of width 32 at 32 x 32 as the teacher, ResNet-8 at 8 x 8 as the student."""
+    with tempfile.TemporaryDirectory() as folder:
+        cached, online = (prepared(Path(folder), online) for online in (False, True))
+        seconds = in_turn({"online": step_of(online), "cached": step_of(cached)}, rounds=9, warmup=2)
+    recipe = cached.spec
+    own = 3 * multiply_adds(build(recipe.student, recipe.lr_size(GAP), 2), (1, 3, SIDE // GAP, SIDE // GAP))
+    extra = multiply_adds(build(recipe.teacher.network, recipe.hr_size, 2), (1, 3, SIDE, SIDE))
+    return [
+        row(
+            "recognition step, teacher run online / its outputs from the cache, ResNet-14 at 32 px, ResNet-8 at 8 px",
+            seconds["online"] * 1e3,
+            seconds["cached"] * 1e3,
+            ">= 5",
+            unit="ms",
+            note=f"sampling, views and degradation included in both; multiply-adds alone say {(own + extra) / own:.1f}",
+        )
+    ]
+
+
+def prepared(folder: Path, online: bool) -> RecognitionJob:
+    """A student's job on random pictures of two classes, with everything that it reads in the cache."""
+    file = folder / "pictures.npz"
+    if not file.exists():
+        generator = np.random.default_rng(0)
+        pictures = generator.integers(0, 256, (512, SIDE, SIDE, 3), np.uint8)
+        np.savez(file, allow_pickle=False, x=pictures, y=np.arange(512) % 2)
+    few = {"steps": 1, "batch": 8, "evaluate_every": 1}
+    recipe = Recognition.model_validate(
+        {
+            "name": "bench",
+            "task": "classification",
+            "gap": GAP,
+            "output": str(folder / "runs"),
+            "cache": {"root": str(folder / "cache"), "online": online},
+            "data": {
+                "layout": "npz",
+                "root": str(file),
+                "size": SIDE,
+                "views": {"count": 2, "shift": 4, "flip": True},
+            },
+            "teacher": {"network": {"name": "resnet14", "options": {"width": 32}}, "train": few},
+            "method": {"name": "kd"},
+            "train": {"batch": BATCH},
+            "tracking": {"enabled": False},
+        }
+    )
+    run = RecognitionRun(recipe, InlineEngine("cpu"), Quiet())
+    data, teacher, _ = run.teach(["kd"])
+    return run._student_job(data, teacher, None, "kd", GAP, 0)
+
+
+def step_of(job: RecognitionJob) -> Any:
+    """One training step of a job, from its sampler to its optimiser."""
+    recipe, store = job.spec, Store.open(job.spec.cache.root)
+    phase = job._phase(store, "cpu")
+    outputs = {name: load_manifest(store, rel) for name, rel in job.outputs.items()}
+    gallery = Gallery(store, load_manifest(store, job.pictures["train"]), outputs)
+    sampler = ViewSampler(
+        gallery, batch=BATCH, seed=0, gap=GAP, views=recipe.data.views, columns=phase.sources
+    )
+    modules = {name: module.train() for name, module in phase.modules.items()}
+    optimiser = torch.optim.Adam([p for m in modules.values() for p in m.parameters()], fused=True)
+    numbers = iter(range(1000))
+
+    def step() -> None:
+        losses = phase.losses(modules, sampler.batch(next(numbers)).to("cpu"))
+        sum(losses.values(), torch.zeros(())).backward()
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+
+    return step
