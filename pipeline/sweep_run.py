@@ -127,15 +127,16 @@ class Conductor:
 
     def _open(self, trial: Trial) -> RunTracker:
         if trial.number not in self._records:
+            values = trial.values
+            params = {p: text(v) if isinstance(v, (dict, list)) else v for p, v in values.items()}
+            params["budget"] = self.sweep.plan.budget
             if trial.record:
                 record = self._reopen(trial.record)
+                record.params(params)  # a kill may have been faster than the first of them
             else:
-                values = {path: value for path, value in trial.values.items()}
                 title = " ".join(f"{p.rpartition('.')[2]}={text(v)}" for p, v in values.items())
-                name = f"{trial.number:03d} {title}"[:200]
                 tags = {"faculty.kind": "trial", "trial": str(trial.number)}
-                params = {p: text(v) if isinstance(v, (dict, list)) else v for p, v in values.items()}
-                record = self.parent.child(name, tags, {**params, "budget": self.sweep.plan.budget})
+                record = self.parent.child(f"{trial.number:03d} {title}"[:200], tags, params)
             self._records[trial.number] = record
         return self._records[trial.number]
 
