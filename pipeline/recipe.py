@@ -253,6 +253,9 @@ class MTKD(Section):
     """Decomposition levels K; the paper's choice is 1."""
     mode: Literal["zero", "symmetric", "reflect", "periodic", "periodization"] = "zero"
     """Border rule of the transform."""
+    relational: Weight = 0.0
+    """Ours: weight of the relational loss between the details of the student's pictures and of the fused targets, over
+    the whole batch."""
     low: Annotated[float, Field(ge=0)] = 1.0
     """Ours: weight of the loss' low band. Published it is 1; at 0.33 all coefficients count alike, which small students
     learn from faster."""
@@ -273,9 +276,10 @@ class MTKD(Section):
     def weights(self) -> dict[str, Weight]:
         """The weight of each loss term, with the hand-over spelled out as two ramps."""
         if self.handover is None or not isinstance(self.distill, float) or not isinstance(self.hr, float):
-            return {"distill": self.distill, "hr": self.hr}
+            return {"distill": self.distill, "hr": self.hr, "relational": self.relational}
         begin, until = self.handover
         return {
+            "relational": self.relational,
             "distill": Ramp(kind="linear", start=self.distill, end=0.0, begin=begin, until=until),
             "hr": Ramp(kind="linear", start=self.hr, end=1.0, begin=begin, until=until),
         }
@@ -308,6 +312,8 @@ class PISR(Section):
     """VID's distribution."""
     scale_per: Literal["element", "channel"] = "element"
     """VID's scale: predicted for each element, or one learned number a channel."""
+    relational: Weight = 0.0
+    """Ours: weight of the relational loss between the mean features of `layer`, over the whole batch."""
     hr: Weight = 1.0
     """Weight of L1 against HR."""
     distill: Weight = 0.0

@@ -11,11 +11,12 @@ from torch import nn
 
 import students
 from pipeline.errors import InputError
+from pipeline.losses.relational import angles, distances
 from pipeline.losses.variational import VID
 from pipeline.methods import METHODS
 from pipeline.methods.pisr import TEACHER, pisr, start, teacher
 from pipeline.methods.taps import Tap, Until, channels, layer_of
-from pipeline.recipe import PISR, Recipe, Train
+from pipeline.recipe import MTKD, PISR, Recipe, Train
 from students.colour import luma
 from teachers.privileged import ENCODER_PARAMETERS, Encoder, Privileged
 
@@ -109,9 +110,35 @@ def test_init_alone_runs_no_teacher_and_a_fused_target_adds_mtkds_term(batch: di
     )
 
 
-def _mtkd() -> object:
-    from pipeline.recipe import MTKD
+def test_a_relational_term_compares_the_batches_features(batch: dict) -> None:
+    batch = {k: torch.cat([v, v.flip(0).roll(3, -1) if v.ndim == 4 else v]) for k, v in batch.items()}
+    method = PISR(name="pisr", vid=0.0, relational=0.5)
+    phase = pisr(method, Train(), decoder)[0]({TEACHER: privileged()})
+    assert set(phase.modules) == {"student"} and phase.weights["relational"] == 0.5
+    terms = phase.losses(phase.modules, batch)
+    student, taught = phase.modules["student"], phase.frozen[TEACHER]
+    with torch.no_grad():
+        f_s = Until(student, "expanding")(luma(batch["lr"])).mean((-2, -1))
+        f_t = Until(taught.decoder, "expanding")(taught.code(batch["hr"])).mean((-2, -1))
+        expected = float(distances(f_s, f_t) + 2 * angles(f_s, f_t))
+    assert float(terms["relational"].detach()) == pytest.approx(expected, rel=1e-5) and expected > 0
+    terms["relational"].backward()
+    assert student.mapping[0].weight.grad.abs().sum() > 0
 
+
+def test_mtkds_relational_term_is_0_for_equal_pictures_and_has_a_gradient_for_others(batch: dict) -> None:
+    batch = {k: torch.cat([v, v.flip(0).roll(3, -1) if v.ndim == 4 else v]) for k, v in batch.items()}
+    student = students.build("compact", 2, features=8, convs=1)
+    phase = METHODS["mtkd"].phases(MTKD(name="mtkd", relational=0.1), Train(), lambda: student)[0]({})
+    terms = phase.losses(phase.modules, batch)
+    assert float(terms["relational"].detach()) > 0 and phase.weights["relational"] == 0.1
+    terms["relational"].backward()
+    assert sum(p.grad.abs().sum() for p in student.parameters() if p.grad is not None) > 0
+    batch["target"] = student(batch["lr"]).detach()
+    assert float(phase.losses(phase.modules, batch)["relational"].detach()) == pytest.approx(0.0, abs=1e-5)
+
+
+def _mtkd() -> object:
     return MTKD(name="mtkd", low=1 / 3)
 
 

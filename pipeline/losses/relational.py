@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.losses.gather import gathered
 from pipeline.losses.precision import full_precision
 
 LEAST = 1e-12
@@ -69,15 +70,21 @@ def group(student: Tensor, teacher: Tensor) -> Tensor:
     return (gram_s - gram_t).square().mean()
 
 
-@full_precision
-def pooled_relations(student: Tensor, teacher: Tensor) -> Tensor:
-    """Orders 2 and 3 of spatially pooled features, one scalar: for feature maps of any task, also super-resolution.
+def relations(student: Tensor, teacher: Tensor) -> Tensor:
+    """Orders 2 and 3 over the batch of all workers: scalar of (B, D) and (B, D'); `teacher` gets no gradient.
 
-    (B, C, H, W) and (B, C', H', W'), any sizes; `teacher` gets no gradient. The angle term counts twice, as in
-    relational knowledge distillation's settings for metric learning.
+    The angles count twice, as in relational knowledge distillation's settings for metric learning.
     """
-    s, t = (x.mean(dim=(-2, -1)) for x in (_wide(student), _wide(teacher.detach())))
+    s, t = gathered(_wide(student)), gathered(_wide(teacher.detach()))
     return distances(s, t) + 2 * angles(s, t)
+
+
+def pooled_relations(student: Tensor, teacher: Tensor) -> Tensor:
+    """`relations` of spatially pooled features, for feature maps of any task, also super-resolution.
+
+    (B, C, H, W) and (B, C', H', W'), any sizes; `teacher` gets no gradient.
+    """
+    return relations(_wide(student).mean((-2, -1)), _wide(teacher.detach()).mean((-2, -1)))
 
 
 def _wide(x: Tensor) -> Tensor:

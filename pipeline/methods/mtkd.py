@@ -8,7 +8,8 @@ Stage 2 (`mtkd`) trains the student on that fused picture, with a wavelet loss, 
 
 Differences from the released code: the wavelet loss is used (its stage-2 file has plain L1 there), its low band counts
 the whole batch, the teachers and the aggregation network run once, before training, instead of in every step, and the
-fused target is read from the cache. Ours, off by default: `low`, `handover`, `dual_tree`, weight schedules.
+fused target is read from the cache. Ours, off by default: `low`, `relational`, `handover`, `dual_tree`, schedules of
+weights.
 """
 
 from __future__ import annotations
@@ -16,13 +17,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.losses.pixel import l1
-from pipeline.losses.wavelet import WaveletLoss
+from pipeline.losses.relational import relations
+from pipeline.losses.wavelet import WaveletLoss, dwt2
 from pipeline.methods.base import Batch, Modules, Phase, PhaseBuilder, masked_l1, seen_by
 from pipeline.recipe import MTKD, Aggregate, Train
 from teachers.aggregation import Aggregation
+
+GRID = 4
+"""Cells a side in which a patch's details are averaged for the relational term."""
 
 
 def aggregation(
@@ -83,7 +89,10 @@ def mtkd(method: MTKD, settings: Train, student: Callable[[], nn.Module]) -> lis
         def losses(modules: Modules, batch: Batch) -> dict[str, Tensor]:
             batch = seen(batch)
             sr = modules["student"](batch["lr"])
-            return {"distill": wavelet(sr, batch["target"]), "hr": masked_l1(sr, batch)}
+            terms = {"distill": wavelet(sr, batch["target"]), "hr": masked_l1(sr, batch)}
+            if method.relational != 0:
+                terms["relational"] = relations(details(sr), details(batch["target"]))
+            return terms
 
         return Phase(
             name="distill",
@@ -96,3 +105,9 @@ def mtkd(method: MTKD, settings: Train, student: Callable[[], nn.Module]) -> lis
         )
 
     return [build]
+
+
+def details(picture: Tensor) -> Tensor:
+    """How much detail is where: (B, C, H, W) -> (B, C*3*16), mean magnitudes of the finest Haar bands on a grid."""
+    _, (bands,) = dwt2(picture)
+    return F.adaptive_avg_pool2d(bands.abs().flatten(1, 2), GRID).flatten(1)

@@ -6,9 +6,10 @@ decoder G_T of the student's architecture:
 Phase 2 (`pisr`): the student starts as G_T and follows its features f_T at one layer:
     L_S = mean|S(x) - y| + lambda_S * VID(f_S, f_T),   lambda_S = 1e-6
 
-Differences from the released code: the teacher runs without gradients and only as far as the compared layer; the best
-and last weights are both kept; the encoder starts as a box filter. Ours, off by default: `distill`, MTKD's loss on the
-fused target of a recipe's teachers. A luma student is trained on luma, as published; an RGB one on RGB.
+Differences from the released code: the teacher runs without gradients and only as far as the compared layer; the last
+step's weights count, and are evaluated; the encoder starts as a box filter. Ours, off by default: `distill`, MTKD's loss
+on the fused target of a recipe's teachers, and `relational`, what the features of a batch are to each other. A luma
+student is trained on luma, as published; an RGB one on RGB.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import InputError
 from pipeline.losses.pixel import l1
+from pipeline.losses.relational import pooled_relations
 from pipeline.losses.variational import VID
 from pipeline.losses.wavelet import WaveletLoss
 from pipeline.methods.base import Batch, Modules, Phase, PhaseBuilder, masked_l1, seen_by
@@ -107,10 +109,11 @@ def pisr(method: PISR, settings: Train, student: Callable[[], nn.Module]) -> lis
             start(network, decoder)
         modules, frozen = {"student": network}, {}
         guide: _Guide | None = None
-        if method.vid != 0:
+        if method.vid != 0 or method.relational != 0:
             guide = _Guide(method, network, taught, decoder)
-            modules["vid"] = guide.vid
             frozen[TEACHER] = taught
+        if guide is not None and method.vid != 0:
+            modules["vid"] = guide.vid
         seen = seen_by(network)
 
         def losses(modules: Modules, batch: Batch) -> dict[str, Tensor]:
@@ -118,7 +121,11 @@ def pisr(method: PISR, settings: Train, student: Callable[[], nn.Module]) -> lis
             sr = modules["student"](batch["lr"])
             terms = {"hr": masked_l1(sr, batch)}
             if guide is not None:
-                terms["vid"] = modules["vid"](guide.tap.take(), guide.features(batch))
+                f_s, f_t = guide.tap.take(), guide.features(batch)
+                if method.vid != 0:
+                    terms["vid"] = modules["vid"](f_s, f_t)
+                if method.relational != 0:
+                    terms["relational"] = pooled_relations(f_s, f_t)
             if method.distill != 0:
                 terms["distill"] = wavelet(sr, batch["target"])
             return terms
@@ -128,7 +135,12 @@ def pisr(method: PISR, settings: Train, student: Callable[[], nn.Module]) -> lis
             modules=modules,
             sources=("lr", "hr") if method.distill == 0 else ("lr", "hr", "target"),
             losses=losses,
-            weights={"hr": method.hr, "vid": method.vid, "distill": method.distill},
+            weights={
+                "hr": method.hr,
+                "vid": method.vid,
+                "relational": method.relational,
+                "distill": method.distill,
+            },
             settings=settings,
             artefact="student",
             require_hr=guide is not None or method.distill == 0,
