@@ -7,9 +7,9 @@ Phase 2 (`pisr`): the student starts as G_T and follows its features f_T at one 
     L_S = mean|S(x) - y| + lambda_S * VID(f_S, f_T),   lambda_S = 1e-6
 
 Differences from the released code: the teacher runs without gradients and only as far as the compared layer; the last
-step's weights count, and are evaluated; the encoder starts as a box filter. Ours, off by default: `distill`, MTKD's loss
-on the fused target of a recipe's teachers, and `relational`, what the features of a batch are to each other. A luma
-student is trained on luma, as published; an RGB one on RGB.
+step's weights count, and are evaluated; the encoder starts as a box filter. Ours, off by default: `distill`, MTKD's
+loss on the fused target of a recipe's teachers, and `relational`, what the features of a batch are to each other. A
+luma student is trained on luma, as published; an RGB one on RGB.
 """
 
 from __future__ import annotations
