@@ -49,6 +49,10 @@ class Engine(Protocol):
         """`cuda` or `cpu`: what work that asks for this share of a GPU gets."""
         ...
 
+    def warm(self) -> None:
+        """Work is coming: what takes time to start may do so now, beside whatever the caller still does."""
+        ...
+
     def map(self, function: Callable[[T, str], R], items: Sequence[T], *, gpus: float = 0.0) -> Iterator[R]:
         """`function(item, device)` for every item, results in the order in which they finish."""
         ...
@@ -85,6 +89,9 @@ class InlineEngine:
 
     def device_kind(self, gpus: float) -> str:
         return self.device.split(":")[0]
+
+    def warm(self) -> None:
+        """Nothing to start."""
 
     def map(self, function: Callable[[T, str], R], items: Sequence[T], *, gpus: float = 0.0) -> Iterator[R]:
         for item in items:

@@ -15,7 +15,7 @@ from pipeline.shards import manifest as manifests
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.store import Store
 
-KINDS = ("tiles", "outputs", "fused")
+KINDS = ("tiles", "pictures", "outputs", "fused")
 
 
 def add(commands: argparse._SubParsersAction) -> None:

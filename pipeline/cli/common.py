@@ -18,7 +18,7 @@ from pipeline.recipe import Recipe
 from pipeline.recipe_file import load_any, load_recipe
 from pipeline.recognition.recipe import Recognition
 from pipeline.run import Run
-from pipeline.tracking_null import RunTracker, Status
+from pipeline.tracking_null import NullTracker, RunTracker, Status
 
 
 def add_json(command: argparse.ArgumentParser) -> None:
@@ -90,7 +90,13 @@ def read_any(options: argparse.Namespace) -> Recipe | Recognition:
 def running(options: argparse.Namespace, recipe: Recipe, reporter: Terminal) -> Iterator[Run]:
     """A run on the engine that the command line asks for, closed and marked whatever happens."""
     engine = make_engine(options)
-    run = Run(recipe, engine, reporter, tracking(recipe, reporter))
+    open_record = tracking(recipe, reporter)
+
+    def begin() -> RunTracker:
+        engine.warm()
+        return open_record() if open_record else NullTracker()
+
+    run = Run(recipe, engine, reporter, begin)
     status: Status = "FAILED"
     try:
         yield run

@@ -24,6 +24,7 @@ from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipeline.engine.board import Board
 from pipeline.engine.tracking import resume
 from pipeline.engines import Job, note_of, tracked
 from pipeline.errors import FacultyError
@@ -33,26 +34,6 @@ from pipeline.stages.distill import Stopped
 
 SAVE_AGAIN_S = 20.0
 """Between two checkpoints of a machine that is about to go: grace periods are 30 s to 2 minutes."""
-
-
-class Progress:
-    """Where workers pin their news for the driver's progress lines."""
-
-    def __init__(self) -> None:
-        self.latest: dict[str, tuple[int, str]] = {}
-        self.failures: dict[str, Exception] = {}
-
-    def post(self, label: str, step: int, note: str) -> None:
-        self.latest[label] = (step, note)
-
-    def fail(self, label: str, error: Exception) -> None:
-        self.failures[label] = error
-
-    def read(self) -> tuple[dict[str, tuple[int, str]], dict[str, Exception]]:
-        return self.latest, self.failures
-
-
-Board = ray.remote(num_cpus=0)(Progress)
 
 
 def here() -> NodeAffinitySchedulingStrategy:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 import ray
@@ -34,13 +35,28 @@ class RayEngine:
 
     def __init__(self, address: str | None = None) -> None:
         self.address = address
+        self._starter: ThreadPoolExecutor | None = None
+        self._starting: Future[None] | None = None
+
+    def warm(self) -> None:
+        """Start Ray in the background."""
+        if self._starting is None:
+            # The thread lives until `close`: a local Ray's processes end with the thread that started them.
+            self._starter = ThreadPoolExecutor(1)
+            self._starting = self._starter.submit(session.start, self.address)
+
+    def _start(self) -> None:
+        """Wait for Ray, started before or now. Raises FacultyError where the address does not answer."""
+        if self._starting is not None:
+            self._starting.result()
+        session.start(self.address)
 
     def device_kind(self, gpus: float) -> str:
         return "cuda" if gpus else "cpu"
 
     def map(self, function: Callable[[T, str], R], items: Sequence[T], *, gpus: float = 0.0) -> Iterator[R]:
         """Bounded: at most twice as many tasks are under way as the cluster has CPUs."""
-        session.start(self.address)
+        self._start()
         session.require(self.address, "teach.gpus_per_actor", {"GPU": gpus})
         limit = 2 * max(int(ray.cluster_resources().get("CPU", 1)), 1)
         task = call.options(num_cpus=1, num_gpus=gpus)
@@ -57,7 +73,7 @@ class RayEngine:
     def teach(
         self, tasks: Mapping[str, tuple[TeacherFacts, Sequence[TeachTask]]], recipe: Recipe, taught: Taught
     ) -> None:
-        session.start(self.address)
+        self._start()
         session.require(self.address, "an actor of `teach`", teach.needs(recipe.teach))
         with plain_errors():
             teach.run(tasks, recipe.teach, taught)
@@ -65,13 +81,17 @@ class RayEngine:
     def train(
         self, jobs: Sequence[Job], lines: Mapping[str, Line], handles: Mapping[str, dict[str, Any]]
     ) -> None:
-        session.start(self.address)
+        self._start()
         settings = jobs[0].spec.distill
         session.require(self.address, "the workers of `distill`", distill.needs(settings))
         distill.run(jobs, settings, lines, handles)
 
     def close(self) -> None:
+        if self._starting is not None:
+            wait([self._starting])  # a Ray that is half started cannot be left
         session.stop()
+        if self._starter is not None:
+            self._starter.shutdown()
 
 
 class plain_errors:

@@ -21,6 +21,7 @@ from ray.tune import Callback
 from ray.tune.search import Searcher
 
 from pipeline.engine import distill, session
+from pipeline.engine.board import Progress
 from pipeline.errors import FacultyError, InputError
 from pipeline.halving import Halving
 from pipeline.progress import Line
@@ -91,7 +92,7 @@ def drive(config: dict[str, Any], board: Any) -> None:
 
 
 @ray.remote(num_cpus=0)
-class Desk(distill.Progress):
+class Desk(Progress):
     """The board of all trials: what to train, what was measured, who stops."""
 
     def __init__(self, halving: Halving, pareto: bool) -> None:
