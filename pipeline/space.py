@@ -25,7 +25,7 @@ from pipeline.subject import subject_of
 BUILT_IN = ("loss_weights", "resolution_gap", "joint", "fusion")
 KINDS = {"uniform": 2, "loguniform": 2, "randint": 2, "choice": None}
 AnyRecipe = Recipe | Recognition
-R = TypeVar("R", Recipe, Recognition)
+R = TypeVar("R", bound=Recipe | Recognition)
 _FORM = "(kind, *arguments) with one of the kinds uniform, loguniform, randint, choice"
 
 

@@ -15,10 +15,12 @@ from PIL import Image
 from test_cli import run
 from test_recognition_run import content, picture_folder
 
+from pipeline.cost import multiply_adds
 from pipeline.engines import InlineEngine
 from pipeline.errors import InputError
 from pipeline.progress import Quiet
-from pipeline.recognition.recipe import METHODS, Recognition
+from pipeline.recognition.networks import build
+from pipeline.recognition.recipe import METHODS, Network, Recognition
 from pipeline.recognition.tasks import METRICS
 from pipeline.schedule import Piecewise, peak, scaled_to
 from pipeline.shards.store import Store
@@ -202,7 +204,11 @@ def test_its_front_weighs_accuracy_against_the_students_cost(swept: tuple[Path, 
     _, done = swept
     trials = done.sweep["trials"]
     costs = {t["values"]["gap"]: t["multiply_adds"] for t in trials}
-    assert 3 < costs[2] / costs[4] < 4.5, "a quarter of the pixels"
+    student = content(Path())["student"]
+    for gap, cost in costs.items():
+        side = 16 // gap
+        assert cost == multiply_adds(build(Network(**student), (side, side), 10), (1, 3, side, side))
+    assert costs[4] < costs[2]
     finished = [t for t in trials if t["status"] == "finished"]
     front = [t for t in finished if t["pareto"]]
     for trial in finished:
