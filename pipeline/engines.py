@@ -142,6 +142,8 @@ def note_of(values: dict[str, float]) -> str:
         "train/loss": "loss {:.4f}",
         "held_out/psnr_y": "held-out {:.2f} dB",
         "held_out/accuracy": "held-out accuracy {:.3f}",
+        "held_out/tar@far=0.01": "held-out TAR {:.3f}",
+        "held_out/map": "held-out mAP {:.3f}",
         "held_out/rank1": "held-out rank-1 {:.3f}",
         "held_out/iou": "held-out IoU {:.3f}",
     }

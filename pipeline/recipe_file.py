@@ -71,7 +71,7 @@ def with_method(recipe: Recipe, method: str) -> Recipe:
     return checked(Recipe, {**recipe.model_dump(mode="json"), "method": chosen}, f"method {method}")
 
 
-def changed(recipe: Recipe, values: Mapping[str, Any], where: str) -> Recipe:
+def changed(recipe: Model, values: Mapping[str, Any], where: str) -> Model:
     """The same recipe with other values at paths such as `method.hr` or `teachers.0.precision`.
 
     Raises InputError, which says `where`, for a path that the recipe does not have and for a value it does not take.
@@ -79,7 +79,7 @@ def changed(recipe: Recipe, values: Mapping[str, Any], where: str) -> Recipe:
     content = recipe.model_dump(mode="json")
     for path, value in values.items():
         _put(content, path, value, where)
-    return checked(Recipe, content, where)
+    return checked(type(recipe), content, where)
 
 
 def checked(model: type[Model], content: dict[str, Any], where: str) -> Model:

@@ -7,7 +7,7 @@ its length.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, Union
+from typing import Annotated, Any, Literal, Union
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -73,6 +73,28 @@ class Piecewise(BaseModel):
 
 Weight = Union[float, Ramp, Piecewise]
 """A constant or a schedule; used for every loss term's weight."""
+
+
+def peak(weight: Any) -> Any:
+    """The largest size that a schedule, as a recipe's plain data, reaches; anything else as it is."""
+    kind = weight.get("kind") if isinstance(weight, dict) else None
+    if kind in ("linear", "cosine"):
+        return max(weight["start"], weight["end"], key=abs)
+    if kind == "piecewise":
+        return max((w for _, w in weight["points"]), key=abs)
+    return weight
+
+
+def scaled_to(weight: Any, value: Any) -> Any:
+    """The schedule (plain data) with its peak at `value`, its shape kept; `value` itself where it is no schedule."""
+    top = peak(weight)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if top is weight or not number or not top:
+        return value
+    factor = value / top
+    if weight["kind"] == "piecewise":
+        return {**weight, "points": [[p, w * factor] for p, w in weight["points"]]}
+    return {**weight, "start": weight["start"] * factor, "end": weight["end"] * factor}
 
 
 def weight_at(weight: Weight, progress: float) -> float:

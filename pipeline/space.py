@@ -10,19 +10,22 @@ import importlib
 import importlib.util
 import json
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.errors import FacultyError, InputError
 from pipeline.recipe import Recipe
-from pipeline.recipe_file import changed
+from pipeline.recognition.recipe import Recognition
+from pipeline.schedule import peak, scaled_to
+from pipeline.subject import subject_of
 
 BUILT_IN = ("loss_weights", "resolution_gap", "joint", "fusion")
 KINDS = {"uniform": 2, "loguniform": 2, "randint": 2, "choice": None}
+AnyRecipe = Recipe | Recognition
+R = TypeVar("R", bound=Recipe | Recognition)
 _FORM = "(kind, *arguments) with one of the kinds uniform, loguniform, randint, choice"
 
 
@@ -72,7 +75,7 @@ class Space:
         return {a.path: [a.kind, *a.arguments] for a in self.axes}
 
 
-def load_space(name: str, recipe: Recipe, check: Callable[[Recipe], object] = lambda _: None) -> Space:
+def load_space(name: str, recipe: AnyRecipe, check: Callable[[Any], object] = lambda _: None) -> Space:
     """The space called `name` (built in, or a Python file), fitted to `recipe`.
 
     `check` may refuse a recipe for what its model does not know, such as a teacher that does not exist. Raises
@@ -80,7 +83,8 @@ def load_space(name: str, recipe: Recipe, check: Callable[[Recipe], object] = la
     argument, a path that the recipe does not have, and values that the recipe does not take.
     """
     module = _module(name)
-    spaces = [getattr(module, "SPACE", None), *_chosen(module, name, recipe)]
+    chosen, notes = _chosen(module, name, recipe)
+    spaces = [getattr(module, "SPACE", None), *chosen]
     if getattr(module, "SPACE", None) is None and not hasattr(module, "BY"):
         raise InputError(name, "SPACE = {recipe path: (kind, *arguments)}", "no SPACE in this module")
     axes: dict[str, Axis] = {}
@@ -92,8 +96,11 @@ def load_space(name: str, recipe: Recipe, check: Callable[[Recipe], object] = la
         for path, entry in space.items():
             axes[str(path)] = _axis(name, str(path), entry)
     optional = tuple(getattr(module, "WHERE_IT_FITS", ()))
-    kept, notes = [], []
+    kept = []
     for axis in axes.values():
+        if axis.path in getattr(module, "NOT_FROM_ZERO", ()) and _is_zero(recipe, axis.path):
+            notes.append(f"{axis.path}: left out, the recipe has 0 there")
+            continue
         fitting, note = _fitted(name, axis, recipe, check, axis.path in optional)
         kept += [fitting] if fitting else []
         notes += [note] if note else []
@@ -103,20 +110,32 @@ def load_space(name: str, recipe: Recipe, check: Callable[[Recipe], object] = la
     return Space(Path(name).stem, tuple(kept), tuple(notes))
 
 
-def with_values(recipe: Recipe, values: Mapping[str, Any], where: str = "trial") -> Recipe:
-    """The recipe with other values at these paths. Raises InputError where it does not take them."""
-    values = dict(values)
+def with_values(recipe: R, values: Mapping[str, Any], where: str = "trial") -> R:
+    """The recipe with other values at these paths. Raises InputError where it does not take them.
+
+    Where the recipe has a schedule, a number is the schedule's new peak; its shape stays.
+    """
     content = recipe.model_dump(mode="json")
-    if "teachers" in values:
-        values["teachers"] = _some(content["teachers"], values["teachers"], where)
-    if (scale := values.get("scale")) not in (None, recipe.scale) and "teachers" not in values:
-        values["teachers"] = [_at_scale(t, recipe.scale, int(str(scale))) for t in content["teachers"]]
-    return changed(recipe, values, where)
+    shaped = {path: scaled_to(_at(content, path), value) for path, value in values.items()}
+    return subject_of(recipe).altered(recipe, shaped, where)
 
 
-def value_at(recipe: Recipe, path: str) -> Any:
+def own_value(recipe: AnyRecipe, axis: Axis) -> Any:
+    """The recipe's own value where it lies on the axis (a schedule's peak), else the axis's middle."""
+    own = subject_of(recipe).own(recipe, axis.path, axis.ends())
+    if own is None:
+        own = _at(recipe.model_dump(mode="json"), axis.path)
+    if not axis.holds(own):
+        own = peak(own)
+    return own if axis.holds(own) else axis.middle()
+
+
+def value_at(recipe: AnyRecipe, path: str) -> Any:
     """What the recipe says at a path, as plain data. Raises KeyError where it has no such place."""
-    node: Any = recipe.model_dump(mode="json")
+    return _value_at(recipe.model_dump(mode="json"), path)
+
+
+def _value_at(node: Any, path: str) -> Any:
     for part in path.split("."):
         if isinstance(node, list) and part.isdigit() and int(part) < len(node):
             node = node[int(part)]
@@ -125,6 +144,19 @@ def value_at(recipe: Recipe, path: str) -> Any:
         else:
             raise KeyError(path)
     return node
+
+
+def _at(content: Any, path: str) -> Any:
+    """As `_value_at`; None where there is no such place."""
+    try:
+        return _value_at(content, path)
+    except KeyError:
+        return None
+
+
+def _is_zero(recipe: AnyRecipe, path: str) -> bool:
+    value = peak(_at(recipe.model_dump(mode="json"), path))
+    return isinstance(value, (int, float)) and value == 0
 
 
 def text(value: Any) -> str:
@@ -155,17 +187,27 @@ def _module(name: str) -> ModuleType:
     return module
 
 
-def _chosen(module: ModuleType, name: str, recipe: Recipe) -> list[Any]:
-    found = []
-    for path, cases in getattr(module, "BY", {}).items():
-        try:
-            value = value_at(recipe, path)
-        except KeyError:
-            if path != "task":
-                raise InputError(f"{name}: BY", "a path of the recipe", path) from None
-            value = "sr"  # recipes that do not say what they are for
-        found.append(cases.get(len(value) if isinstance(value, list) else value))
-    return found
+def _chosen(module: ModuleType, name: str, recipe: AnyRecipe) -> tuple[list[Any], list[str]]:
+    """The spaces of BY for what the recipe says, and the sentences that stand in place of one."""
+    found, notes = [], []
+    for paths, cases in getattr(module, "BY", {}).items():
+        said = [_said(name, path, recipe) for path in ([paths] if isinstance(paths, str) else paths)]
+        case = cases.get(said[0] if isinstance(paths, str) else tuple(said))
+        if isinstance(case, str):
+            notes.append(case)
+        else:
+            found.append(case)
+    return found, notes
+
+
+def _said(name: str, path: str, recipe: AnyRecipe) -> Any:
+    try:
+        value = value_at(recipe, path)
+    except KeyError:
+        if path != "task":
+            raise InputError(f"{name}: BY", "a path of the recipe", path) from None
+        return "sr"  # recipes that do not say what they are for
+    return len(value) if isinstance(value, list) else value
 
 
 def _axis(name: str, path: str, entry: Any) -> Axis:
@@ -193,7 +235,7 @@ def _axis(name: str, path: str, entry: Any) -> Axis:
 
 
 def _fitted(
-    name: str, axis: Axis, recipe: Recipe, check: Callable[[Recipe], object], optional: bool
+    name: str, axis: Axis, recipe: AnyRecipe, check: Callable[[Any], object], optional: bool
 ) -> tuple[Axis | None, str]:
     """The axis with the values that fit, and a note on what does not. Raises InputError unless `optional`."""
     where = f"{name}: {axis.path}"
@@ -210,17 +252,3 @@ def _fitted(
         return axis, ""
     note = f"{axis.path}: left out {'; '.join(bad)}"
     return (Axis(axis.path, "choice", tuple(good)) if len(good) > 1 else None), note
-
-
-def _some(teachers: list[Any], chosen: Any, where: str) -> list[Any]:
-    if not isinstance(chosen, list) or not all(isinstance(i, (int, dict)) for i in chosen):
-        raise InputError(f"{where}: teachers", "a list of positions, as in [0, 2]", repr(chosen))
-    if wrong := [i for i in chosen if isinstance(i, int) and not 0 <= i < len(teachers)]:
-        raise InputError(f"{where}: teachers", f"positions below {len(teachers)}", str(wrong[0]))
-    return [teachers[i] if isinstance(i, int) else i for i in chosen]
-
-
-def _at_scale(teacher: dict[str, Any], old: int, new: int) -> dict[str, Any]:
-    """The same teacher at another scale: its name with the other number after an x."""
-    renamed = re.sub(rf"(?<=[xX]){old}(?![0-9])", str(new), teacher["checkpoint"])
-    return {**teacher, "checkpoint": renamed}

@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 from pipeline.errors import InputError
 from pipeline.halving import Halving, Values, fronts, rungs
-from pipeline.recipe import Recipe
 from pipeline.shards.fingerprint import fingerprint
 from pipeline.shards.store import Store
-from pipeline.space import Space, value_at, with_values
+from pipeline.space import AnyRecipe, Space, own_value, with_values
+from pipeline.subject import Subject, subject_of
 
 Status = Literal["running", "finished", "stopped", "failed"]
 Objective = Literal["accuracy", "pareto"]
@@ -64,7 +64,7 @@ class Trial:
 class Plan:
     """What a sweep is; two sweeps of one plan share their trials."""
 
-    recipe: Recipe
+    recipe: AnyRecipe
     space: Space
     budget: int
     objective: Objective = "accuracy"
@@ -80,9 +80,14 @@ class Plan:
         what = [VERSION, known, self.space.dump(), self.budget, self.objective, self.seed]
         return f"{self.space.name}-{fingerprint(what)}"
 
-    def trial_recipe(self, trial: Trial) -> Recipe:
+    @property
+    def subject(self) -> Subject:
+        """What knows the recipe."""
+        return subject_of(self.recipe)
+
+    def trial_recipe(self, trial: Trial) -> Any:
         """The recipe with the trial's values, for the budget. Raises InputError for values that clash."""
-        recipe = with_values(self.recipe, trial.values, trial.label)
+        recipe = self.subject.single(with_values(self.recipe, trial.values, trial.label))
         every = max(self.budget // EVALUATIONS, 1)
         train = recipe.train.model_copy(update={"steps": self.budget, "evaluate_every": every})
         return recipe.model_copy(update={"train": train})
@@ -193,20 +198,7 @@ class Sweep:
 
     def _own(self) -> dict[str, Any]:
         """The first trial: the recipe's own values where they lie in the space, else the middle of it."""
-        values = {}
-        for axis in self.plan.space.axes:
-            try:
-                own = value_at(self.plan.recipe, axis.path)
-            except KeyError:
-                own = None
-            if axis.path == "teachers":  # choices are positions
-                own = list(range(len(self.plan.recipe.teachers)))
-            if axis.path == "fusion" and isinstance(own, dict):
-                own = next(
-                    (c for c in axis.arguments if isinstance(c, dict) and c.items() <= own.items()), own
-                )
-            values[axis.path] = own if axis.holds(own) else axis.middle()
-        return values
+        return {a.path: own_value(self.plan.recipe, a) for a in self.plan.space.axes}
 
     def _suggest(self, number: int) -> dict[str, Any]:
         """New values: a function of the seed, the number and what the trials so far came to."""

@@ -11,6 +11,7 @@ import yaml
 
 from pipeline.space import text, with_values
 from pipeline.sweep import Sweep, Trial
+from pipeline.table import Metric
 
 
 def rows(sweep: Sweep) -> list[dict[str, Any]]:
@@ -46,20 +47,26 @@ def summary(sweep: Sweep, files: dict[str, str]) -> dict[str, Any]:
 def table(sweep: Sweep) -> str:
     """The trials, best first; `*` marks the Pareto front."""
     paths = [a.path for a in sweep.plan.space.axes]
-    head = ["trial", *(p.removeprefix("method.") for p in paths), "accuracy", "mult-adds", "steps", "status"]
+    name, digits = metric(sweep).label, metric(sweep).digits
+    head = ["trial", *(p.removeprefix("method.") for p in paths), name, "mult-adds", "steps", "status"]
     front = {t.number for t in sweep.front()}
     lines = [head]
     for t in ordered(sweep):
         mark = "*" if t.number in front and sweep.plan.objective == "pareto" else ""
-        shown = "-" if math.isnan(t.accuracy) else f"{t.accuracy:.3f}"
+        shown = "-" if math.isnan(t.accuracy) else f"{t.accuracy:.{digits}f}"
         cells = [f"{t.number}{mark}", *(text(t.values[p]) for p in paths), shown]
-        lines.append([*cells, f"{t.multiply_adds / 1e6:.1f} M", str(t.steps), t.status])
+        lines.append([*cells, f"{t.multiply_adds / 1e6:.3g} M", str(t.steps), t.status])
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     shown_lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in lines]
     taken, whole = sum(t.steps for t in sweep.trials.values()), sweep.plan.budget * len(sweep.trials)
     saved = f"{taken} of {whole} steps taken" + (f": {1 - taken / whole:.0%} saved" if taken < whole else "")
     causes = [f"{t.label} failed: {t.cause}" for t in ordered(sweep) if t.status == "failed"]
     return "\n".join([shown_lines[0], "-" * len(shown_lines[0]), *shown_lines[1:], saved, *causes])
+
+
+def metric(sweep: Sweep) -> Metric:
+    """What the trials are compared by."""
+    return sweep.plan.subject.metric(sweep.plan.recipe)
 
 
 def ordered(sweep: Sweep) -> list[Trial]:
@@ -96,7 +103,7 @@ def best_recipe(sweep: Sweep, best: Trial) -> str:
     recipe = with_values(plan.recipe, best.values, best.label)
     head = (
         f"# The best of {len(sweep.trials)} trials of {plan.budget} steps over {plan.space.name}: trial {best.number}, "
-        f"{best.accuracy:.3f} on the held-out pictures.\n# "
+        f"{metric(sweep).label} {best.accuracy:.{metric(sweep).digits}f} on the held-out pictures.\n# "
         + ", ".join(f"{path}: {text(value)}" for path, value in best.values.items())
         + "\n"
     )
@@ -126,7 +133,7 @@ def parallel_picture(sweep: Sweep, trials: list[Trial]) -> bytes:
     span = (max(scores) - min(scores)) or 1.0
     digits = max(2, 1 - math.floor(math.log10(span / 4)))  # ticks that can be told apart
     spots = np.linspace(min(scores), max(scores), 5)
-    columns.append(("accuracy", scores, [(float(s), f"{s:.{digits}f}") for s in spots]))
+    columns.append((metric(sweep).label, scores, [(float(s), f"{s:.{digits}f}") for s in spots]))
     figure = Figure(figsize=(2.0 + 1.9 * len(columns), 4.2), layout="constrained")
     plot = figure.add_subplot()
     lines = []
@@ -190,7 +197,7 @@ def pareto_picture(sweep: Sweep, trials: list[Trial]) -> bytes:
                 fontsize=8,
             )
     plot.set_xlabel("multiply-adds (millions)")
-    plot.set_ylabel("accuracy on the held-out pictures")
+    plot.set_ylabel(f"{metric(sweep).label} on the held-out pictures")
     plot.ticklabel_format(axis="y", useOffset=False)
     plot.legend(frameon=False, fontsize=9)
     return _png(figure)

@@ -6,26 +6,20 @@ under the cache's lock: usually nothing, a fusion or a teacher's outputs where t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
-from pipeline.cost import multiply_adds
 from pipeline.engines import Engine, tracked, with_line
-from pipeline.errors import FacultyError, InputError
-from pipeline.jobs import student_job
+from pipeline.errors import FacultyError
 from pipeline.progress import Reporter
-from pipeline.recipe import Recipe
-from pipeline.run import Run
+from pipeline.recipe import Distill
 from pipeline.space import text
-from pipeline.stages.distill import Stopped, TrainJob, run_job
+from pipeline.stages.distill import Stopped
+from pipeline.subject import HELD_OUT, Student, subject_of
 from pipeline.sweep import Status, Sweep, Trial
 from pipeline.tracking_null import NullTracker, RunTracker
-from students import build
-
-HR_SIDE = 96
-"""Multiply-adds are those of an output of this side: at x2 a 48 x 48 input, as everywhere else."""
-METRIC = "held_out/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +27,9 @@ class Order:
     """A trial that can be trained."""
 
     trial: Trial
-    job: TrainJob
+    job: Student
+    metric: str
+    """What the reports of its training call its score."""
     handle: dict[str, Any]
 
 
@@ -53,13 +49,19 @@ class Conductor:
         self.parent = parent or NullTracker()
         self._reopen = reopen or (lambda handle: NullTracker())
         self._records: dict[int, RunTracker] = {}
+        self.metric = HELD_OUT + sweep.plan.subject.metric(sweep.plan.recipe).key
+        self.distill: Distill | None = None
+        """What one trial may take of the machine, where the recipe's own settings are not meant for several."""
 
     def prepare(self, trial: Trial) -> Order | None:
         """Make what a trial needs. None where it is over already: its values clash, or its training is there."""
         try:
-            recipe = self.sweep.plan.trial_recipe(trial)
-            job = self._job(recipe)
-            trial.multiply_adds = student_cost(recipe)
+            plan = self.sweep.plan
+            recipe = plan.trial_recipe(trial)
+            if self.distill is not None:
+                recipe = recipe.model_copy(update={"distill": self.distill})
+            job = plan.subject.prepare(recipe, self.engine, self.reporter, lambda: self.parent)
+            trial.multiply_adds = plan.subject.cost(job)
         except FacultyError as error:
             self._open(trial)
             self.end(trial, "failed", str(error))
@@ -68,18 +70,18 @@ class Conductor:
         trial.record = storable(handle)
         self.sweep.keep(trial)
         if (done := job.result()) is not None:
-            name, points = _curve(done)
-            for step, value in points:
+            for step, value in _curve(done, self.metric):
                 self.sweep.report(trial, int(step), value)
-                self._records[trial.number].metrics({name: value}, int(step))
+                self._records[trial.number].metrics({self.metric: value}, int(step))
             self.end(trial, "finished")
             return None
         # Progress of trials is told apart by this label; where the training lies does not depend on it.
-        return Order(trial, replace(job, label=trial.label), dict(handle))
+        own = replace(cast(Any, job), label=trial.label)
+        return Order(trial, own, self.metric, dict(handle))
 
     def report(self, trial: Trial, metrics: Mapping[str, Any], step: int) -> bool:
         """Record an evaluation; True where the trial should stop."""
-        found = accuracy(metrics)
+        found = accuracy(metrics, self.metric)
         if found is None or not self.sweep.report(trial, step, found):
             return False
         self.stop(trial, step)
@@ -90,8 +92,7 @@ class Conductor:
         self.end(trial, "stopped", f"below the best third of its rung at step {step}")
 
     def end(self, trial: Trial, status: Status, cause: str = "") -> None:
-        """Record a trial's end, here and in its tracking run."""
-        self.sweep.finish(trial, status, cause)
+        """Record a trial's end: in its tracking run first, so that a kill between the two leaves no open record."""
         record = self._records.pop(trial.number, None)
         if record is not None:
             if trial.curve:
@@ -102,6 +103,7 @@ class Conductor:
             record.finish(
                 "FAILED" if status == "failed" else "FINISHED", {"stop": reason[:500], "status": status}
             )
+        self.sweep.finish(trial, status, cause)
         said = f"{trial.accuracy:.3f} after {trial.steps} steps" if trial.curve else "nothing measured"
         self.reporter.say(f"{trial.label}: {status}, {said}{'; ' + cause if cause else ''}")
 
@@ -110,20 +112,6 @@ class Conductor:
         for record in self._records.values():
             record.close()
         self._records.clear()
-
-    def _job(self, recipe: Recipe) -> TrainJob:
-        method = recipe.method.name
-        run = Run(recipe, self.engine, self.reporter, lambda: self.parent)
-        made: Status = "failed"
-        try:
-            tiles, taught, fused = run.prepare([method])
-            made = "finished"
-        finally:  # an aggregation network's training has a record of its own
-            for record in run.tracked.trainings.values():
-                record.finish("FAILED" if made == "failed" else "FINISHED")
-        if tiles.held_out is None:
-            raise InputError("data.holdout", "held-out pictures, by which trials are compared", "none")
-        return student_job(recipe, tiles, taught, fused, method, recipe.seed)
 
     def _open(self, trial: Trial) -> RunTracker:
         if trial.number not in self._records:
@@ -146,27 +134,17 @@ def storable(handle: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in handle.items() if key != "uri"}
 
 
-def accuracy(metrics: Mapping[str, Any]) -> float | None:
-    """The held-out score among a report's metrics: its first, unless the training is not at its last phase."""
-    if not metrics.get("last_phase", 1.0):
+def accuracy(metrics: Mapping[str, Any], metric: str) -> float | None:
+    """The score among a report's metrics; None where it is undefined or the training is not at its last phase."""
+    found = metrics.get(metric)
+    if not metrics.get("last_phase", 1.0) or found is None or math.isnan(found):
         return None
-    return next((float(v) for k, v in metrics.items() if k.startswith(METRIC)), None)
+    return float(found)
 
 
-def student_cost(recipe: Recipe) -> int:
-    """Multiply-adds of the recipe's student for an output of 96 x 96 pixels."""
-    student = build(recipe.student.name, recipe.scale, **recipe.student.options).eval()
-    side = HR_SIDE // recipe.scale
-    return multiply_adds(student, (1, 3, side, side))
-
-
-def checker(engine: Engine, reporter: Reporter) -> Callable[[Recipe], None]:
+def checker(engine: Engine, reporter: Reporter) -> Callable[[Any], None]:
     """What refuses a recipe for its teachers or its student, before anything is started."""
-
-    def check(recipe: Recipe) -> None:
-        Run(recipe, engine, reporter).check([recipe.method.name])
-
-    return check
+    return lambda recipe: subject_of(recipe).check(recipe, engine, reporter)
 
 
 def run_inline(conductor: Conductor, device: str, resume: Callable[[Mapping[str, Any]], RunTracker]) -> None:
@@ -189,7 +167,7 @@ def _train(conductor: Conductor, order: Order, device: str, tracker: RunTracker)
         listener = replace(with_line(tracked(tracker), line), sync=sync)
         try:
             with order.job.output().lock("training.lock"):
-                run_job(order.job, device=device, listener=listener)
+                order.job.run(device=device, listener=listener)
         except Stopped:
             pass  # its end is recorded
         except FacultyError as error:
@@ -200,7 +178,7 @@ def _train(conductor: Conductor, order: Order, device: str, tracker: RunTracker)
             tracker.close()
 
 
-def _curve(result: Mapping[str, Any]) -> tuple[str, list[list[float]]]:
-    """Name and [[step, accuracy], ...] of a finished training's last phase."""
+def _curve(result: Mapping[str, Any], metric: str) -> list[list[float]]:
+    """[[step, accuracy], ...] of a finished training's last phase."""
     phase = list(result["curves"].values())[-1]
-    return next(((name, points) for name, points in phase.items() if name.startswith(METRIC)), ("", []))
+    return [[step, value] for step, value in phase.get(metric, []) if not math.isnan(value)]

@@ -28,12 +28,16 @@ def three(root: Path, **changes: object) -> object:
 
 def test_loss_weights_follow_the_method(tmp_path: Path) -> None:
     paths = {}
-    for method in ("scratch", "kd", "mtkd"):
+    for method in ("kd", "mtkd"):
         space = load_space("loss_weights", recipe(tmp_path, method={"name": method}))
         assert all(axis.kind == "loguniform" for axis in space.axes)
         paths[method] = [axis.path for axis in space.axes]
-    assert paths["scratch"] == ["method.hr"]
-    assert paths["mtkd"] == paths["kd"] == ["method.distill", "method.hr"]
+    assert paths == {
+        "kd": ["method.distill", "method.hr"],
+        "mtkd": ["method.distill", "method.hr", "method.low"],
+    }
+    with pytest.raises(InputError, match="method scratch has one loss term"):
+        load_space("loss_weights", recipe(tmp_path, method={"name": "scratch"}))
 
 
 def test_the_papers_weights_lie_in_the_middle_of_their_ranges(tmp_path: Path) -> None:
@@ -49,7 +53,7 @@ def test_scales_without_teachers_are_left_out_of_joint_and_named(tmp_path: Path)
                 raise FacultyError(f"{Path(spec.checkpoint).name} is missing")
 
     space = load_space("joint", recipe(tmp_path, data={"tile": 96}), teachers_exist)
-    assert [a.path for a in space.axes] == ["method.distill", "method.hr"]
+    assert [a.path for a in space.axes] == ["method.distill", "method.hr", "method.low"]
     assert "edsr_x3.safetensors is missing" in space.notes[0] and "edsr_x4.safetensors" in space.notes[0]
     with pytest.raises(
         InputError, match="space resolution_gap: expected at least one recipe path to vary.*edsr_x4"
@@ -112,6 +116,7 @@ def test_built_in_spaces_are_importable_plain_data() -> None:
         ("SPACE = {'fusion': ('choice', {'kind': 'mean'}, {1, 2})}", "choices that YAML can hold"),
         ("SPACE = []", "a table of recipe paths, found list"),
         ("BY = {'method.nam': {'mtkd': {}}}", "a path of the recipe, found method.nam"),
+        ("BY = {('task', 'method.name'): {('sr', 'mtkd'): 'none here'}}", "none that fits: none here"),
         ("SPACE = {}", "at least one recipe path to vary"),
         ("SPACES = {}", "no SPACE in this module"),
         ("import nothing_of_that_name", "a module that Python can import, found ModuleNotFoundError"),

@@ -4,3 +4,4 @@ from tune_spaces import loss_weights, resolution_gap
 
 BY = {**loss_weights.BY, **resolution_gap.BY}
 WHERE_IT_FITS = resolution_gap.WHERE_IT_FITS
+NOT_FROM_ZERO = loss_weights.NOT_FROM_ZERO

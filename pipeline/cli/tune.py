@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from pipeline.cli.common import add_json, add_recipe, emit, make_engine, read_recipe, tracking_folder
+from pipeline.cli.common import add_json, add_recipe, emit, make_engine, read_any, tracking_folder
 from pipeline.errors import InputError
 from pipeline.progress import Terminal
-from pipeline.recipe import Recipe
 from pipeline.shards.store import Store
-from pipeline.space import BUILT_IN, load_space
+from pipeline.space import BUILT_IN, AnyRecipe, load_space
+from pipeline.subject import subject_of
 from pipeline.sweep import Plan, Sweep
 from pipeline.sweep_report import summary, table, write
 from pipeline.sweep_run import Conductor, checker, run_inline, storable
@@ -49,17 +49,21 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _tune(options: argparse.Namespace) -> int:
-    recipe, reporter = read_recipe(options), Terminal()
+    recipe, reporter = read_any(options), Terminal()
     for name in ("trials", "concurrency", "budget"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise InputError(f"--{name}", "at least 1", str(value))
-    if not recipe.data.holdout:
-        raise InputError("data.holdout", "above 0: trials are compared on held-out pictures", "0")
+    subject = subject_of(recipe)
+    subject.comparable(recipe)
     engine = make_engine(options)
     try:
         space = load_space(options.space, recipe, checker(engine, reporter))
         for note in space.notes:
             reporter.warn(note)
+        if options.objective == "accuracy" and subject.gap in [a.path for a in space.axes]:
+            reporter.warn(
+                f"the least {subject.gap} wins by accuracy alone; --objective pareto weighs the cost too"
+            )
         plan = Plan(recipe, space, options.budget or recipe.train.steps, options.objective, options.seed)
         store = Store.open(f"{recipe.output}/{recipe.name}/sweeps/{plan.name}")
         with store.lock(
@@ -107,7 +111,7 @@ def _run(options: argparse.Namespace, sweep: Sweep, engine: Any, reporter: Termi
 
 
 def _parent(sweep: Sweep, options: argparse.Namespace) -> RunTracker:
-    recipe: Recipe = sweep.plan.recipe
+    recipe = sweep.plan.recipe
     if not recipe.tracking.enabled:
         return NullTracker()
     from pipeline.engine.tracking import open_tracker
@@ -126,7 +130,7 @@ def _parent(sweep: Sweep, options: argparse.Namespace) -> RunTracker:
     )
 
 
-def _reopen(recipe: Recipe, handle: Mapping[str, Any]) -> RunTracker:
+def _reopen(recipe: AnyRecipe, handle: Mapping[str, Any]) -> RunTracker:
     if not handle or not recipe.tracking.enabled:
         return NullTracker()
     from pipeline.engine.store import resolve_uri

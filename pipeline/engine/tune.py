@@ -110,8 +110,9 @@ class Desk(Progress):
 
     def judge(self, label: str, step: int, metrics: dict[str, float]) -> bool:
         """Take an evaluation in; True where the trial should stop."""
-        trial = next(order.trial for order, _ in self.orders.values() if order.job.label == label)
-        if (found := accuracy(metrics)) is None:
+        order = next(order for order, _ in self.orders.values() if order.job.label == label)
+        trial = order.trial
+        if (found := accuracy(metrics, order.metric)) is None:
             return False
         values = (found, -float(trial.multiply_adds)) if self.pareto else (found,)
         stop = self.halving.report(trial.number, step, values)
@@ -135,6 +136,7 @@ def run(conductor: Conductor, address: str | None, concurrency: int | None) -> N
     session.start(address)
     sweep = conductor.sweep
     abreast, settings = share(sweep.plan.recipe.distill, concurrency, ray.cluster_resources())
+    conductor.distill = settings  # what a trial needs trained first fits where the trial will fit
     desk = Desk.options(scheduling_strategy=distill.here()).remote(
         sweep.halving, sweep.plan.objective == "pareto"
     )

@@ -147,6 +147,16 @@ class RecognitionRun:
                     helpers[method] = self._assistant(chosen, data, teacher)
         return data, teacher, helpers
 
+    def prepare(self, method: str, gap: int, seed: int) -> RecognitionJob:
+        """The training of one student; what it learns from is made where it is missing. Raises InputError."""
+        self.check([method])
+        if method == "scratch":  # needs no teacher
+            with self.store.lock("building.lock", on_wait=self._building):
+                data = self.pictures()
+            return self._job(with_method(self.recipe, method), "student", data, gap, seed, {}, {})
+        data, teacher, helpers = self.teach([method])
+        return self._student_job(data, teacher, helpers.get(method), method, gap, seed)
+
     def pictures(self) -> Data:
         """Decode the recipe's pictures into shards."""
         plan = picturing.plan(self.recipe, self.store)
