@@ -71,7 +71,10 @@ def test_phase_one_is_reconstruction_and_imitation(batch: dict) -> None:
         assert float(terms["imitation"]) == pytest.approx(float((code - x).abs().mean()), rel=1e-6)
         assert float(terms["hr"]) == pytest.approx(float((network.decoder(code) - y).abs().mean()), rel=1e-6)
     assert phase.weights == {"hr": 1.0, "imitation": 1e-4} and phase.inputs == ("hr",)
-    assert phase.shown(network, batch["hr"]).shape == (2, 3, 8, 8)
+    with torch.no_grad():
+        shown = phase.shown(network, batch["hr"])
+    assert shown.shape == (2, 3, 8, 8) and torch.allclose(shown.amin((1, 2, 3)), torch.zeros(2), atol=1e-5)
+    assert torch.allclose(shown.amax((1, 2, 3)), torch.ones(2), atol=1e-5)
 
 
 def test_phase_two_starts_as_the_decoder_and_follows_its_features(batch: dict) -> None:

@@ -68,9 +68,12 @@ def _privileged(method: PISR, settings: Train, decoder: nn.Module, scale: int) -
 
 
 def _code(network: nn.Module, hr: Tensor) -> Tensor:
-    """What the encoder hands over, as an RGB picture of LR size."""
+    """What the encoder hands over, as an RGB picture of LR size, stretched to [0, 1]: its brightness is its own."""
     assert isinstance(network, Privileged)
     code = network.code(hr)
+    low, high = code.amin((1, 2, 3), keepdim=True), code.amax((1, 2, 3), keepdim=True)
+    code = (code - low) / (high - low).clamp_min(1e-6)
+    code = code * (219 / 255) + 16 / 255 if code.shape[1] == 1 else code
     return grey(code) if code.shape[1] == 1 else code
 
 
