@@ -148,6 +148,10 @@ def _mtkd() -> object:
 def test_a_layer_that_does_not_exist_lists_those_that_do() -> None:
     with pytest.raises(InputError, match=r"method\.layer.*mapping.*expanding.*last_layer.*'expand'"):
         pisr(PISR(name="pisr", layer="expand"), Train(), decoder)
+    plain = students.build("compact", 2, features=8, convs=1)
+    assert pisr(PISR(name="pisr", vid=0.0), Train(), lambda: plain), "its start alone compares no layer"
+    with pytest.raises(InputError, match="has no usual one"):
+        pisr(PISR(name="pisr"), Train(), lambda: plain)
     with pytest.raises(InputError, match="has no usual one"):
         layer_of(students.build("compact", 2, features=8, convs=1), None)
     with pytest.raises(InputError, match=r"features \(B, C, h, w\)"):

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.engines import Engine, InlineEngine
 from pipeline.errors import InputError
@@ -17,8 +17,11 @@ from pipeline.progress import Terminal
 from pipeline.recipe import Recipe
 from pipeline.recipe_file import load_any, load_recipe
 from pipeline.recognition.recipe import Recognition
+from pipeline.recognition.run import RecognitionRun
 from pipeline.run import Run
 from pipeline.tracking_null import NullTracker, RunTracker, Status
+
+R = TypeVar("R", Run, RecognitionRun)
 
 
 def add_json(command: argparse.ArgumentParser) -> None:
@@ -87,8 +90,10 @@ def read_any(options: argparse.Namespace) -> Recipe | Recognition:
 
 
 @contextmanager
-def running(options: argparse.Namespace, recipe: Recipe, reporter: Terminal) -> Iterator[Run]:
-    """A run on the engine that the command line asks for, closed and marked whatever happens."""
+def running(
+    options: argparse.Namespace, recipe: Recipe | Recognition, reporter: Terminal, kind: Callable[..., R]
+) -> Iterator[R]:
+    """A run of its kind on the engine that the command line asks for, closed and marked whatever happens."""
     engine = make_engine(options)
     open_record = tracking(recipe, reporter)
 
@@ -96,7 +101,7 @@ def running(options: argparse.Namespace, recipe: Recipe, reporter: Terminal) -> 
         engine.warm()
         return open_record() if open_record else NullTracker()
 
-    run = Run(recipe, engine, reporter, begin)
+    run = kind(recipe, engine, reporter, begin)
     status: Status = "FAILED"
     try:
         yield run

@@ -3,32 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-from pipeline.cli.common import emit, make_engine, tracking
+from pipeline.cli.common import emit, running
 from pipeline.errors import InputError
 from pipeline.progress import Terminal
 from pipeline.recognition.recipe import METHODS, Recognition
 from pipeline.recognition.run import RecognitionRun
-from pipeline.tracking_null import Status
-
-
-@contextmanager
-def running(options: argparse.Namespace, recipe: Recognition, reporter: Terminal) -> Iterator[RecognitionRun]:
-    """A run on the engine that the command line asks for, closed and marked whatever happens."""
-    engine = make_engine(options)
-    run = RecognitionRun(recipe, engine, reporter, tracking(recipe, reporter))
-    status: Status = "FAILED"
-    try:
-        yield run
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        run.tracked.finish(status)
-        engine.close()
 
 
 def run(options: argparse.Namespace, recipe: Recognition) -> None:
@@ -37,7 +17,7 @@ def run(options: argparse.Namespace, recipe: Recognition) -> None:
 
     reporter = Terminal()
     methods = list(dict.fromkeys([*recipe.compare.methods, recipe.method.name]))
-    with running(options, recipe, reporter) as road:
+    with running(options, recipe, reporter, RecognitionRun) as road:
         outcome = road.everything(methods, _seeds(recipe, recipe.compare.seeds))
         files = finish(road, outcome, reporter.warnings)
     emit(options, summary(outcome, files), table(outcome) + "\n" + files.text())
@@ -52,7 +32,7 @@ def compare(options: argparse.Namespace, recipe: Recognition) -> None:
     methods = [m.strip() for m in named.split(",") if m.strip()]
     if wrong := [m for m in methods if m not in METHODS] or ([] if methods else ["nothing"]):
         raise InputError("--methods", f"some of {', '.join(METHODS)}", ", ".join(wrong))
-    with running(options, recipe, reporter) as road:
+    with running(options, recipe, reporter, RecognitionRun) as road:
         outcome = road.everything(methods, _seeds(recipe, options.seeds))
         files = finish(road, outcome, reporter.warnings)
     emit(options, {"rows": compare_rows(outcome)}, table(outcome) + "\n" + files.text())
@@ -61,7 +41,7 @@ def compare(options: argparse.Namespace, recipe: Recognition) -> None:
 def teach(options: argparse.Namespace, recipe: Recognition) -> None:
     """`faculty teach`: the teacher, and its outputs for all views."""
     reporter = Terminal()
-    with running(options, recipe, reporter) as road:
+    with running(options, recipe, reporter, RecognitionRun) as road:
         data, teacher, helpers = road.teach([recipe.method.name])
         made = dict(zip(("teacher", "assistant"), (teacher, *helpers.values())))
         views = recipe.data.views.count
@@ -84,7 +64,7 @@ def teach(options: argparse.Namespace, recipe: Recognition) -> None:
 def distill(options: argparse.Namespace, recipe: Recognition) -> str:
     """`faculty distill`: the recipe's own method; returns where the weights are."""
     reporter = Terminal()
-    with running(options, recipe, reporter) as road:
+    with running(options, recipe, reporter, RecognitionRun) as road:
         outcome = road.everything([recipe.method.name], _seeds(recipe, recipe.compare.seeds))
     return "\n".join(job.output().where("weights.safetensors") for job in outcome.jobs)
 

@@ -15,6 +15,7 @@ from pipeline.progress import Terminal
 from pipeline.recipe import Recipe
 from pipeline.recognition.recipe import METHODS as RECOGNITION_METHODS
 from pipeline.recognition.recipe import Recognition
+from pipeline.run import Run
 from pipeline.schedule import Piecewise, Ramp
 
 
@@ -66,7 +67,7 @@ def _run(options: argparse.Namespace) -> None:
     if isinstance(recipe, Recognition):
         return recognition.run(options, recipe)
     methods = list(dict.fromkeys([*recipe.compare.methods, recipe.method.name]))
-    with running(options, recipe, reporter) as run:
+    with running(options, recipe, reporter, Run) as run:
         outcome = run.everything(methods, seeds(recipe, recipe.compare.seeds))
         files = finish(run, outcome, reporter.warnings)
     emit(options, summary(outcome, files), table(outcome) + "\n" + files.text())
@@ -81,7 +82,7 @@ def _compare(options: argparse.Namespace) -> None:
     named = options.methods or ",".join([*recipe.compare.methods, recipe.method.name])
     methods = [m.strip() for m in named.split(",") if m.strip()]
     known(recipe, methods)
-    with running(options, recipe, reporter) as run:
+    with running(options, recipe, reporter, Run) as run:
         outcome = run.everything(methods, seeds(recipe, options.seeds))
         files = finish(run, outcome, reporter.warnings)
     emit(options, {"rows": compare_rows(outcome)}, table(outcome) + "\n" + files.text())
@@ -107,7 +108,7 @@ def _teach(options: argparse.Namespace) -> None:
         return recognition.teach(options, recipe)
     if not recipe.teachers:
         raise InputError(f"{options.recipe}: teachers", "at least one teacher", "none")
-    with running(options, recipe, reporter) as run:
+    with running(options, recipe, reporter, Run) as run:
         tiles, taught = run.teach()
         rows = {
             t.facts.label: {"tiles": t.tiles, "seconds": round(t.seconds, 2), "psnr_y": t.psnr_y}
@@ -132,7 +133,7 @@ def _distill(options: argparse.Namespace) -> None:
     recipe, reporter = read_any(options), Terminal()
     if isinstance(recipe, Recognition):
         return write(recognition.distill(options, recipe))
-    with running(options, recipe, reporter) as run:
+    with running(options, recipe, reporter, Run) as run:
         _, _, _, jobs = run.distill([recipe.method.name], seeds(recipe, recipe.compare.seeds))
     write("\n".join(job.output().where("weights.safetensors") for job in jobs))
 

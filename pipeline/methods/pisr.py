@@ -97,12 +97,11 @@ def _larger(method: PISR, settings: Train, network: nn.Module, scale: int) -> Ph
 
 
 def pisr(method: PISR, settings: Train, student: Callable[[], nn.Module]) -> list[PhaseBuilder]:
-    """Phase 2. The artefact `teacher` is phase 1's network; without one (a check before anything runs) an untrained
-    student stands for the larger teacher.
-
-    Raises InputError for a layer that the student does not have.
-    """
+    """Phase 2; the artefact `teacher` is phase 1's network. Raises InputError for a layer that the student lacks."""
     wavelet = WaveletLoss(low=1 / 3)
+    guided = method.vid != 0 or method.relational != 0
+    if guided:
+        layer_of(student(), method.layer)
 
     def build(artefacts: Modules) -> Phase:
         network = student()
@@ -112,11 +111,11 @@ def pisr(method: PISR, settings: Train, student: Callable[[], nn.Module]) -> lis
             start(network, decoder)
         modules, frozen = {"student": network}, {}
         guide: _Guide | None = None
-        if method.vid != 0 or method.relational != 0:
+        if guided:
             guide = _Guide(method, network, taught, decoder)
             frozen[TEACHER] = taught
-        if guide is not None and method.vid != 0:
-            modules["vid"] = guide.vid
+            if method.vid != 0:
+                modules["vid"] = guide.vid()
         seen = seen_by(network)
 
         def losses(modules: Modules, batch: Batch) -> dict[str, Tensor]:
@@ -146,11 +145,10 @@ def pisr(method: PISR, settings: Train, student: Callable[[], nn.Module]) -> lis
             },
             settings=settings,
             artefact="student",
-            require_hr=guide is not None or method.distill == 0,
+            require_hr=guided or method.distill == 0,
             frozen=frozen,
         )
 
-    layer_of(student(), method.layer)
     return [build]
 
 
@@ -158,15 +156,15 @@ class _Guide:
     """The teacher's features for a batch, and the student's beside them."""
 
     def __init__(self, method: PISR, student: nn.Module, taught: nn.Module, decoder: nn.Module) -> None:
-        layer = layer_of(student, method.layer)
-        self.taught, self.until = taught, Until(decoder, layer_of(decoder, method.layer))
-        self.vid = VID(
-            channels(student, layer),
-            channels(decoder, layer),
-            distribution=method.distribution,
-            scale_per=method.scale_per,
-        )
-        self.tap = Tap(student, layer)
+        self.method, self.taught = method, taught
+        self.layer = layer_of(student, method.layer)
+        self.widths = channels(student, self.layer), channels(decoder, self.layer)
+        self.until, self.tap = Until(decoder, self.layer), Tap(student, self.layer)
+
+    def vid(self) -> VID:
+        """The loss with untrained heads."""
+        method = self.method
+        return VID(*self.widths, distribution=method.distribution, scale_per=method.scale_per)
 
     @torch.no_grad()
     def features(self, batch: Batch) -> Tensor:

@@ -130,7 +130,12 @@ class RecognitionJob:
             device=torch.device(device),
             rank=rank,
             world=world,
-            hooks=Hooks(evaluate=judge if rank == 0 else None, log=listener.log, sync=listener.sync),
+            hooks=Hooks(
+                evaluate=judge if rank == 0 else None,
+                log=listener.log,
+                sync=listener.sync,
+                urgent=listener.urgent,
+            ),
         )
         if rank != 0:
             return None

@@ -9,7 +9,6 @@ steps, so a resumed training, or one on another number of workers, sees exactly 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +19,7 @@ from pipeline.errors import InputError
 from pipeline.recognition.recipe import Sampling, Views
 from pipeline.recognition.views import draw, enlarge, see, shrink
 from pipeline.shards.manifest import Manifest
-from pipeline.shards.order import below, epoch_keys, mix, permute, words
+from pipeline.shards.order import below, epoch_keys, mix, permute, read_ahead, words
 from pipeline.shards.rows import Rows
 from pipeline.shards.store import Store
 
@@ -132,14 +131,7 @@ class ViewSampler:
         self, start: int, stop: int, rank: int = 0, world: int = 1
     ) -> Iterator[tuple[int, ViewBatch]]:
         """(step, share) for the steps of [start, stop) while one thread prepares the next."""
-        if start >= stop:
-            return
-        with ThreadPoolExecutor(1, thread_name_prefix="sampler") as pool:
-            ahead = pool.submit(self.batch, start, rank, world)
-            for step in range(start, stop - 1):
-                batch, ahead = ahead.result(), pool.submit(self.batch, step + 1, rank, world)
-                yield step, batch
-            yield stop - 1, ahead.result()
+        return read_ahead(self.batch, start, stop, rank, world)
 
     def _shuffled(self, samples: np.ndarray) -> np.ndarray:
         epoch, position = np.divmod(samples, np.uint64(len(self.gallery)))

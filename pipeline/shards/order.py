@@ -1,11 +1,15 @@
-"""Counter-based randomness: what sample number n is, as a pure function of (seed, n)."""
+"""Counter-based randomness: what sample number n is, as a pure function of (seed, n); and reading batches ahead."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 
+T = TypeVar("T")
 _ROUNDS = 4
 
 
@@ -58,3 +62,17 @@ def mix(x: np.ndarray) -> np.ndarray:
     x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
     return x ^ x >> np.uint64(31)
+
+
+def read_ahead(
+    batch: Callable[[int, int, int], T], start: int, stop: int, rank: int, world: int
+) -> Iterator[tuple[int, T]]:
+    """(step, batch(step, rank, world)) for the steps of [start, stop) while one thread prepares the next batch."""
+    if start >= stop:
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="sampler") as pool:
+        ahead = pool.submit(batch, start, rank, world)
+        for step in range(start, stop - 1):
+            ready, ahead = ahead.result(), pool.submit(batch, step + 1, rank, world)
+            yield step, ready
+        yield stop - 1, ahead.result()

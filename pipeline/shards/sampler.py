@@ -13,7 +13,6 @@ Crops are copied from the mapped files straight into the batch. The eight moves 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -25,7 +24,7 @@ from torch import Tensor
 from pipeline.errors import InputError
 from pipeline.shards.format import Receipt
 from pipeline.shards.manifest import Manifest
-from pipeline.shards.order import below, epoch_keys, permute, words
+from pipeline.shards.order import below, epoch_keys, permute, read_ahead, words
 from pipeline.shards.rows import Rows
 from pipeline.shards.store import Store
 
@@ -141,14 +140,7 @@ class Sampler:
 
     def iterate(self, start: int, stop: int, rank: int = 0, world: int = 1) -> Iterator[tuple[int, Batch]]:
         """Yield (step, batch) for the steps of [start, stop) while one thread prepares the next batch."""
-        if start >= stop:
-            return
-        with ThreadPoolExecutor(1, thread_name_prefix="sampler") as pool:
-            ahead = pool.submit(self.batch, start, rank, world)
-            for step in range(start, stop - 1):
-                batch, ahead = ahead.result(), pool.submit(self.batch, step + 1, rank, world)
-                yield step, batch
-            yield stop - 1, ahead.result()
+        return read_ahead(self.batch, start, stop, rank, world)
 
     def _samples(self, first: int, count: int) -> np.ndarray:
         """Return (4, count) int64: row number, y, x, move of the samples numbered from `first`."""
