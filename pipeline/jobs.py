@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.errors import InputError
-from pipeline.recipe import PISR, Recipe
+from pipeline.method_settings import PISR
+from pipeline.recipe import Recipe
 from pipeline.recipe_file import with_method
 from pipeline.road import Cached, Fused, Taught
 from pipeline.shards.fingerprint import file_sha256

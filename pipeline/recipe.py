@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Union
+from typing import Annotated, Any, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from pipeline.schedule import Fraction, Ramp, Weight
-
-Positive = Annotated[int, Field(gt=0)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+from pipeline.method_settings import KD, METHODS, PISR, Method
+from pipeline.settings import Name, Positive, Section, Train
 
 
 class Data(Section):
@@ -84,54 +78,6 @@ class Teach(Section):
     """Tiles per forward pass."""
     max_restarts: Annotated[int, Field(ge=0)] = 3
     """How often a dead actor is restarted (its shard is taught again) before the run fails."""
-
-
-class Budget(Section):
-    """One training: length, optimiser, schedule and what is watched."""
-
-    steps: Positive = 10_000
-    """Optimiser steps."""
-    batch: Positive = 16
-    """Global batch: samples per step over all workers."""
-    lr: Annotated[float, Field(gt=0)] = 2e-4
-    """Peak learning rate."""
-    schedule: Literal["constant", "cosine", "multistep"] = "cosine"
-    """Learning-rate schedule after the warm-up."""
-    min_lr: Annotated[float, Field(ge=0)] = 1e-6
-    """Floor of the cosine schedule."""
-    milestones: tuple[Fraction, ...] = (0.5, 0.8, 0.9, 0.95)
-    """Progress values at which `multistep` multiplies the rate by `gamma`."""
-    gamma: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Factor of `multistep`."""
-    warmup: Annotated[int, Field(ge=0)] = 0
-    """Steps of linear warm-up."""
-    optimiser: Literal["adam", "adamw", "sgd"] = "adam"
-    """Optimiser; `sgd` has Nesterov's momentum, the first of `betas`."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Adam's decay rates."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """Weight decay."""
-    clip: Annotated[float, Field(ge=0)] = 0.0
-    """Largest gradient norm; 0 leaves gradients alone."""
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    """Decay of the exponential moving average that is evaluated and exported; 0 turns it off."""
-    amp: Literal["off", "bf16", "fp16"] = "off"
-    """Autocast on GPU; losses stay in fp32. Ignored on a CPU."""
-    compile: bool = False
-    """torch.compile on the trained networks."""
-    log_every: Positive = 100
-    """Steps between logged loss values (their mean over the interval)."""
-    evaluate_every: Positive = 1000
-    """Steps between evaluations; also the checkpoint interval and one report to Ray."""
-    keep: Positive = 2
-    """Complete checkpoints kept."""
-
-
-class Train(Budget):
-    """The training of a super-resolution network."""
-
-    patch: Positive = 32
-    """Side of a training patch in LR pixels."""
 
 
 class Mean(Section):
@@ -204,141 +150,6 @@ class Student(Section):
     @property
     def label(self) -> str:
         return re.sub(r"[^A-Za-z0-9._-]", "-", self.name)
-
-
-Target = Literal["none", "teacher", "fused"]
-"""What a method reads from the cache beside LR and HR."""
-
-
-class Scratch(Section):
-    """The student alone: L1 against HR. The baseline of every comparison."""
-
-    target: ClassVar[Target] = "none"
-
-    name: Literal["scratch"]
-    """Always `scratch`."""
-    hr: Weight = 1.0
-    """Weight of L1 against HR."""
-
-
-class KD(Section):
-    """One teacher, L1 on outputs: L = distill * |S - T|_1 + hr * |S - HR|_1."""
-
-    target: ClassVar[Target] = "teacher"
-
-    name: Literal["kd"]
-    """Always `kd`."""
-    teacher: str = "best"
-    """The teacher's name, or `best`: the highest PSNR on the held-out tiles."""
-    distill: Weight = 1.0
-    """Weight of L1 against the teacher."""
-    hr: Weight = 1.0
-    """Weight of L1 against HR."""
-
-
-class MTKD(Section):
-    """Several teachers through their fused target, wavelet distillation (Jiang et al., ECCV 2024, eq. 5-7)."""
-
-    target: ClassVar[Target] = "fused"
-
-    name: Literal["mtkd"]
-    """Always `mtkd`."""
-    distill: Weight = 1.0
-    """Weight of the wavelet loss against the fused target."""
-    hr: Weight = 0.1
-    """Weight alpha of L1 against HR."""
-    wavelet: str = "haar"
-    """Any discrete wavelet of PyWavelets."""
-    level: Positive = 1
-    """Decomposition levels K; the paper's choice is 1."""
-    mode: Literal["zero", "symmetric", "reflect", "periodic", "periodization"] = "zero"
-    """Border rule of the transform."""
-    relational: Weight = 0.0
-    """Ours: weight of the relational loss between the details of the student's pictures and of the fused targets, over
-    the whole batch."""
-    low: Annotated[float, Field(ge=0)] = 1.0
-    """Ours: weight of the loss' low band. Published it is 1; at 0.33 all coefficients count alike, which small students
-    learn from faster."""
-    dual_tree: bool = False
-    """Ours: the shift-invariant dual-tree complex transform instead of `wavelet`."""
-    handover: tuple[Fraction, Fraction] | None = None
-    """Ours: [begin, until]. Between these progress values the distillation weight falls linearly to 0 and the
-    HR weight rises to 1, so the last part of the run fits HR itself. Needs constant `distill` and `hr`."""
-
-    @model_validator(mode="after")
-    def _one_schedule(self) -> MTKD:
-        if self.handover and not (isinstance(self.distill, float) and isinstance(self.hr, float)):
-            raise ValueError(
-                "handover needs constant weights `distill` and `hr`; give it or schedules, not both"
-            )
-        return self
-
-    def weights(self) -> dict[str, Weight]:
-        """The weight of each loss term, with the hand-over spelled out as two ramps."""
-        if self.handover is None or not isinstance(self.distill, float) or not isinstance(self.hr, float):
-            return {"distill": self.distill, "hr": self.hr, "relational": self.relational}
-        begin, until = self.handover
-        return {
-            "relational": self.relational,
-            "distill": Ramp(kind="linear", start=self.distill, end=0.0, begin=begin, until=until),
-            "hr": Ramp(kind="linear", start=self.hr, end=1.0, begin=begin, until=until),
-        }
-
-
-class PISR(Section):
-    """Privileged information (Lee et al., ECCV 2020): a teacher that sees HR, its decoder as the student's start, and
-    variational distillation (VID) of its features."""
-
-    name: Literal["pisr"]
-    """Always `pisr`."""
-    teacher: Literal["privileged", "larger"] = "privileged"
-    """`privileged`: an encoder that sees HR and a decoder of the student's architecture. `larger`, for ablations: a
-    larger network of the student's kind that sees LR."""
-    larger: dict[str, Any] = {}
-    """Options of the `larger` teacher, over the student's own."""
-    checkpoint: str | None = None
-    """Weights of a teacher trained before (weights.safetensors of its training) instead of phase 1."""
-    imitation: Annotated[float, Field(ge=0)] = 1e-4
-    """Phase 1's weight lambda_T of L1 between the code and the bicubic LR; 0 for none."""
-    pretrain: Train | None = None
-    """Phase 1's training; default: the recipe's `train`."""
-    init: bool = True
-    """The student starts as the teacher's decoder."""
-    vid: Weight = 1e-6
-    """Weight lambda_S of VID; 0 leaves the teacher out of the step."""
-    layer: str | None = None
-    """Module whose output VID compares; default: the last features before enlarging (fsrcnn: `expanding`)."""
-    distribution: Literal["laplace", "gaussian"] = "laplace"
-    """VID's distribution."""
-    scale_per: Literal["element", "channel"] = "element"
-    """VID's scale: predicted for each element, or one learned number a channel."""
-    relational: Weight = 0.0
-    """Ours: weight of the relational loss between the mean features of `layer`, over the whole batch."""
-    hr: Weight = 1.0
-    """Weight of L1 against HR."""
-    distill: Weight = 0.0
-    """Ours: weight of MTKD's wavelet loss (low band at 1/3) against the fused target of the recipe's teachers. With
-    `vid: 0`, `distill: 1` and `hr: 0.1` this is PISR's start followed by MTKD."""
-
-    @model_validator(mode="after")
-    def _possible(self) -> PISR:
-        if self.teacher == "larger" and self.init:
-            raise ValueError("a student cannot start as a larger teacher; set init: false")
-        if self.teacher == "privileged" and self.larger:
-            raise ValueError("`larger` belongs to teacher: larger")
-        if not self.init and self.vid == 0:
-            raise ValueError(
-                "with init: false and vid: 0 nothing of the teacher is used; take method scratch"
-            )
-        return self
-
-    @property
-    def target(self) -> Target:
-        return "none" if self.distill == 0 else "fused"
-
-
-Method = Annotated[Union[Scratch, KD, MTKD, PISR], Field(discriminator="name")]
-METHODS: dict[str, type[Section]] = {"scratch": Scratch, "kd": KD, "mtkd": MTKD, "pisr": PISR}
 
 
 class Distill(Section):

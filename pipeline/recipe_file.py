@@ -17,7 +17,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import InputError
-from pipeline.recipe import METHODS, Aggregate, Best, Mean, Median, Recipe, Weighted
+from pipeline.method_settings import METHODS
+from pipeline.recipe import Aggregate, Best, Mean, Median, Recipe, Weighted
 from pipeline.recognition.recipe import METHODS as RECOGNITION_METHODS
 from pipeline.recognition.recipe import Recognition
 

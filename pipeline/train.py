@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from pipeline import checkpoint
 from pipeline.errors import FacultyError
 from pipeline.methods.base import Adversary, Phase
-from pipeline.recipe import Budget
 from pipeline.schedule import Weight, weight_at
+from pipeline.settings import Budget
 from pipeline.shards.store import Store
 
 

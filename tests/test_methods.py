@@ -8,9 +8,11 @@ import pywt
 import torch
 from torch import nn
 
+from pipeline.method_settings import KD, MTKD, Scratch
 from pipeline.methods import METHODS
 from pipeline.methods.mtkd import aggregation, network
-from pipeline.recipe import KD, MTKD, Aggregate, Scratch, Train
+from pipeline.recipe import Aggregate
+from pipeline.settings import Train
 
 
 def student() -> nn.Module:

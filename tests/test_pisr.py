@@ -13,10 +13,12 @@ import students
 from pipeline.errors import InputError
 from pipeline.losses.relational import angles, distances
 from pipeline.losses.variational import VID
+from pipeline.method_settings import MTKD, PISR
 from pipeline.methods import METHODS
 from pipeline.methods.pisr import TEACHER, pisr, start, teacher
 from pipeline.methods.taps import Tap, Until, channels, layer_of
-from pipeline.recipe import MTKD, PISR, Recipe, Train
+from pipeline.recipe import Recipe
+from pipeline.settings import Train
 from students.colour import luma
 from teachers.privileged import ENCODER_PARAMETERS, Encoder, Privileged
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from pipeline.errors import InputError
-from pipeline.recipe import MTKD
+from pipeline.method_settings import MTKD
 from pipeline.recipe_file import load_any, load_recipe, with_method
 from pipeline.schedule import weight_at
 

@@ -16,7 +16,8 @@ from torch import nn
 from pipeline.errors import FacultyError
 from pipeline.losses.pixel import l1
 from pipeline.methods.base import Phase, masked_l1
-from pipeline.recipe import Recipe, Train
+from pipeline.recipe import Recipe
+from pipeline.settings import Train
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.sampler import Sampler, Source
 from pipeline.shards.store import Store

@@ -152,7 +152,9 @@ def _check(options: argparse.Namespace) -> None:
 
 def documentation(model: type, indent: str = "") -> str:
     """Every field of a settings model with its meaning, nested."""
-    from pipeline.recipe import KD, MTKD, PISR, Aggregate, Best, Mean, Median, Scratch, Section, Weighted
+    from pipeline.method_settings import KD, MTKD, PISR, Scratch
+    from pipeline.recipe import Aggregate, Best, Mean, Median, Weighted
+    from pipeline.settings import Section
 
     choices: dict[str, tuple[type, ...]] = {
         "fusion": (Mean, Median, Best, Weighted, Aggregate),

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from pipeline.losses.pixel import l1
-from pipeline.recipe import Budget
 from pipeline.schedule import Weight
+from pipeline.settings import Budget
 from students.colour import colours_of, luma
 
 Modules = Mapping[str, nn.Module]

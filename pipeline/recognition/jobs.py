@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from pipeline.losses.gather import globalise
 from pipeline.methods.base import Phase
-from pipeline.recipe import Budget
 from pipeline.recognition.methods import assistant_phase, student_phase, task_phase
 from pipeline.recognition.networks import Recogniser, build
 from pipeline.recognition.recipe import HORKD, Network, Recognition
 from pipeline.recognition.sampler import Gallery, ViewSampler
 from pipeline.recognition.tasks import METRICS, score
 from pipeline.recognition.teach import Source
+from pipeline.settings import Budget
 from pipeline.shards.fingerprint import fingerprint
 from pipeline.shards.manifest import load as load_manifest
 from pipeline.shards.store import Store

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal, Union
 
 from pydantic import Field, model_validator
 
-from pipeline.recipe import Budget, Distill, Name, Positive, Section, Tracking
+from pipeline.recipe import Distill, Tracking
 from pipeline.schedule import Fraction, Ramp, Weight
+from pipeline.settings import Budget, Name, Positive, Section
 
 Task = Literal["classification", "verification", "retrieval", "segmentation"]
 MethodName = Literal["scratch", "kd", "rkd", "horkd"]

@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from pipeline.method_settings import PISR
 from pipeline.methods import METHODS
 from pipeline.methods.base import Phase
 from pipeline.methods.mtkd import aggregation
 from pipeline.methods.pisr import TEACHER
 from pipeline.methods.pisr import teacher as pisr_teacher
-from pipeline.recipe import PISR, Aggregate, Recipe, Train
+from pipeline.recipe import Aggregate, Recipe
+from pipeline.settings import Train
 from pipeline.shards.fingerprint import fingerprint
 from pipeline.shards.manifest import load as load_manifest
 from pipeline.shards.sampler import Sampler, Source

@@ -11,7 +11,8 @@ from safetensors.torch import load
 from torch import nn
 
 from pipeline.errors import InputError
-from pipeline.recipe import PISR, Recipe
+from pipeline.method_settings import PISR
+from pipeline.recipe import Recipe
 from pipeline.shards.store import Store
 from students import build
 from students.colour import colours_of
