@@ -89,6 +89,35 @@ def test_a_run_of_all_methods_its_table_and_a_second_one_that_computes_nothing(t
     assert hashes(tmp_path) == before
 
 
+def test_variants_of_a_method_stand_beside_it_and_share_an_assistant(tmp_path: Path) -> None:
+    variants = {
+        "no-mmd": {"name": "rkd", "mmd": 0.0, "adversarial": 0.1},
+        "apart": {"name": "horkd", "union": False},
+    }
+    road = run(tmp_path, compare={"variants": variants})
+    outcome = road.everything(["scratch", "rkd", "no-mmd", "horkd", "apart"], [0])
+    assert [r["method"] for r in compare_rows(outcome)] == ["scratch", "rkd", "no-mmd", "horkd", "apart"]
+    curves = {job.method: job.result()["curves"]["train"] for job in outcome.jobs}  # type: ignore[index]
+    assert "train/mmd" in curves["rkd"] and "train/mmd" not in curves["no-mmd"]
+    assert curves["horkd"]["train/order2"] != curves["apart"]["train/order2"]
+    assert len(list((tmp_path / "cache" / "networks").glob("assistant-*"))) == 1
+    with pytest.raises(InputError, match="no-mmd, apart"):
+        road.check(["no-such"])
+
+
+def test_variants_must_have_names_of_their_own() -> None:
+    for compare, message in [
+        ({"variants": {"kd": {"name": "kd"}}}, "methods' own names"),
+        ({"methods": ["no-mmd"]}, "neither methods"),
+        (
+            {"variants": {"maps": {"name": "rkd", "map": 1.0}}},
+            "compare.variants.maps.map needs cache.features",
+        ),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            Recognition.model_validate(content(Path("x"), compare=compare))
+
+
 def test_another_gap_and_seed_reuse_teacher_assistant_and_their_outputs(tmp_path: Path) -> None:
     data = {"layout": "folders", "root": picture_folder(tmp_path, 2, 8), "size": 16, "views": {"count": 2}}
     run(tmp_path, data=data).everything(["horkd"], [0])

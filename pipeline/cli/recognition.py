@@ -30,8 +30,9 @@ def compare(options: argparse.Namespace, recipe: Recognition) -> None:
     reporter = Terminal()
     named = options.methods or ",".join(METHODS)
     methods = [m.strip() for m in named.split(",") if m.strip()]
-    if wrong := [m for m in methods if m not in METHODS] or ([] if methods else ["nothing"]):
-        raise InputError("--methods", f"some of {', '.join(METHODS)}", ", ".join(wrong))
+    known = [*METHODS, *recipe.compare.variants]
+    if wrong := [m for m in methods if m not in known] or ([] if methods else ["nothing"]):
+        raise InputError("--methods", f"some of {', '.join(known)}", ", ".join(wrong))
     with running(options, recipe, reporter, RecognitionRun) as road:
         outcome = road.everything(methods, _seeds(recipe, options.seeds))
         files = finish(road, outcome, reporter.warnings)

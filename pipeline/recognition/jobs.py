@@ -28,6 +28,8 @@ from pipeline.train import Hooks, train
 
 VERSION = 1
 OBSERVED_ONLY = ("log_every", "evaluate_every", "keep")
+SECOND_STEP_ONLY = ("gamma", "assistant", "union", "init")
+"""Settings of HORKD that its assistant does not depend on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,8 @@ class RecognitionJob:
     label: str
     role: str
     """`teacher`, `assistant` or `student`."""
+    method: str
+    """Of a student: its method's name or its variant's; of the others their role."""
     recipe: dict[str, Any]
     gap: int
     """1 for the networks that work at HR."""
@@ -173,7 +177,7 @@ class RecognitionJob:
             "classes": self.classes,
             "size": list(self.size),
             "gap": self.gap,
-            "method": recipe.method.name if self.role == "student" else self.role,
+            "method": self.method,
             "seed": self.seed,
             "fingerprint": self.fingerprint,
         }
@@ -229,7 +233,8 @@ def job_fingerprint(recipe: Recognition, role: str, gap: int, seed: int, inputs:
     if role == "teacher":
         own |= {"network": dump["teacher"]["network"], "pretrained": recipe.teacher.pretrained}
     else:
-        own |= {"network": dump["student"], "method": dump["method"], "online": recipe.cache.online}
+        method = {k: v for k, v in dump["method"].items() if role == "student" or k not in SECOND_STEP_ONLY}
+        own |= {"network": dump["student"], "method": method, "online": recipe.cache.online}
     if role == "student":
         own |= {"input": recipe.input, "gap": gap}
     facts = {

@@ -219,8 +219,10 @@ METHODS: dict[str, type[Section]] = {"scratch": Scratch, "kd": KD, "rkd": RKD, "
 class RecognitionCompare(Section):
     """What `faculty run` trains beside the recipe's own method, at the same budget."""
 
-    methods: tuple[MethodName, ...] = ("scratch", "kd")
-    """Baselines by name."""
+    methods: tuple[Name, ...] = ("scratch", "kd")
+    """Baselines: methods by name, or names of `variants`."""
+    variants: dict[Name, Method] = {}
+    """Methods with settings of their own under names of their own, for ablations."""
     seeds: Positive = 1
     """Seeds per method: seed, seed + 1, ..."""
     settings: dict[MethodName, dict[str, Any]] = {}
@@ -314,12 +316,23 @@ class Recognition(Section):
             raise ValueError(
                 f"data.split: identities does not go with {self.task}: its classes must be known"
             )
-        for number, settings in self.compare.settings.items():
-            if settings.get("name", number) != number:
-                raise ValueError(f"compare.settings.{number}: its name is {settings['name']!r}")
-            METHODS[number].model_validate({**settings, "name": number})
-        if isinstance(self.method, RKD) and self.method.map != 0.0 and self.cache.features != "map":
-            raise ValueError("method.map needs cache.features: map")
+        for name, settings in self.compare.settings.items():
+            if settings.get("name", name) != name:
+                raise ValueError(f"compare.settings.{name}: its name is {settings['name']!r}")
+            METHODS[name].model_validate({**settings, "name": name})
+        variants = self.compare.variants
+        if taken := sorted(set(METHODS) & set(variants)):
+            raise ValueError(f"compare.variants: {taken} are methods' own names; choose others")
+        if unknown := sorted(set(self.compare.methods) - {*METHODS, *variants}):
+            raise ValueError(
+                f"compare.methods: {unknown} are neither methods ({', '.join(METHODS)}) nor names of compare.variants"
+            )
+        for where, method in {
+            "method": self.method,
+            **{f"compare.variants.{k}": v for k, v in variants.items()},
+        }.items():
+            if isinstance(method, RKD) and method.map != 0.0 and self.cache.features != "map":
+                raise ValueError(f"{where}.map needs cache.features: map")
         return self
 
 

@@ -82,7 +82,7 @@ def compare_rows(outcome: Outcome) -> list[dict[str, Any]]:
         scored = outcome.scores[job.label]
         rows.append(
             {
-                "method": job.spec.method.name,
+                "method": job.method,
                 "student": job.spec.student.label,
                 "seed": job.seed,
                 "set": outcome.sets[0],

@@ -33,15 +33,19 @@ from pipeline.tracking_null import RunTracker
 
 
 def with_method(recipe: Recognition, method: str) -> Recognition:
-    """The same recipe with another method: its own settings where it is the recipe's, else `compare.settings`.
+    """The same recipe with another method: its own settings where it is the recipe's, else `compare.settings`; or with
+    the variant of that name.
 
-    Raises InputError for an unknown method.
+    Raises InputError for an unknown name.
     """
     if method == recipe.method.name:
         return recipe
-    if method not in METHODS:
-        raise InputError("method", f"one of {', '.join(METHODS)}", repr(method))
-    settings = {**recipe.compare.settings.get(method, {}), "name": method}  # type: ignore[call-overload]
+    if (variant := recipe.compare.variants.get(method)) is not None:
+        settings = variant.model_dump(mode="json")
+    elif method in METHODS:
+        settings = {**recipe.compare.settings.get(method, {}), "name": method}  # type: ignore[call-overload]
+    else:
+        raise InputError("method", f"one of {', '.join([*METHODS, *recipe.compare.variants])}", repr(method))
     return checked(Recognition, {**recipe.model_dump(mode="json"), "method": settings}, f"method {method}")
 
 
@@ -153,7 +157,7 @@ class RecognitionRun:
         if method == "scratch":  # needs no teacher
             with self.store.lock("building.lock", on_wait=self._building):
                 data = self.pictures()
-            return self._job(with_method(self.recipe, method), "student", data, gap, seed, {}, {})
+            return self._job(with_method(self.recipe, method), "student", data, gap, seed, {}, {}, method)
         data, teacher, helpers = self.teach([method])
         return self._student_job(data, teacher, helpers.get(method), method, gap, seed)
 
@@ -242,7 +246,7 @@ class RecognitionRun:
                 sources[name] = helper.source
                 if helper.outputs:
                     outputs[name] = helper.outputs
-        return self._job(recipe, "student", data, gap, seed, outputs, sources)
+        return self._job(recipe, "student", data, gap, seed, outputs, sources, method)
 
     def _job(
         self,
@@ -253,17 +257,19 @@ class RecognitionRun:
         seed: int,
         outputs: dict[str, str],
         sources: dict[str, Source],
+        method: str = "",
     ) -> RecognitionJob:
         inputs = {"pictures": data.path("train"), **outputs}
         inputs |= {f"{name} network": source.identity for name, source in sources.items()}
         print_ = job_fingerprint(recipe, role, gap, seed, inputs)
         label = role
         if role == "student":
-            label = f"{recipe.method.name}-{recipe.student.label}-x{gap}-s{seed}"
+            label = f"{method}-{recipe.student.label}-x{gap}-s{seed}"
         folder = f"trainings/{label}-{print_}" if role == "student" else f"networks/{role}-{print_}"
         return RecognitionJob(
             label=label,
             role=role,
+            method=method or role,
             recipe=located(recipe).model_dump(mode="json"),
             gap=gap,
             seed=seed,
