@@ -64,7 +64,7 @@ def save_student(
     info = StudentInfo(name, scale, dict(options), dict(metadata or {}))
     text = json.dumps({**info.facts, "architecture": name, "scale": scale, "options": info.options})
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
-    _write(path, save(tensors, metadata={"faculty": text, "format": "pt"}))
+    write_whole(path, save(tensors, metadata={"faculty": text, "format": "pt"}))
     return info
 
 
@@ -101,11 +101,30 @@ def export_onnx(model: nn.Module, path: str | Path, scale: int) -> float:
     Returns the largest difference between ONNX Runtime and the student. Raises FacultyError, and writes nothing,
     where it exceeds `PARITY` or where the exporter cannot express the network.
     """
-    import onnxruntime
-
     model = _standing(model)
     dynamic = torch.export.Dim.DYNAMIC
-    example = torch.zeros(2, 3, *_SIZES[0])
+    example, axes = torch.zeros(2, 3, *_SIZES[0]), {0: dynamic, 2: dynamic, 3: dynamic}
+    data = onnx_bytes(model, example, axes, "lr", ("sr",), {"scale": scale}, path)
+    run = onnx_session(data)
+    difference = _difference(lambda x: run(x)[0], model)
+    require_parity(path, "ONNX Runtime", difference)
+    write_whole(path, data)
+    return difference
+
+
+def onnx_bytes(
+    model: nn.Module,
+    example: Tensor,
+    axes: Mapping[int, Any],
+    name: str,
+    outputs: tuple[str, ...],
+    facts: Mapping[str, Any],
+    path: str | Path,
+) -> bytes:
+    """`model`, of one input `name` with the dynamic `axes`, as an ONNX file. `path` names it in errors.
+
+    Raises FacultyError where the exporter cannot express the network.
+    """
     quiet = logging.getLogger("torch.onnx")
     level = quiet.level
     quiet.setLevel(logging.ERROR)  # it reports every decomposition and a missing torchvision
@@ -114,9 +133,9 @@ def export_onnx(model: nn.Module, path: str | Path, scale: int) -> float:
             model,
             (example,),
             dynamo=True,
-            dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},),
-            input_names=["lr"],
-            output_names=["sr"],
+            dynamic_shapes=(dict(axes),),
+            input_names=[name],
+            output_names=list(outputs),
             external_data=False,
             verbose=False,
         )
@@ -124,14 +143,19 @@ def export_onnx(model: nn.Module, path: str | Path, scale: int) -> float:
         raise FacultyError(f"{path}: this network cannot be written as ONNX: {error}") from error
     finally:
         quiet.setLevel(level)
+    assert program is not None
     proto = program.model_proto
-    proto.metadata_props.add(key="faculty", value=json.dumps({"scale": scale}))
-    data = proto.SerializeToString()
+    proto.metadata_props.add(key="faculty", value=json.dumps(dict(facts)))
+    return proto.SerializeToString()
+
+
+def onnx_session(data: bytes) -> Callable[[Tensor], list[Tensor]]:
+    """The file opened with ONNX Runtime on the CPU: its outputs for an input."""
+    import onnxruntime
+
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    difference = _difference(lambda x: torch.from_numpy(session.run(None, {"lr": x.numpy()})[0]), model)
-    _require_parity(path, "ONNX Runtime", difference)
-    _write(path, data)
-    return difference
+    (given,) = session.get_inputs()
+    return lambda x: [torch.from_numpy(value) for value in session.run(None, {given.name: x.numpy()})]
 
 
 def export_pth(model: nn.Module, path: str | Path) -> str:
@@ -153,10 +177,10 @@ def export_pth(model: nn.Module, path: str | Path) -> str:
     descriptor: Any = import_spandrel().MAIN_REGISTRY.load(dict(state))
     reopened = SpandrelStudent(descriptor.model, descriptor.scale, descriptor.size_requirements).eval()
     difference = _difference(reopened, model)
-    _require_parity(path, f"spandrel's {descriptor.architecture.id}", difference)
+    require_parity(path, f"spandrel's {descriptor.architecture.id}", difference)
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    _write(path, buffer.getvalue())
+    write_whole(path, buffer.getvalue())
     return str(descriptor.architecture.id)
 
 
@@ -182,14 +206,16 @@ def _difference(other: Callable[[Tensor], Tensor], model: nn.Module) -> float:
     return max(differences)
 
 
-def _require_parity(path: str | Path, program: str, difference: float) -> None:
+def require_parity(path: str | Path, program: str, difference: float) -> None:
+    """Raise FacultyError where `program` differs from the network by more than PARITY."""
     if not difference <= PARITY:  # also where it is not a number
         raise FacultyError(
-            f"{path}: {program} gives another picture, off by {difference:.1e} (allowed: {PARITY:.0e})"
+            f"{path}: {program} gives other values, off by {difference:.1e} (allowed: {PARITY:.0e})"
         )
-    log.info("%s: %s gives the student's picture to %.1e", path, program, difference)
+    log.info("%s: %s gives the student's values to %.1e", path, program, difference)
 
 
-def _write(path: str | Path, data: bytes) -> None:
+def write_whole(path: str | Path, data: bytes) -> None:
+    """The file appears complete or not at all."""
     path = Path(path)
     Store.open(path.parent).write_bytes(path.name, data)

@@ -17,7 +17,9 @@ from road_kit import Untouchable, hashes, weights
 from pipeline.cli import main
 from pipeline.engines import InlineEngine
 from pipeline.errors import InputError
+from pipeline.export import onnx_session
 from pipeline.progress import Quiet
+from pipeline.recognition.export import load_recogniser
 from pipeline.recognition.recipe import Network, Recognition
 from pipeline.recognition.results import baseline, compare_rows, finish, table, table_rows
 from pipeline.recognition.run import RecognitionRun
@@ -82,6 +84,8 @@ def test_a_run_of_all_methods_its_table_and_a_second_one_that_computes_nothing(t
     )
     page = Path(files.report).read_text()
     assert "Confusion" in page and "horkd-resnet8-x2" in page
+    for file in files.students.values():
+        assert {p.name for p in Path(file).parent.iterdir()} >= {"resnet8_x2.onnx", "README.md"}
 
     before = hashes(tmp_path)
     again = run(tmp_path, Untouchable())
@@ -213,6 +217,36 @@ def test_segmentation_with_a_teacher_of_timm(tmp_path: Path) -> None:
     finish(road, outcome, [])
     assert set(outcome.scores["rkd-resnet8-x2-s0"].values) == {"iou", "dice", "auprc"}
     assert list((tmp_path / "runs").rglob("picture_1.png"))
+    (file,) = (tmp_path / "runs").rglob("rkd*/resnet8_x2.onnx")
+    logits = onnx_session(file.read_bytes())(torch.rand(1, 3, 16, 16))[0]
+    assert logits.shape[:2] == (1, 2)
+
+
+def test_an_exported_student_is_the_trained_one_in_both_files(tmp_path: Path) -> None:
+    road = run(tmp_path)
+    outcome = road.everything(["kd"], [0])
+    (file,) = finish(road, outcome, []).students.values()
+    net, facts = load_recogniser(file)
+    assert (facts["gap"], facts["size"], facts["classes"]) == (2, [4, 4], 10)
+    x = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    logits, embedding = onnx_session(Path(file).with_suffix(".onnx").read_bytes())(x)
+    with torch.no_grad():
+        expected = net(x)
+    torch.testing.assert_close(logits, expected["logits"], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(embedding, expected["embedding"], atol=1e-4, rtol=1e-4)
+    page = Path(file).with_name("README.md").read_text()
+    assert "Classes, in the order of the logits: 0, 1, 2" in page and "## Results on digits" in page
+
+
+def test_files_that_are_no_recognition_networks_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    damaged, foreign = tmp_path / "damaged.safetensors", tmp_path / "foreign.safetensors"
+    damaged.write_bytes(b"no")
+    save_file({"x": torch.zeros(1)}, foreign)
+    for path, message in [(damaged, "a network's .safetensors"), (foreign, "one recognition network")]:
+        with pytest.raises(InputError, match=message):
+            load_recogniser(path)
 
 
 def test_an_enlarged_student_pays_for_hr(tmp_path: Path) -> None:

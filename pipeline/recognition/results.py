@@ -14,6 +14,8 @@ from typing import Any
 import yaml
 
 from pipeline.recognition.drawings import drawings
+from pipeline.recognition.export import export_recogniser, file_stem
+from pipeline.recognition.jobs import RecognitionJob
 from pipeline.recognition.recipe import Recognition
 from pipeline.recognition.run import Outcome, RecognitionRun
 from pipeline.recognition.tasks import METRICS
@@ -121,7 +123,7 @@ def summary(outcome: Outcome, files: Files) -> dict[str, Any]:
 def finish(run: RecognitionRun, outcome: Outcome, warnings: Sequence[str]) -> Files:
     """Write the report and record it; what is there already is left alone."""
     recipe = outcome.recipe
-    students = {job.label: job.output().where("weights.safetensors") for job in outcome.jobs}
+    students = {job.label: _export(run, outcome, job) for job in outcome.jobs}
     ui = f"faculty ui {recipe.output}" if recipe.tracking.enabled and "://" not in recipe.output else ""
     files = Files(students, run.output.where("report/report.html"), ui)
     identity = fingerprint([[s.identity for s in outcome.scores.values()], list(warnings), recipe.name])
@@ -131,6 +133,25 @@ def finish(run: RecognitionRun, outcome: Outcome, warnings: Sequence[str]) -> Fi
         _report(run, outcome, warnings, files)
         run.output.write_bytes(stamp, json.dumps(identity).encode())
     return files
+
+
+def _export(run: RecognitionRun, outcome: Outcome, job: RecognitionJob) -> str:
+    """The student's file; ONNX and its page lie beside it."""
+    folder = f"students/{job.label}"
+    name = f"{folder}/{file_stem(job.network.name, job.gap)}.safetensors"
+    stamp = f"{folder}/stamp.json"
+    scores = outcome.scores[job.label].values
+    identity = [job.fingerprint, scores]
+    if not run.output.exists(stamp) or json.loads(run.output.read_bytes(stamp)) != identity:
+        with tempfile.TemporaryDirectory() as temporary:
+            raw = Path(temporary, "raw.safetensors")
+            raw.write_bytes(job.output().read_bytes("weights.safetensors"))
+            classes = outcome.data.classes if outcome.recipe.task == "classification" else ()
+            made = export_recogniser(raw, Path(temporary, "out"), outcome.sets[0], scores, classes)
+            for path in made.values():
+                run.output.put_file(f"{folder}/{path.name}", path)
+        run.output.write_bytes(stamp, json.dumps(identity).encode())
+    return run.output.where(name)
 
 
 def _report(run: RecognitionRun, outcome: Outcome, warnings: Sequence[str], files: Files) -> None:

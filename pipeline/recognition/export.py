@@ -1,0 +1,149 @@
+"""What a recognition student leaves as: safetensors, ONNX and a page that says what it is."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.cost import multiply_adds, parameters
+from pipeline.errors import InputError
+from pipeline.export import onnx_bytes, onnx_session, require_parity, write_whole
+from pipeline.recognition.networks import Recogniser, build
+from pipeline.recognition.recipe import Network
+
+OUTPUTS = ("logits", "embedding")
+
+
+class _Plain(nn.Module):
+    """Outputs as a tuple, which is what ONNX has."""
+
+    def __init__(self, net: Recogniser) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        out = self.net(x)
+        return tuple(out[name] for name in OUTPUTS)
+
+
+def load_recogniser(path: str | Path) -> tuple[Recogniser, dict[str, Any]]:
+    """The network in a file that a run wrote: (in evaluation mode on the CPU, what the file says of it).
+
+    Facts are `task`, `architecture`, `options`, `embedding`, `classes`, `size` (height, width of its input), `gap`,
+    `method` and `seed`. Raises InputError for a missing, damaged or foreign file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    where = str(path)
+    try:
+        with safe_open(where, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise InputError(where, "a network's .safetensors file", f"{type(error).__name__}: {error}") from None
+    try:
+        facts = json.loads(metadata["faculty"])
+        network = Network(name=facts["architecture"], options=facts["options"], embedding=facts["embedding"])
+        height, width = facts["size"]
+        segment = facts["task"] == "segmentation"
+        net = build(network, (height, width), facts["classes"], segment=segment)
+        net.load_state_dict(tensors)
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        found = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise InputError(where, "tensors and metadata of one recognition network", found) from None
+    return net.eval(), facts
+
+
+def export_onnx(net: Recogniser, path: str | Path, size: tuple[int, int], facts: Mapping[str, Any]) -> float:
+    """Write `net` as ONNX: `picture` (batch, 3, h, w) RGB in [0, 1] of `size` -> `logits`, `embedding`.
+
+    Returns the largest difference between ONNX Runtime and the network, relative to the values where these leave
+    [-1, 1]. Raises FacultyError, and writes nothing, where it exceeds 1e-4.
+    """
+    model = _Plain(net).cpu().float().eval()
+    examples = torch.rand(3, 3, *size, generator=torch.Generator().manual_seed(0))
+    data = onnx_bytes(model, examples, {0: torch.export.Dim.DYNAMIC}, "picture", OUTPUTS, facts, path)
+    run, difference = onnx_session(data), 0.0
+    with torch.no_grad():
+        for x in (examples, examples[:1]):
+            for found, expected in zip(run(x), model(x)):
+                scale = expected.abs().max().clamp(min=1)
+                difference = max(difference, ((found - expected).abs().max() / scale).item())
+    require_parity(path, "ONNX Runtime", difference)
+    write_whole(path, data)
+    return difference
+
+
+def export_recogniser(
+    source: str | Path, out: str | Path, set_name: str, scores: Mapping[str, float], classes: tuple[str, ...]
+) -> dict[str, Path]:
+    """Write a trained network's file again, with ONNX and its page, into `out`: {kind: path}.
+
+    `scores` are its figures on the test pictures of `set_name`, `classes` the names of the classes in the order of
+    its logits.
+    """
+    net, facts = load_recogniser(source)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    stem = file_stem(facts["architecture"], facts["gap"])
+    paths = {
+        "safetensors": out / f"{stem}.safetensors",
+        "onnx": out / f"{stem}.onnx",
+        "card": out / "README.md",
+    }
+    write_whole(paths["safetensors"], Path(source).read_bytes())
+    export_onnx(net, paths["onnx"], tuple(facts["size"]), facts)
+    write_whole(paths["card"], card(net, facts, set_name, scores, classes).encode())
+    return paths
+
+
+def file_stem(network: str, gap: int) -> str:
+    """How the files of a student are called."""
+    return f"{re.sub(r'[^A-Za-z0-9._-]', '-', network)}_x{gap}"
+
+
+def card(
+    net: Recogniser,
+    facts: Mapping[str, Any],
+    set_name: str,
+    scores: Mapping[str, float],
+    classes: tuple[str, ...],
+) -> str:
+    """The page as Markdown."""
+    height, width = facts["size"]
+    stem = file_stem(facts["architecture"], facts["gap"])
+    rows = [
+        ("task", facts["task"]),
+        ("trained by", f"`{facts['method']}`, seed {facts['seed']}"),
+        ("parameters", f"{parameters(net):,}"),
+        ("multiply-adds a picture", f"{multiply_adds(net, (1, 3, height, width)):,}"),
+        ("input", f"RGB, float in [0, 1], (batch, 3, {height}, {width}); bicubic LR of HR x{facts['gap']}"),
+        (
+            "`logits`",
+            "(batch, 2, h, w), background and defect" if "segm" in facts["task"] else "(batch, classes)",
+        ),
+        ("`embedding`", f"(batch, {facts['embedding']}), to be compared by cosine"),
+    ]
+    figures = "\n".join(f"| {name} | {value:.4f} |" for name, value in scores.items())
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    parts = [
+        f"# {facts['architecture']}, gap {facts['gap']}",
+        "A recognition network for low-resolution pictures. Made with Faculty.",
+        f"| | |\n| --- | --- |\n{table}",
+        *([f"Classes, in the order of the logits: {', '.join(classes)}."] if classes else []),
+        f"## Results on {set_name}",
+        f"| metric | value |\n| --- | ---: |\n{figures}",
+        "## Open it",
+        "```python\nimport onnxruntime\n\n"
+        f'session = onnxruntime.InferenceSession("{stem}.onnx")\n'
+        'logits, embedding = session.run(None, {"picture": picture})  # float32\n```',
+        "```python\nfrom pipeline.recognition.export import load_recogniser\n\n"
+        f'network, facts = load_recogniser("{stem}.safetensors")\n```',
+    ]
+    return "\n\n".join(parts) + "\n"
