@@ -19,7 +19,7 @@ from pipeline.progress import Quiet
 from pipeline.recipe import Recipe
 from pipeline.run import Run
 
-STEPS, EVERY = 48, 8
+STEPS, EVERY = 80, 8
 
 
 def rows() -> list[dict[str, Any]]:
@@ -32,7 +32,7 @@ def rows() -> list[dict[str, Any]]:
             engine.close()
     return [
         row(
-            "cached training step, two Train workers of one thread / one, EDSR-baseline x2, batch 8",
+            "cached training step, two Train workers of one thread / one, EDSR-baseline x2, batch 16",
             rates[2],
             rates[1],
             ">= 1.7",
@@ -65,7 +65,7 @@ def rate(folder: Path, engine: RayEngine, workers: int) -> float:
             "cache": {"root": str(folder / "cache")},
             "student": {"name": "edsr"},
             "method": {"name": "scratch"},
-            "train": {"steps": STEPS, "batch": 8, "patch": 24, "evaluate_every": 10_000, "log_every": EVERY},
+            "train": {"steps": STEPS, "batch": 16, "patch": 24, "evaluate_every": 10_000, "log_every": EVERY},
             "distill": {"workers": workers, "cpus_per_worker": 1},
         }
     )

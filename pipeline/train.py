@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from pipeline import checkpoint
+from pipeline import checkpoint, cpu
 from pipeline.errors import FacultyError
 from pipeline.methods.base import Adversary, Phase
 from pipeline.schedule import Weight, weight_at
@@ -105,8 +105,7 @@ def train(
     Raises FacultyError naming step, term and tiles when a loss is not finite, InputError for a foreign checkpoint.
     """
     hooks = hooks or Hooks()
-    # Vanishing attention weights and second moments become denormal numbers, on which a CPU is many times slower.
-    torch.set_flush_denormal(True)
+    cpu.prepare()
     loop = _Loop(phase, device, world)
     start = 0
     if (found := checkpoint.load_latest(folder, fingerprint=fingerprint)) is not None:

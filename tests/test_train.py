@@ -13,6 +13,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
+from pipeline import cpu
 from pipeline.errors import FacultyError
 from pipeline.losses.pixel import l1
 from pipeline.methods.base import Phase, masked_l1
@@ -220,3 +221,24 @@ def test_two_workers_train_as_one(cache: tuple, tiny_pictures: Path, tmp_path: P
     _, two = checkpoint.load_latest(Store.open(out), fingerprint="f")
     for name, value in one["modules"]["student"].items():
         torch.testing.assert_close(two["modules"]["student"][name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_keeps_its_memory_for_the_next_one() -> None:
+    """Blocks of a few MB, as activations are, come back without a page fault for each 4 KiB."""
+    resource = pytest.importorskip("resource")
+    if not cpu.prepare():
+        pytest.skip("a C library without mallopt")
+
+    def use() -> None:
+        blocks = [torch.zeros(2**20) for _ in range(20)]
+        del blocks
+
+    use()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    use()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 20 * 2**22 / 4096 / 10
+
+
+def test_denormal_numbers_become_zero() -> None:
+    cpu.prepare()
+    assert (torch.full((4,), 1e-38) * 1e-3).tolist() == [0.0] * 4

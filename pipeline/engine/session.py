@@ -62,6 +62,7 @@ def start(address: str | None) -> None:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 configure_logging=False,
+                include_dashboard=False,
             )
         else:
             _knock(address)
