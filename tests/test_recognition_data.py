@@ -15,7 +15,7 @@ from pipeline.recognition import pictures as picturing
 from pipeline.recognition.layouts import find, market_name, read_mask, split
 from pipeline.recognition.recipe import Recognition, RecognitionData, Sampling, Views
 from pipeline.recognition.sampler import Gallery, ViewSampler, student_pictures
-from pipeline.recognition.views import draw, enlarge, see, shrink
+from pipeline.recognition.views import Move, draw, enlarge, see, shrink
 from pipeline.shards import manifest as manifests
 from pipeline.shards.format import write_shard
 from pipeline.shards.manifest import Manifest
@@ -253,7 +253,7 @@ def test_a_mask_of_another_size_or_absent_is_refused(tmp_path: Path) -> None:
 def test_the_views_are_seeded_mirrored_and_the_first_is_the_picture() -> None:
     picture = natural_picture(12, 10, 0)[None]
     views = Views(count=8, shift=3, flip=True)
-    assert draw(views, "abc", 0) == (0, 0, False)
+    assert draw(views, "abc", 0) == Move()
     moves = [draw(views, "abc", n) for n in range(8)]
     assert moves == [draw(views, "abc", n) for n in range(8)] != [draw(views, "abd", n) for n in range(8)]
     assert {m[2] for m in moves} == {True, False} and all(abs(m[0]) <= 3 and abs(m[1]) <= 3 for m in moves)
@@ -261,7 +261,26 @@ def test_the_views_are_seeded_mirrored_and_the_first_is_the_picture() -> None:
     for down, right, flipped in moves:
         expected = padded[3 - down : 15 - down, 3 - right : 13 - right]
         expected = expected[:, ::-1] if flipped else expected
-        np.testing.assert_array_equal(see(picture, [(down, right, flipped)])[0], expected)
+        np.testing.assert_array_equal(see(picture, [Move(down, right, flipped)])[0], expected)
+
+
+def test_views_are_zoomed_and_lit_and_masks_stay_masks() -> None:
+    views = Views(count=64, shift=2, zoom=0.5, light=0.4)
+    moves = [draw(views, "abc", n) for n in range(64)]
+    assert moves[0] == Move() and len({m.zoom for m in moves}) == 64
+    assert all(1 / 1.5 <= m.zoom <= 1.5 and 1 / 1.4 <= m.contrast <= 1.4 for m in moves)
+    assert all(abs(m.brightness) <= 51.2 for m in moves)
+    ramp = np.broadcast_to(np.arange(100, 164, 2, dtype=np.uint8)[None, :, None], (32, 32, 3))[None]
+    inner = see(ramp, [Move(zoom=1.25)])[0, 16, 4:28, 0].astype(float)
+    np.testing.assert_allclose(inner, 131 + (2 / 1.25) * (np.arange(4, 28) - 15.5), atol=0.51)
+    moved = see(ramp, [Move(right=3, zoom=1.25)])[0, 16, 8:28, 0].astype(float)
+    np.testing.assert_allclose(moved, 131 + (2 / 1.25) * (np.arange(8, 28) - 15.5) - 6, atol=0.51)
+    lit = see(ramp, [Move(contrast=0.5, brightness=10)])[0, 0, :, 0].astype(float)
+    np.testing.assert_allclose(lit, 141 + (np.arange(32) - 15.5), atol=0.51)
+    mask = np.zeros((1, 16, 16, 1), np.uint8)
+    mask[:, 4:9, 4:9] = 255
+    assert set(np.unique(see(mask, [Move(contrast=0.5, brightness=60)], light=False))) == {0, 255}
+    assert see(mask, [Move(zoom=1.5)])[0].mean() > mask.mean()
 
 
 def test_lr_is_the_degradation_of_the_same_view_at_every_gap() -> None:

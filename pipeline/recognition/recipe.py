@@ -29,6 +29,10 @@ class Views(Section):
     """Largest shift in HR pixels; borders are mirrored."""
     flip: bool = False
     """Mirror half of the views left and right."""
+    zoom: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Views are magnified by between 1 / (1 + zoom) and 1 + zoom."""
+    light: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Their contrast changes by between 1 / (1 + light) and 1 + light, their brightness by up to light x 128 levels."""
 
 
 class RecognitionData(Section):

@@ -225,7 +225,8 @@ def _facts(outcome: Outcome) -> dict[str, str]:
         "LR": f"{sizes}; {recipe.input}",
         "degradation": "bicubic (MATLAB), of the same view",
         "views": f"{recipe.data.views.count} a picture, shift {recipe.data.views.shift}, "
-        + ("flipped" if recipe.data.views.flip else "not flipped"),
+        + ("flipped" if recipe.data.views.flip else "not flipped")
+        + f", zoom {recipe.data.views.zoom}, light {recipe.data.views.light}",
         "budget": f"{recipe.train.steps:,} steps of {recipe.train.batch} pictures",
         "cost": "multiply-adds and milliseconds of one picture at the network's own input size, one CPU thread",
         "teacher": outcome.teacher.source.identity,

@@ -163,7 +163,9 @@ class ViewSampler:
         if "label" in self.columns:
             result["label"] = self.gallery.labels[numbers]
         if "mask" in self.columns:
-            result["mask"] = (see(self.gallery.masks(numbers), moves)[..., 0] > 127).astype(np.uint8)
+            result["mask"] = (see(self.gallery.masks(numbers), moves, light=False)[..., 0] > 127).astype(
+                np.uint8
+            )
         for name in self.columns:
             source, _, column = name.partition("/")
             if column:
