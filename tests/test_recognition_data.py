@@ -258,7 +258,7 @@ def test_the_views_are_seeded_mirrored_and_the_first_is_the_picture() -> None:
     assert moves == [draw(views, "abc", n) for n in range(8)] != [draw(views, "abd", n) for n in range(8)]
     assert {m[2] for m in moves} == {True, False} and all(abs(m[0]) <= 3 and abs(m[1]) <= 3 for m in moves)
     padded = np.pad(picture[0], ((3, 3), (3, 3), (0, 0)), mode="symmetric")
-    for down, right, flipped in moves:
+    for down, right, flipped, *_ in moves:
         expected = padded[3 - down : 15 - down, 3 - right : 13 - right]
         expected = expected[:, ::-1] if flipped else expected
         np.testing.assert_array_equal(see(picture, [Move(down, right, flipped)])[0], expected)
