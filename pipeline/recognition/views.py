@@ -1,7 +1,7 @@
 """Views of a picture and the resolution gap, as pure functions: the same on every machine, in every process.
 
-A view is a shift (borders mirrored), and perhaps a flip, a zoom and another light, drawn from (seed, the picture's id, the
-view's number) and not from the place in a file. The LR picture is made from the HR view, so teacher and student see the
+A view is a shift (borders mirrored), and perhaps a flip, a zoom and another light, drawn from (seed, the picture's
+id, the view's number) and not from the place in a file. The LR picture is made from the HR view, so teacher and student see the
 same view at any gap.
 """
 
