@@ -1,8 +1,8 @@
 """Views of a picture and the resolution gap, as pure functions: the same on every machine, in every process.
 
-A view is a shift (borders mirrored), and perhaps a flip, a zoom and another light, drawn from (seed, the picture's
-id, the view's number) and not from the place in a file. The LR picture is made from the HR view, so teacher and student see the
-same view at any gap.
+A view is a shift (borders mirrored), and perhaps a flip, a zoom and another light. It is drawn from (seed, the
+picture's id, the view's number) and not from the place in a file. The LR picture is made from the HR view, so teacher
+and student see the same view at any gap.
 """
 
 from __future__ import annotations
