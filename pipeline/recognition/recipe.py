@@ -165,7 +165,7 @@ class RKD(Section):
     """Weight of the task's loss."""
     adversarial: Weight = Ramp(kind="linear", start=0.0, end=0.1, begin=0.05, until=0.2)
     """Weight of the adversarial term; it begins late, when the discriminator has learned something."""
-    soft: Weight = 1.0
+    soft: Weight = 0.3
     """Weight of the soft labels."""
     feature: Weight = 1.0
     """Weight of the feature regression."""
@@ -190,13 +190,13 @@ class HORKD(Section):
     """Always `horkd`."""
     task: Weight = 1.0
     """Weight of the task's loss."""
-    soft: Weight = 1.0
+    soft: Weight = 0.1
     """Weight of the soft labels."""
     order1: Weight = 1.0
     """Weight of each item by itself."""
-    order2: Weight = 25.0
+    order2: Weight = 2.0
     """Weight of pairs (distances)."""
-    order3: Weight = 50.0
+    order3: Weight = 4.0
     """Weight of triplets (angles)."""
     group: Weight = 1.0
     """Weight of the whole batch's structure."""
