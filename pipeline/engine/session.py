@@ -30,11 +30,12 @@ LOCAL = {
 }
 
 
-def start(address: str | None) -> None:
+def start(address: str | None, *, dashboard: bool = False) -> None:
     """Join the cluster at `address`, or the one of the surrounding job, or start Ray on this machine alone.
 
-    No pictures go through the object store, so a local Ray gets a small one. Raises FacultyError where the
-    address does not answer.
+    No pictures go through the object store, so a local Ray gets a small one. It has a `dashboard` where drivers are its
+    actors: Train asks there which of them died, to free what they held. A local Ray with one driver ends with it.
+    Raises FacultyError where the address does not answer.
     """
     if ray.is_initialized():
         return
@@ -62,7 +63,7 @@ def start(address: str | None) -> None:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 configure_logging=False,
-                include_dashboard=False,
+                include_dashboard=dashboard,
             )
         else:
             _knock(address)

@@ -133,7 +133,7 @@ def run(conductor: Conductor, address: str | None, concurrency: int | None) -> N
         os.environ.setdefault(name, value)
     # It misses the progress files that we turn off above.
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    session.start(address)
+    session.start(address, dashboard=True)
     sweep = conductor.sweep
     abreast, settings = share(sweep.plan.recipe.distill, concurrency, ray.cluster_resources())
     conductor.distill = settings  # what a trial needs trained first fits where the trial will fit
