@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 Points = Sequence[tuple[int, float]]
 
 PALETTE = ("#3b82f6", "#f59e0b", "#10b981", "#ef4444", "#8b5cf6", "#06b6d4", "#ec4899", "#84cc16")
-ROLE_COLOURS = {"bicubic": "#8b929e", "teacher": "#8b5cf6", "fused": "#f59e0b", "student": "#10b981"}
+ROLE_COLOURS = {
+    "bicubic": "#8b929e",
+    "teacher": "#8b5cf6",
+    "assistant": "#0ea5e9",
+    "fused": "#f59e0b",
+    "student": "#10b981",
+}
 INK, LINE = "#010203", "#040506"  # stand for the page's colours until the SVG is written
 VARIABLES = {INK: "var(--ink, #7d8590)", LINE: "var(--line, #7d859055)"}
 POINTS = 300

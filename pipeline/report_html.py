@@ -51,7 +51,7 @@ ul.plain { list-style:none; padding:0; margin:14px 0 0; color:var(--soft) }
 .grid .card { padding:14px 16px 10px }
 svg { width:100%; height:auto; display:block }
 figure { margin:0 0 18px; overflow:hidden }
-figure img { display:block; width:100%; height:auto; cursor:zoom-in }
+figure img { display:block; max-width:100%; height:auto; margin:auto; cursor:zoom-in }
 figure input { display:none }
 figure input:checked + img { position:fixed; inset:0; width:100vw; height:100vh; object-fit:contain;
   background:#000d; cursor:zoom-out; z-index:9 }

@@ -7,9 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-Role = Literal["bicubic", "teacher", "fused", "student"]
-ROLES: tuple[Role, ...] = ("bicubic", "teacher", "fused", "student")
-GROUPS = {"bicubic": "baseline", "teacher": "teachers", "fused": "fused targets", "student": "students"}
+Role = Literal["bicubic", "teacher", "assistant", "fused", "student"]
+ROLES: tuple[Role, ...] = ("bicubic", "teacher", "assistant", "fused", "student")
+GROUPS = {
+    "bicubic": "baseline",
+    "teacher": "teachers",
+    "assistant": "assistant",
+    "fused": "fused targets",
+    "student": "students",
+}
 
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 BOLD, FAINT, PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"

@@ -68,19 +68,23 @@ def confusion(matrices: Mapping[str, Any], classes: tuple[str, ...]) -> Drawing:
 
 
 def curve(lines: Mapping[str, Any], title: str, x: str, y: str, logarithmic: bool) -> Drawing:
-    """One line a network."""
-    figure = _figure(6.4, 4.2)
+    """One line a network; an axis that is not logarithmic counts."""
+    from matplotlib.ticker import MaxNLocator
+
+    figure = _figure(8.0, 4.0)
     axes = figure.add_subplot()
     for i, (name, (xs, ys)) in enumerate(lines.items()):
         xs, ys = np.array(xs, float), np.array(ys, float)
         seen = xs > 0 if logarithmic else np.ones(len(xs), bool)
         axes.plot(xs[seen], ys[seen], color=PALETTE[i % len(PALETTE)], label=name, linewidth=1.8)
-    if logarithmic:
-        axes.set_xscale("log")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(True, alpha=0.3)
-    axes.legend(frameon=False, fontsize=9)
+    if logarithmic:
+        axes.set_xscale("log")
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(frameon=False, fontsize=9, loc="outside right upper")
     axes.set_title(title, loc="left", fontsize=11)
     return title, _pixels(figure)
 

@@ -50,7 +50,7 @@ def table_rows(outcome: Outcome) -> list[Row]:
                 rows[group].scores[name][key].append(value)  # type: ignore[attr-defined]
             continue
         scores = {name: {key: [value] for key, value in scored.values.items()}}
-        role: Role = "teacher" if label in ("teacher", "assistant") else "student"
+        role: Role = label if label in ("teacher", "assistant") else "student"  # type: ignore[assignment]
         rows[group] = Row(
             group,
             role,
