@@ -301,6 +301,18 @@ def sampler(folders: Path, **options: Any) -> ViewSampler:
     return ViewSampler(Gallery(store, found["train"]), **chosen)
 
 
+def test_pictures_that_are_kept_are_those_made_anew(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = sampler(folders)
+    seen = [kept.batch(step).tensors["lr"] for step in range(40)]
+    assert len(kept._kept) > 6
+    monkeypatch.setattr("pipeline.recognition.sampler.KEPT_BYTES", 3 * seen[0][0].nbytes)
+    few = sampler(folders)
+    for step, expected in enumerate(seen):
+        np.testing.assert_array_equal(few.batch(step).tensors["lr"], expected)
+        np.testing.assert_array_equal(sampler(folders).batch(step).tensors["lr"], expected)
+    assert len(few._kept) == 3
+
+
 def test_the_order_is_a_function_of_the_step_and_workers_share_each_batch(folders: Path) -> None:
     source = sampler(folders)
     count = len(source.gallery)

@@ -2,8 +2,8 @@
 
 Sample n = step * batch + i. In random order, sample n belongs to epoch n // pictures, and a keyed permutation of the
 pictures, another in each epoch, names its picture. With P x K sampling, slot m = n // K names the identity in the same
-way, and the slot's own permutation names K of its pictures. The view is drawn by counter. Nothing is kept between
-steps, so a resumed training, or one on another number of workers, sees exactly the same global batches.
+way, and the slot's own permutation names K of its pictures. The view is drawn by counter. No order is kept between steps,
+so a resumed training, or one on another number of workers, sees exactly the same global batches.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from torch import Tensor
 
 from pipeline.errors import InputError
 from pipeline.recognition.recipe import Sampling, Views
-from pipeline.recognition.views import draw, enlarge, see, shrink
+from pipeline.recognition.views import Move, draw, enlarge, see, shrink
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.order import below, epoch_keys, mix, permute, read_ahead, words
 from pipeline.shards.rows import Rows
 from pipeline.shards.store import Store
 
 PICTURES = ("lr", "hr")
+KEPT_BYTES = 256 * 2**20
+"""Of the student's pictures that a sampler keeps once they are made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,7 @@ class ViewSampler:
         self.views, self.enlarged, self.sampling = views, enlarged, sampling
         self.columns = tuple(columns)
         self.members = [np.flatnonzero(gallery.labels == n) for n in np.unique(gallery.labels)]
+        self._kept: dict[tuple[int, int], np.ndarray] = {}
         if sampling is not None and len(self.members) < 2:
             raise InputError("sampling", "at least two identities to train on", f"{len(self.members)}")
 
@@ -151,15 +154,16 @@ class ViewSampler:
         return numbers
 
     def _read(self, numbers: np.ndarray, chosen: np.ndarray) -> dict[str, np.ndarray]:
-        ids = [self.gallery.ids[n] for n in numbers]
-        moves = [draw(self.views, i, int(v)) for i, v in zip(ids, chosen)]
+        moves = self._moves(numbers, chosen)
         result: dict[str, np.ndarray] = {}
-        if "lr" in self.columns or "hr" in self.columns:
-            hr = see(self.gallery.hr(numbers), moves)
-            if "lr" in self.columns:
-                result["lr"] = student_pictures(hr, self.gap, self.enlarged)
-            if "hr" in self.columns:
-                result["hr"] = hr
+        if "hr" in self.columns:
+            result["hr"] = see(self.gallery.hr(numbers), moves)
+        if "lr" in self.columns:
+            result["lr"] = (
+                student_pictures(result["hr"], self.gap, self.enlarged)
+                if "hr" in result
+                else self._student_pictures(numbers, chosen)
+            )
         if "label" in self.columns:
             result["label"] = self.gallery.labels[numbers]
         if "mask" in self.columns:
@@ -172,6 +176,22 @@ class ViewSampler:
                 values = self.gallery.outputs[source].take(column, numbers)
                 result[name] = np.ascontiguousarray(values[np.arange(len(numbers)), chosen])
         return result
+
+    def _moves(self, numbers: np.ndarray, chosen: np.ndarray) -> list[Move]:
+        return [draw(self.views, self.gallery.ids[n], int(v)) for n, v in zip(numbers, chosen)]
+
+    def _student_pictures(self, numbers: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        """The student's pictures. Their views are few, so those made once are kept, as many as KEPT_BYTES hold."""
+        keys = list(zip(numbers.tolist(), chosen.tolist()))
+        found = {key: self._kept[key] for key in keys if key in self._kept}
+        if missing := [key for key in dict.fromkeys(keys) if key not in found]:
+            new, views = (np.array(column) for column in zip(*missing))
+            hr = see(self.gallery.hr(new), self._moves(new, views))
+            made = student_pictures(hr, self.gap, self.enlarged)
+            found |= zip(missing, made)
+            room = KEPT_BYTES // made[0].nbytes - len(self._kept)
+            self._kept |= {key: found[key].copy() for key in missing[: max(room, 0)]}
+        return np.stack([found[key] for key in keys])
 
 
 def student_pictures(hr: np.ndarray, gap: int, enlarged: bool) -> np.ndarray:
