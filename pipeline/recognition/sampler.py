@@ -2,8 +2,8 @@
 
 Sample n = step * batch + i. In random order, sample n belongs to epoch n // pictures, and a keyed permutation of the
 pictures, another in each epoch, names its picture. With P x K sampling, slot m = n // K names the identity in the same
-way, and the slot's own permutation names K of its pictures. The view is drawn by counter. No order is kept between steps,
-so a resumed training, or one on another number of workers, sees exactly the same global batches.
+way, and the slot's own permutation names K of its pictures. The view is drawn by counter. No order is kept between
+steps, so a resumed training, or one on another number of workers, sees exactly the same global batches.
 """
 
 from __future__ import annotations
