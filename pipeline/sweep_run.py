@@ -49,6 +49,7 @@ class Conductor:
         self.parent = parent or NullTracker()
         self._reopen = reopen or (lambda handle: NullTracker())
         self._records: dict[int, RunTracker] = {}
+        self._results: dict[int, Callable[[], dict[str, Any] | None]] = {}
         self.metric = HELD_OUT + sweep.plan.subject.metric(sweep.plan.recipe).key
         self.distill: Distill | None = None
         """What one trial may take of the machine, where the recipe's own settings are not meant for several."""
@@ -69,10 +70,8 @@ class Conductor:
         handle = self._open(trial).handle()
         trial.record = storable(handle)
         self.sweep.keep(trial)
-        if (done := job.result()) is not None:
-            for step, value in _curve(done, self.metric):
-                self.sweep.report(trial, int(step), value)
-                self._records[trial.number].metrics({self.metric: value}, int(step))
+        self._results[trial.number] = job.result
+        if job.result() is not None:
             self.end(trial, "finished")
             return None
         # Progress of trials is told apart by this label; where the training lies does not depend on it.
@@ -94,6 +93,14 @@ class Conductor:
     def end(self, trial: Trial, status: Status, cause: str = "") -> None:
         """Record a trial's end: in its tracking run first, so that a kill between the two leaves no open record."""
         record = self._records.pop(trial.number, None)
+        result = self._results.pop(trial.number, lambda: None)()
+        if status == "finished" and result is not None:
+            # It says nothing itself where its training was there already, or another trial with its values made it.
+            for step, value in _curve(result, self.metric):
+                if step > trial.steps:
+                    self.sweep.report(trial, int(step), value)
+                    if record is not None:
+                        record.metrics({self.metric: value}, int(step))
         if record is not None:
             if trial.curve:
                 record.metrics(

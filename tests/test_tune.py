@@ -18,6 +18,7 @@ from road_kit import command, content, environment, faculty, picture, recipe, sn
 from test_cli import run, until
 from test_faults import end_ray, of_ray, ray_home  # noqa: F401
 
+from pipeline.engines import InlineEngine
 from pipeline.errors import InputError
 from pipeline.progress import Quiet
 from pipeline.shards.store import Store
@@ -363,6 +364,27 @@ def on_ray(root: Path, tmp_path: Path):
         return sweep, reporter.said
 
     return go
+
+
+def test_a_trial_whose_training_another_one_made_ends_with_its_whole_curve(
+    root: Path, tmp_path: Path
+) -> None:
+    """Two trials with the same values at one time share a training; the one that waits hears nothing of its own."""
+    (tmp_path / "mine.py").write_text("SPACE = {'train.lr': ('choice', 1e-3, 1e-4)}")
+    chosen = settings(root, tmp_path)
+    plan = Plan(chosen, load_space(str(tmp_path / "mine.py"), chosen), 4)
+    sweep = Sweep(plan, Store.open(tmp_path / "sweep"), 2)
+    sweep.begin(resume=False)
+    conductor = Conductor(sweep, InlineEngine("cpu"), Heard())
+    first, second = sweep.ask(), sweep.ask()
+    assert first is not None and second is not None
+    first.values = second.values = {"train.lr": 1e-3}
+    orders = [conductor.prepare(trial) for trial in (first, second)]
+    assert all(orders)
+    orders[0].job.run(device="cpu")  # type: ignore[union-attr]
+    for trial in (first, second):
+        conductor.end(trial, "finished")
+    assert (first.steps, second.steps) == (4, 4) and first.curve == second.curve
 
 
 class Heard(Quiet):
