@@ -16,15 +16,19 @@ HEAP_BYTES = 64 * 2**20
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of mallopt(3)
 
 
-@cache
 def prepare() -> bool:
-    """Set both once; True where the C library takes them (glibc).
+    """Set both, for the calling thread; True where the C library takes the second (glibc).
 
     Denormal numbers, into which vanishing attention weights and second moments turn, are many times slower: they
     become 0. And glibc gives the memory of a step's activations back to the system after every step, whose next use
     costs a page fault for every 4 KiB: it keeps them.
     """
     torch.set_flush_denormal(True)
+    return _keep_memory()
+
+
+@cache
+def _keep_memory() -> bool:
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library, another system

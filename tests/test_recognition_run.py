@@ -349,13 +349,12 @@ def test_ray_gives_the_inline_engines_weights_and_outputs(tmp_path: Path, ray_lo
     (spread,) = run(tmp_path / "b", engine).everything(["rkd"], [0]).jobs
     assert weights(inline) == weights(spread)
     assert hashes(tmp_path / "a/cache/outputs", "*.arrow") == hashes(tmp_path / "b/cache/outputs", "*.arrow")
-    settings = {"workers": 2, "cpus_per_worker": 1}
-    (two,) = (
-        run(tmp_path / "b", engine, output=str(tmp_path / "two"), distill=settings)
-        .everything(["horkd"], [0])
-        .jobs
-    )
-    (one,) = run(tmp_path / "a").everything(["horkd"], [0]).jobs
-    for name in ("train/loss", "train/order2", "train/order3"):
-        a, b = (j.result()["curves"]["train"][name][0][1] for j in (one, two))  # type: ignore[index]
-        assert a == pytest.approx(b, rel=2e-3)
+    # Losses of the first step, before Adam has made rounding larger: of the whole batch on one worker and on two.
+    alone = {"name": "horkd", "assistant": False, "init": "random"}
+    first = {"method": alone, "train": {**BUDGET, "log_every": 1}}
+    halves = {"workers": 2, "cpus_per_worker": 1}
+    (two,) = run(tmp_path / "b", engine, distill=halves, **first).everything(["horkd"], [0]).jobs
+    (one,) = run(tmp_path / "a", **first).everything(["horkd"], [0]).jobs
+    for name in ("loss", "task", "soft", "order1", "order2", "order3", "group"):
+        a, b = (j.result()["curves"]["train"][f"train/{name}"][0][1] for j in (one, two))  # type: ignore[index]
+        assert a == pytest.approx(b, rel=1e-4, abs=1e-7), name
