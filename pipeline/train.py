@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from pipeline import checkpoint, cpu
@@ -148,7 +149,7 @@ class _Loop:
     """The state of one training and its step."""
 
     def __init__(self, phase: Phase, device: torch.device, world: int) -> None:
-        self.phase, self.device, self.settings = phase, device, phase.settings
+        self.phase, self.device, self.settings, self.world = phase, device, phase.settings, world
         for module in phase.modules.values():
             module.to(device=device, memory_format=torch.channels_last).train()
         for module in phase.frozen.values():
@@ -229,10 +230,12 @@ class _Loop:
         self.pending.clear()
 
     def drain(self) -> dict[str, float]:
-        """Mean of the terms since the last drain."""
+        """Mean of the terms since the last drain, over all workers' shares of the batch."""
         if self.sums is None:
             return {}
-        means = (self.sums / self.count).tolist()
+        if self.world > 1:
+            dist.all_reduce(self.sums)
+        means = (self.sums / (self.count * self.world)).tolist()
         self.sums, self.count = None, 0
         return {f"train/{name}": value for name, value in zip(self.names, means, strict=True)}
 
