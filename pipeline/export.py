@@ -68,10 +68,10 @@ def save_student(
     return info
 
 
-def load_student(path: str | Path) -> tuple[nn.Module, StudentInfo]:
-    """Build the student in a file: (network in evaluation mode on the CPU, what the file says of it).
+def read_network(path: str | Path, expected: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors, what the file says of them) of a file that Faculty wrote.
 
-    Raises InputError for a missing, damaged or foreign file.
+    Raises InputError, which says what was `expected`, for a missing, damaged or foreign file.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -81,11 +81,22 @@ def load_student(path: str | Path) -> tuple[nn.Module, StudentInfo]:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise InputError(where, "a student's .safetensors file", f"{type(error).__name__}: {error}") from None
-    if "faculty" not in metadata:
-        raise InputError(where, "a student's .safetensors file", "one without Faculty's metadata")
+        raise InputError(where, expected, f"{type(error).__name__}: {error}") from None
     try:
         facts = json.loads(metadata["faculty"])
+    except (KeyError, ValueError):
+        raise InputError(where, expected, "one without Faculty's metadata") from None
+    return tensors, facts
+
+
+def load_student(path: str | Path) -> tuple[nn.Module, StudentInfo]:
+    """Build the student in a file: (network in evaluation mode on the CPU, what the file says of it).
+
+    Raises InputError for a missing, damaged or foreign file.
+    """
+    where = str(path)
+    tensors, facts = read_network(path, "a student's .safetensors file")
+    try:
         info = StudentInfo(facts.pop("architecture"), facts.pop("scale"), facts.pop("options"), facts)
         model = students.build(info.architecture, info.scale, **info.options)
         model.load_state_dict(tensors)

@@ -191,3 +191,15 @@ def faculty(
     return subprocess.run(
         command(*arguments), cwd=cwd, env=environment(**env), capture_output=True, text=True, timeout=timeout
     )
+
+
+def require_front(trials: list[dict[str, Any]]) -> None:
+    """Those marked `pareto` are exactly those that no other beats in one figure without losing in the other."""
+    for trial in trials:
+        beaten = any(
+            o["accuracy"] >= trial["accuracy"]
+            and o["multiply_adds"] <= trial["multiply_adds"]
+            and (o["accuracy"], o["multiply_adds"]) != (trial["accuracy"], trial["multiply_adds"])
+            for o in trials
+        )
+        assert trial["pareto"] is not beaten

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.cost import multiply_adds, parameters
 from pipeline.errors import InputError
-from pipeline.export import onnx_bytes, onnx_session, require_parity, write_whole
+from pipeline.export import onnx_bytes, onnx_session, read_network, require_parity, write_whole
 from pipeline.recognition.networks import Recogniser, build
 from pipeline.recognition.recipe import Network
 
@@ -38,17 +37,9 @@ def load_recogniser(path: str | Path) -> tuple[Recogniser, dict[str, Any]]:
     Facts are `task`, `architecture`, `options`, `embedding`, `classes`, `size` (height, width of its input), `gap`,
     `method` and `seed`. Raises InputError for a missing, damaged or foreign file.
     """
-    from safetensors import SafetensorError, safe_open
-
     where = str(path)
+    tensors, facts = read_network(path, "a recognition network's .safetensors file")
     try:
-        with safe_open(where, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise InputError(where, "a network's .safetensors file", f"{type(error).__name__}: {error}") from None
-    try:
-        facts = json.loads(metadata["faculty"])
         network = Network(name=facts["architecture"], options=facts["options"], embedding=facts["embedding"])
         height, width = facts["size"]
         segment = facts["task"] == "segmentation"
