@@ -4,7 +4,6 @@ import gc
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 
 import numpy as np
@@ -399,11 +398,3 @@ def test_memory_stays_flat_as_the_cache_grows(store):
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     _, small, large = (int(line) * 1024 for line in result.stdout.split())
     assert large - small < 30_000 * 400
-
-
-def test_preparing_ahead_hides_the_sampler(tiles):
-    sampler = tiles.sampler()
-    start = time.perf_counter()
-    for _ in sampler.iterate(0, 20):
-        time.sleep(0.005)
-    assert time.perf_counter() - start < 0.5
