@@ -76,6 +76,11 @@ class Tracked:
         self.trainings[job.label] = record
         return record
 
+    def end(self, label: str) -> None:
+        """Close the record of a training that gets no scores, so that its duration is its own."""
+        if (record := self.trainings.pop(label, None)) is not None:
+            record.finish()
+
     def finish(self, status: Status) -> None:
         for record in self.trainings.values():
             record.finish(status)
@@ -156,6 +161,8 @@ class Run:
             )
         teachers = {j.folder: j for m in methods if (j := teacher_job(self.recipe, tiles, m)) is not None}
         self._train([job for job in teachers.values() if job.result() is None])
+        for job in teachers.values():
+            self.tracked.end(job.label)
         return tiles, taught, fused
 
     def _train(self, jobs: list[TrainJob]) -> None:

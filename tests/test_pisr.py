@@ -234,6 +234,9 @@ def test_students_and_variants_share_one_teacher_and_a_second_run_trains_nothing
         "init-fsrcnn-s1",
     ]
     assert {j.method for j in jobs} == {"pisr", "init", "larger", "scratch"}
+    assert {*road.run.tracked.trainings} == {j.label for j in jobs}, (
+        "a teacher's record ends with its training"
+    )
     taught = sorted(p.parent.name for p in (place / "cache" / "privileged").glob("*/weights.safetensors"))
     assert len(taught) == 2  # one that sees HR, one that is larger
     assert jobs[0].taught_by == jobs[1].taught_by == jobs[2].taught_by != jobs[4].taught_by
