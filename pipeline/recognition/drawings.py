@@ -49,6 +49,9 @@ def confusion(matrices: Mapping[str, Any], classes: tuple[str, ...]) -> Drawing:
         matrix /= np.maximum(matrix.sum(axis=1, keepdims=True), 1)
         axes.imshow(matrix, vmin=0, vmax=1, cmap="Blues")
         axes.set_title(name, fontsize=9)
+        axes.set_xlabel("answer, per cent of the row", fontsize=7)
+        if i == 0:
+            axes.set_ylabel("true class", fontsize=7)
         if len(classes) <= 20:
             axes.set_xticks(range(len(classes)), classes, rotation=90, fontsize=7)
             axes.set_yticks(range(len(classes)), classes, fontsize=7)
