@@ -27,13 +27,13 @@ RECOGNITION = {
     "kd": {"method.soft": _around(1.0)},
     "rkd": {
         "method.adversarial": _around(0.1),
-        "method.soft": _around(1.0),
+        "method.soft": _around(0.3),
         "method.feature": _around(1.0),
         "method.pairwise": _around(1.0),
         "method.mmd": _around(1.0),
     },
     "horkd": {
-        "method.soft": _around(1.0),
+        "method.soft": _around(0.1),
         "method.order1": _around(1.0),
         "method.order2": _around(2.0),
         "method.order3": _around(4.0),

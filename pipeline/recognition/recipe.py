@@ -165,8 +165,8 @@ class RKD(Section):
     """Weight of the task's loss."""
     adversarial: Weight = Ramp(kind="linear", start=0.0, end=0.1, begin=0.05, until=0.2)
     """Weight of the adversarial term; it begins late, when the discriminator has learned something."""
-    soft: Weight = 1.0
-    """Weight of the soft labels: that of `kd`, so that RKD is KD and four more terms."""
+    soft: Weight = 0.3
+    """Weight of the soft labels."""
     feature: Weight = 1.0
     """Weight of the feature regression."""
     map: Weight = 0.0
@@ -190,8 +190,8 @@ class HORKD(Section):
     """Always `horkd`."""
     task: Weight = 1.0
     """Weight of the task's loss."""
-    soft: Weight = 1.0
-    """Weight of the soft labels: that of `kd`."""
+    soft: Weight = 0.1
+    """Weight of the soft labels."""
     order1: Weight = 1.0
     """Weight of each item by itself."""
     order2: Weight = 2.0
