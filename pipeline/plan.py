@@ -45,7 +45,7 @@ class Rates:
 
 
 MEASURED_CORE = Rates(
-    teach=8.9e9, train=3.9e9, cut=2.9e6, hash=3.2e8, disk=4.7e8, network=float("inf"), start=27.6, price=0.0
+    teach=7.6e10, train=3.3e10, cut=2.7e7, hash=1.4e9, disk=1.0e9, network=float("inf"), start=24.1, price=0.0
 )
 """One core of the machine in benchmarks/results.md; store and node are the same machine."""
 
