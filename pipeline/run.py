@@ -157,13 +157,19 @@ class Run:
             targets = {with_method(self.recipe, m).method.target for m in methods}
             taught = self._teach(tiles) if targets - {"none"} else []
             fused = (
-                self.road.fuse(tiles, taught, lambda job: self._train([job])) if "fused" in targets else None
+                self.road.fuse(tiles, taught, lambda job: self._train_helpers([job]))
+                if "fused" in targets
+                else None
             )
         teachers = {j.folder: j for m in methods if (j := teacher_job(self.recipe, tiles, m)) is not None}
-        self._train([job for job in teachers.values() if job.result() is None])
-        for job in teachers.values():
-            self.tracked.end(job.label)
+        self._train_helpers(list(teachers.values()))
         return tiles, taught, fused
+
+    def _train_helpers(self, jobs: list[TrainJob]) -> None:
+        """Train networks that students learn from. They get no scores, so their records end here."""
+        self._train([job for job in jobs if job.result() is None])
+        for job in jobs:
+            self.tracked.end(job.label)
 
     def _train(self, jobs: list[TrainJob]) -> None:
         """Train what has no result yet. One command at a time trains a job; a second waits and finds it done."""
