@@ -165,5 +165,6 @@ def _cluster(address: str | None) -> str:
     from pipeline.engine import session
 
     resources = session.resources(address)
+    nodes = [k for k in resources if k.startswith("node:") and k != "node:__internal_head__"]
     shown = {k: v for k, v in sorted(resources.items()) if k in ("CPU", "GPU", "memory")}
-    return f"{address}: {len([k for k in resources if k.startswith('node:1')])} nodes, {shown}"
+    return f"{address}: {len(nodes)} node{'s' * (len(nodes) != 1)}, {shown}"

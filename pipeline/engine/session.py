@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Mapping
 
 import ray
+from ray._private.services import canonicalize_bootstrap_address
+from ray.exceptions import RayError
 
+from pipeline.engine import access
 from pipeline.errors import FacultyError, InputError
 
 OBJECT_STORE_BYTES = 200 * 10**6
@@ -35,50 +40,82 @@ def start(address: str | None, *, dashboard: bool = False) -> None:
 
     No pictures go through the object store, so a local Ray gets a small one. It has a `dashboard` where drivers are its
     actors: Train asks there which of them died, to free what they held. A local Ray with one driver ends with it.
-    Raises FacultyError where the address does not answer.
+    Raises FacultyError where the address does not answer or does not let us in, or where no Ray starts here; InputError
+    for an address of another kind, and for a TMPDIR that leaves Ray's sockets no room.
     """
     if ray.is_initialized():
         return
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    if address == "local":
-        for name, value in LOCAL.items():
-            if name not in os.environ:
-                os.environ[name] = value
-                _SET.append(name)
+    _BEFORE.update({name: os.environ.get(name) for name in (*LOCAL, *OF_A_SESSION)})
+    try:
+        if address == "local":
+            _start_here(dashboard)
+        else:
+            _join(address)
+    except BaseException:
+        stop()
+        raise
+
+
+def _start_here(dashboard: bool) -> None:
+    for name, value in LOCAL.items():
+        os.environ.setdefault(name, value)
+    if os.environ.get(access.MODE, "token").lower() == "token":
+        # A token of its own: it needs no file, disturbs none, and none that is there for a cluster disturbs it.
+        os.environ[access.TOKEN] = secrets.token_hex(32)
+        access.set_mode("token")
+    logging.getLogger("ray").setLevel(logging.ERROR)  # its notes are about clusters that others can reach
+    folder = _own_folder()
+    try:
+        ray.init(
+            address="local",
+            _temp_dir=folder,
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=False,
+            include_dashboard=dashboard,
+        )
+    except (OSError, RuntimeError, RayError) as error:
+        raise FacultyError(
+            f"Ray does not start on this machine, in {folder}: {error}. Another folder for it: TMPDIR=...; "
+            "--inline works without Ray."
+        ) from error
+
+
+def _join(address: str) -> None:
+    if "://" in address and not address.startswith("ray://"):
+        raise InputError(
+            "the address of Ray",
+            "ray://HOST:10001, HOST:6379 or auto",
+            address,
+            "A dashboard's address (http://HOST:8265) is for `faculty submit`.",
+        )
     passed_on = {
         k: v
         for k, v in os.environ.items()
         if k in ENVIRONMENT or (k.startswith(("FACULTY_", "MLFLOW_", "AWS_")) and not k.startswith(OWN))
     }
     try:
-        if address == "local":
-            # Its notes are about clusters that others can reach.
-            logging.getLogger("ray").setLevel(logging.ERROR)
-            ray.init(
-                address="local",
-                _temp_dir=_own_folder(),
-                object_store_memory=OBJECT_STORE_BYTES,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=False,
-                include_dashboard=dashboard,
-            )
-        else:
-            _knock(address)
-            # In a submitted job some of these are set already, to the same values.
-            os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
-            ray.init(
-                address=address,
-                logging_level=logging.ERROR,
-                log_to_driver=False,  # what matters comes back as results and errors; Ray keeps the rest on the nodes
-                runtime_env={"env_vars": passed_on},
-            )
-    except (OSError, RuntimeError) as error:
+        where = canonicalize_bootstrap_address(address) if address == "auto" else address
+        if where is None:
+            raise ConnectionError("no Ray runs on this machine")
+        _knock(where)
+        access.join(where)
+        # In a submitted job some of these are set already, to the same values.
+        os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
+        ray.init(
+            address=where,
+            logging_level=logging.ERROR,
+            log_to_driver=False,  # what matters comes back as results and errors; Ray keeps the rest on the nodes
+            runtime_env={"env_vars": passed_on},
+        )
+    except (OSError, RuntimeError, RayError) as error:
         raise FacultyError(
             f"Ray at {address!r} does not answer: {error}. Check the address "
-            f"(`ray status --address {address}`), or leave --address out to run on this machine."
+            f"(`ray status --address {address}`), or leave it out (--address, RAY_ADDRESS) to run on this machine."
         ) from error
 
 
@@ -107,23 +144,56 @@ def require(address: str | None, where: str, needs: Mapping[str, float]) -> None
             )
 
 
-_SET: list[str] = []
-"""Variables of LOCAL that a local Ray has set, taken back when it ends."""
-_FOLDERS: list[tuple[str, str | None]] = []
-"""The folder of the local Ray, and RAY_TMPDIR as it was before."""
+OF_A_SESSION = ("RAY_TMPDIR", access.MODE, access.TOKEN)
+_BEFORE: dict[str, str | None] = {}
+"""Variables that a session sets, as they were before it."""
+_FOLDERS: list[str] = []
+"""The folder of the local Ray."""
+SHORT = (os.path.join(os.sep, "tmp"), os.path.join(os.sep, "var", "tmp"))
+"""Folders with short names, for where the temporary one is too long for a socket."""
+SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
+PREFIX = "fr-"
+
+
+def room() -> int:
+    """Bytes that the path of the temporary folder may have, so that Ray's sockets below it have names that a Unix socket
+    can have (SOCKET_BYTES): TMPDIR/fr-xxxxxxxx/session_2026-01-01_12-00-00_000000_PID/sockets/plasma_store.
+    """
+    ours = f"/{PREFIX}{'x' * 8}"
+    rays = f"/session_2026-01-01_12-00-00_000000_{os.getpid()}/sockets/plasma_store"
+    return SOCKET_BYTES - len(ours) - len(rays)
 
 
 def _own_folder() -> str:
     """A folder for a local Ray alone, also in the environment of its processes.
 
     In the shared one Ray Train's helpers find the address of a cluster that somebody started on this machine,
-    perhaps one long dead, and ask there after their own training.
+    perhaps one long dead, and ask there after their own training. Raises InputError where no folder is short enough.
     """
-    before = os.environ.get("RAY_TMPDIR")
-    folder = tempfile.mkdtemp(prefix="faculty-ray-", dir=before)
-    os.environ["RAY_TMPDIR"] = folder
-    _FOLDERS.append((folder, before))
-    return folder
+    name = "RAY_TMPDIR" if os.environ.get("RAY_TMPDIR") else "TMPDIR"
+    wanted = os.path.abspath(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
+    for base in (wanted, *SHORT):
+        if len(os.fsencode(base)) > room():
+            continue
+        try:
+            if base == wanted:
+                os.makedirs(base, exist_ok=True)
+            folder = tempfile.mkdtemp(prefix=PREFIX, dir=base)
+        except OSError:
+            if base == wanted:
+                raise InputError(
+                    name, "a folder that can be written to", base, f"export {name}=..."
+                ) from None
+            continue
+        os.environ["RAY_TMPDIR"] = folder
+        _FOLDERS.append(folder)
+        return folder
+    raise InputError(
+        name,
+        f"a path of at most {room()} bytes, as Ray's sockets below it may have {SOCKET_BYTES}",
+        f"{wanted} ({len(os.fsencode(wanted))} bytes)",
+        f"export {name}=... with a shorter folder that can be written to, or run with --inline.",
+    )
 
 
 def resources(address: str) -> dict[str, float]:
@@ -136,15 +206,18 @@ def resources(address: str) -> dict[str, float]:
 
 
 def stop() -> None:
-    """Leave the cluster; ends a local Ray."""
+    """Leave the cluster; ends a local Ray. The environment is as before it."""
     if ray.is_initialized():
         ray.shutdown()
-    while _SET:
-        del os.environ[_SET.pop()]
-    while _FOLDERS:
-        folder, before = _FOLDERS.pop()
-        shutil.rmtree(folder, ignore_errors=True)
-        if before is None:
-            del os.environ["RAY_TMPDIR"]
+    moded = {name: _BEFORE[name] for name in (access.MODE, access.TOKEN) if name in _BEFORE}
+    changed = any(os.environ.get(name) != value for name, value in moded.items())
+    while _BEFORE:
+        name, value = _BEFORE.popitem()
+        if value is None:
+            os.environ.pop(name, None)
         else:
-            os.environ["RAY_TMPDIR"] = before
+            os.environ[name] = value
+    if changed:
+        access.set_mode(os.environ.get(access.MODE))
+    while _FOLDERS:
+        shutil.rmtree(_FOLDERS.pop(), ignore_errors=True)
