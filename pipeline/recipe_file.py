@@ -23,6 +23,8 @@ from pipeline.recognition.recipe import METHODS as RECOGNITION_METHODS
 from pipeline.recognition.recipe import Recognition
 
 Model = TypeVar("Model", bound=BaseModel)
+VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+"""An environment variable in a recipe's text."""
 
 
 def load_any(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe | Recognition:
@@ -172,4 +174,4 @@ def _expand(text: str, where: str) -> str:
             raise InputError(where, f"the environment variable {name}", "not set", f"export {name}=...")
         return os.environ[name]
 
-    return re.sub(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", value, text)
+    return VARIABLE.sub(value, text)

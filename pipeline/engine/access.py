@@ -1,8 +1,8 @@
 """The token of a Ray cluster: whether the cluster wants one, where this machine has it, and Ray told so.
 
 Ray reads its authentication mode once, when it is imported, and joins a cluster at an address in that mode alone. In
-the wrong one it is refused (no token where one is wanted), or its workers are (a token wanted by the driver of a cluster
-that has none). So the cluster is asked first, and its answer is what this process goes by.
+the wrong one it is refused (no token where one is wanted), or its workers are (a driver that wants a token from a
+cluster that has none). So the cluster is asked first, and its answer is what this process goes by.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ def set_mode(mode: str | None) -> None:
 def missing(address: str) -> FacultyError:
     """The cluster wants a token and this machine has none."""
     return FacultyError(
-        f"Ray at {address} wants a token, and this machine has none. Copy the head's ~/.ray/auth_token to the same place "
-        f"here, or set {TOKEN} to what `ray get-auth-token` prints on the head."
+        f"Ray at {address} wants a token, and this machine has none. Copy the head's ~/.ray/auth_token to the same "
+        f"place here, or set {TOKEN} to what `ray get-auth-token` prints on the head."
     )
 
 

@@ -156,8 +156,8 @@ PREFIX = "fr-"
 
 
 def room() -> int:
-    """Bytes that the path of the temporary folder may have, so that Ray's sockets below it have names that a Unix socket
-    can have (SOCKET_BYTES): TMPDIR/fr-xxxxxxxx/session_2026-01-01_12-00-00_000000_PID/sockets/plasma_store.
+    """Bytes that the path of the temporary folder may have, so that Ray's sockets below it keep to SOCKET_BYTES:
+    TMPDIR/fr-xxxxxxxx/session_2026-01-01_12-00-00_000000_PID/sockets/plasma_store.
     """
     ours = f"/{PREFIX}{'x' * 8}"
     rays = f"/session_2026-01-01_12-00-00_000000_{os.getpid()}/sockets/plasma_store"
