@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import socket
-import subprocess
-import sys
 import tempfile
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from road_kit import environment, faculty, picture, recipe_file
+from head_kit import Head
+from road_kit import faculty, picture, recipe_file
 from test_cli import run
-from test_faults import end_ray
 
-from pipeline.engine.submit import EXCLUDES, runtime_env
+from pipeline.engine.packing import EXCLUDES, pack
+from pipeline.engine.submit import runtime_env
 from pipeline.errors import InputError
 
 # ---- what goes along
@@ -32,19 +26,19 @@ def test_credentials_go_along_and_nothing_else_does(tmp_path: Path) -> None:
         "LS_COLORS": "x",
         "SSH_AUTH_SOCK": "y",
     }
-    found = runtime_env(tmp_path, variables)
+    found = runtime_env(pack(tmp_path), variables)
     assert found["env_vars"] == {
         "AWS_SECRET_ACCESS_KEY": "s",
         "MLFLOW_TRACKING_URI": "u",
         "PYTHONUNBUFFERED": "1",
     }
     assert found["working_dir"] == str(tmp_path) and "pip" not in found
-    assert {"**/.venv/**", "**/.git/**", "*.arrow"} <= set(EXCLUDES)
+    assert {".venv", ".git", "*.arrow"} <= set(EXCLUDES)
 
 
 def test_a_working_folder_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--working-dir: expected a folder"):
-        runtime_env(tmp_path / "nowhere", {})
+        pack(tmp_path / "nowhere")
 
 
 @pytest.fixture
@@ -73,79 +67,6 @@ def test_a_cluster_that_does_not_answer_is_named(place: Path, monkeypatch: pytes
 # ---- a cluster
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
-class Head:
-    """`ray start --head` of one machine, with a token, a folder and ports of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.gcs, self.dashboard, *others = free_ports(7)
-        self.folder = folder
-        programs = folder / "bin"  # what a submitted job's PATH is: the head's
-        programs.mkdir()
-        (programs / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-        (programs / "faculty").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m pipeline.cli "$@"\n')
-        for file in programs.iterdir():
-            file.chmod(0o755)
-        self.env = environment(
-            RAY_TMPDIR=str(folder),
-            RAY_AUTH_MODE="token",
-            RAY_AUTH_TOKEN="a-token-of-this-test-alone-0123456789",
-            PATH=os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]]),
-        )
-        names = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
-        names += ("ray-client-server-port", "runtime-env-agent-port")
-        options = [f"--{name}={port}" for name, port in zip(names, others, strict=True)]
-        self.process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2"),
-                *(f"--port={self.gcs}", f"--dashboard-port={self.dashboard}", f"--temp-dir={folder / 't'}"),
-                *("--object-store-memory=100000000", "--disable-usage-stats", *options),
-            ],
-            env=self.env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self.address = f"http://127.0.0.1:{self.dashboard}"
-
-    def wait(self) -> None:
-        end = time.monotonic() + 90
-        while time.monotonic() < end:
-            assert self.process.poll() is None, self.process.stdout.read()
-            try:
-                request = urllib.request.Request(self.address + "/api/version")
-                request.add_header("Authorization", f"Bearer {self.env['RAY_AUTH_TOKEN']}")
-                urllib.request.urlopen(request, timeout=5).read()
-                return
-            except OSError:
-                time.sleep(0.3)
-        raise AssertionError("Ray's head did not start")
-
-    def job(self, place: Path, *entrypoint: str) -> tuple[int, str]:
-        """`ray job submit`: exit code and output."""
-        done = subprocess.run(
-            [
-                *(sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--working-dir", str(place)),
-                *("--address", self.address, "--", *entrypoint),
-            ],
-            env=self.env,
-            cwd=place,
-            capture_output=True,
-            text=True,
-            timeout=400,
-        )
-        return done.returncode, done.stdout + done.stderr
-
-
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
     folder = Path(tempfile.mkdtemp(prefix="frh-"))
@@ -154,10 +75,7 @@ def head() -> Iterator[Head]:
         found.wait()
         yield found
     finally:
-        found.process.terminate()
-        end_ray(str(folder), patience=10)
-        found.process.communicate()
-        shutil.rmtree(folder, ignore_errors=True)
+        found.end()
 
 
 @pytest.mark.ray
@@ -202,9 +120,11 @@ def test_submit_follows_the_job_and_carries_its_exit_code(head: Head, place: Pat
     assert json.loads((place / "t.json").read_text())["shards_written"] > 0
     said = done.stdout + done.stderr
     assert "shards written" in done.stdout and "AWS_SECRET_ACCESS_KEY" in said and "hush" not in said
-    wrong = faculty(*shown, "teach", "absent.json", cwd=place, **env)
+    wrong = faculty(
+        *shown, "evaluate", "--model=absent.onnx", "--data=pictures", "--scale=2", cwd=place, **env
+    )
     assert wrong.returncode == 2, wrong.stdout + wrong.stderr
-    assert "a recipe file (YAML), found no such file" in wrong.stdout
+    assert "absent.onnx" in wrong.stdout
     stranger = faculty(
         *shown,
         "teach",
@@ -212,4 +132,4 @@ def test_submit_follows_the_job_and_carries_its_exit_code(head: Head, place: Pat
         cwd=place,
         **{**env, "RAY_AUTH_TOKEN": "another-token-000000000000000000000"},
     )
-    assert stranger.returncode == 1 and "RAY_AUTH_TOKEN" in stranger.stderr
+    assert stranger.returncode == 1 and "another token than the one of RAY_AUTH_TOKEN" in stranger.stderr

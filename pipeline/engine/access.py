@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import grpc
-from ray._private.grpc_utils import init_grpc_channel
+from ray._common.tls_utils import load_certs_from_env
 from ray._raylet import AuthenticationTokenLoader, Config
 from ray.core.generated import (
     gcs_service_pb2,
@@ -122,7 +122,7 @@ def stale(address: str) -> FacultyError:
 def _refused(address: str, with_token: str | None = None) -> bool | None:
     """Whether the cluster refuses a call with that token, or with none. None where it does not answer the question."""
     client = address.startswith("ray://")
-    channel = init_grpc_channel(address.removeprefix("ray://"))
+    channel = _channel(address.removeprefix("ray://"))
     call: Callable = _ping_client if client else _ask_gcs
     metadata = [("authorization", f"Bearer {with_token}")] if with_token else []
     try:
@@ -135,6 +135,14 @@ def _refused(address: str, with_token: str | None = None) -> bool | None:
     finally:
         channel.close()
     return False
+
+
+def _channel(address: str) -> grpc.Channel:
+    """A channel that adds no token by itself, as Ray's own do in token mode."""
+    if os.environ.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):
+        return grpc.insecure_channel(address)
+    chain, key, authority = load_certs_from_env()
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(authority, key, chain))
 
 
 def _ask_gcs(channel: grpc.Channel, metadata: list[tuple[str, str]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections import Counter
@@ -100,6 +101,7 @@ def pack(folder: Path, more: Iterable[str] = ()) -> Package:
         folder,
         [_get_excludes(folder, [*get_runtime_env_default_excludes(), *excludes])],
         take,
+        logger=logging.getLogger(__name__),
         include_gitignore=os.environ.get(RAY_RUNTIME_ENV_IGNORE_GITIGNORE, "0") != "1",
     )
     return Package(folder, excludes, files)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import re
 import shlex
@@ -61,12 +62,15 @@ def submit(
     Raises FacultyError where the cluster does not answer or does not let us in, InputError for a package that Ray does
     not take because of its size.
     """
+    from ray.dashboard.modules.dashboard_sdk import SubmissionClient
     from ray.exceptions import RayError
     from ray.job_submission import JobStatus, JobSubmissionClient
 
     from pipeline.engine import access
 
     package.check()
+    for name in ("ray", JobSubmissionClient.__module__, SubmissionClient.__module__):
+        logging.getLogger(name).setLevel(logging.ERROR)  # their notes on packing are said below, in a line
     address = address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS
     described = runtime_env(package, environ, variables)
     try:
