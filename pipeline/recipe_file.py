@@ -7,8 +7,12 @@ variable of that name.
 
 from __future__ import annotations
 
+import codecs
+import math
 import os
 import re
+import reprlib
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +27,8 @@ from pipeline.recognition.recipe import METHODS as RECOGNITION_METHODS
 from pipeline.recognition.recipe import Recognition
 
 Model = TypeVar("Model", bound=BaseModel)
+LARGEST = 100_000
+"""Values that a recipe may hold."""
 
 
 def load_any(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe | Recognition:
@@ -50,14 +56,73 @@ def _read(path: str | Path, overrides: tuple[str, ...]) -> dict[str, Any]:
     if not file.is_file():
         raise InputError(str(path), "a recipe file (YAML)", "no such file", "See recipes/ for examples.")
     try:
-        content = yaml.safe_load(_expand(file.read_text(), str(file)))
+        content = _parse(_expand(read_text(file), str(file)))
     except yaml.YAMLError as error:
         raise InputError(str(path), "valid YAML", " ".join(str(error).split())) from None
+    except (
+        ValueError,
+        OverflowError,
+        TypeError,
+        LookupError,
+    ) as error:  # a date of month 13, a tag on a wrong value
+        raise InputError(str(path), "values that a recipe can hold", " ".join(str(error).split())) from None
+    except RecursionError:
+        raise InputError(str(path), "valid YAML", "tables and lists nested too deeply") from None
     if not isinstance(content, dict):
         raise InputError(str(path), "a table of settings", type(content).__name__)
     for override in overrides:
         _apply(content, override)
     return content
+
+
+def read_text(file: Path) -> str:
+    """A text file's content: UTF-8 with or without a byte order mark, or UTF-16 with one.
+
+    Raises InputError naming the file for another encoding, a file that cannot be read and a NUL in the text.
+    """
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise InputError(str(file), "a readable file", error.strerror or "an error of the disk") from None
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = data.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        found = f"the byte 0x{data[error.start]:02x} in line {line}, which is not UTF-8"
+        raise InputError(str(file), "a text in UTF-8", found, _encode(file)) from None
+    if "\0" in text:
+        raise InputError(str(file), "a text in UTF-8", "a NUL byte in it", _encode(file))
+    return text
+
+
+def _encode(file: Path) -> str:
+    source = shlex.quote(str(file))
+    return f"Save it as UTF-8, as with: iconv -f LATIN1 -t UTF-8 {source} > utf8.yaml"
+
+
+def _parse(text: str) -> Any:
+    """YAML as plain data. Raises YAMLError, and ValueError for what YAML allows and no recipe means."""
+    loader = yaml.SafeLoader(text)
+    try:
+        if (node := loader.get_single_node()) is None:
+            return None
+        if _written_out(node, {}) > LARGEST:
+            raise ValueError(f"more than {LARGEST:,} values once its aliases are written out")
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _written_out(node: yaml.Node, known: dict[int, float]) -> float:
+    """How many values a node stands for, each alias counted as what it repeats; infinitely many if it holds itself."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        parts = [n for pair in node.value for n in (pair if isinstance(pair, tuple) else (pair,))]
+        known[id(node)] = 1 + sum(_written_out(part, known) for part in parts)
+    return known[id(node)]
 
 
 def with_method(recipe: Recipe, method: str) -> Recipe:
@@ -91,7 +156,7 @@ def checked(model: type[Model], content: dict[str, Any], where: str) -> Model:
         first, *others = error.errors()
         key = ".".join(str(p) for p in first["loc"]) or "the recipe"
         more = f" ({len(others)} more problem{'s' * (len(others) > 1)} after this one.)" if others else ""
-        found = "an unknown key" if first["type"] == "extra_forbidden" else repr(first.get("input"))
+        found = "an unknown key" if first["type"] == "extra_forbidden" else reprlib.repr(first.get("input"))
         if len(found) > 120:
             found = found[:117] + "..."
         if first["type"] == "extra_forbidden":
@@ -140,8 +205,8 @@ def _apply(content: dict[str, Any], override: str) -> None:
     if not equals or not path:
         raise InputError(f"--set {override}", "key.path=value", override)
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = _parse(text)
+    except (yaml.YAMLError, ValueError, OverflowError, TypeError, LookupError, RecursionError) as error:
         raise InputError(f"--set {path}", "a YAML value", " ".join(str(error).split())) from None
     _put(content, path, value, f"--set {path}")
 

@@ -145,10 +145,10 @@ def _node_cache() -> str:
 
 
 def _tracking() -> str:
-    from pipeline.engine.store import Store, public, resolve_uri
+    from pipeline.engine.store import Store, public, resolve_uri, sqlite_path
 
     store = Store(resolve_uri(None, Path("runs")))
-    if store.uri.startswith("sqlite:"):
+    if sqlite_path(store.uri):
         return f"{store.uri} (made by the first run)"
     try:
         store.probe()

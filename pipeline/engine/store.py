@@ -40,6 +40,7 @@ SPOOL_TAG = "faculty.spool_id"
 # Opens the experiment on MLflow's pages for training rather than those for language models.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 _REJECTED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST", "RESOURCE_ALREADY_EXISTS"}
+_SQLITE = ("sqlite", "sqlite+pysqlite")
 
 
 class Unavailable(Exception):
@@ -75,14 +76,14 @@ def resolve_uri(uri: str | None, folder: Path) -> str:
     where = "tracking.uri" if uri else "MLFLOW_TRACKING_URI"
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(folder / "mlflow.db")
     scheme = uri.partition("://")[0]
-    if scheme == "sqlite":
-        rest, _, query = uri.removeprefix("sqlite:///").partition("?")
-        if rest == uri.partition("?")[0] or not rest or "\0" in unquote(rest):
+    if scheme in _SQLITE:
+        name, _, query = uri.removeprefix(f"{scheme}:///").partition("?")
+        if not uri.startswith(f"{scheme}:///") or not name or "\0" in unquote(name):
             raise InputError(where, "a database file, as in sqlite:///runs/mlflow.db", uri)
         if query and "=" not in query:
             remedy = "In an address, %, ? and # of a file's name are written %25, %3F and %23."
             raise InputError(where, "options as name=value after the ?", uri, remedy)
-        return sqlite_uri(Path(unquote(rest)).expanduser()) + (f"?{query}" if query else "")
+        return sqlite_uri(Path(unquote(name)).expanduser()) + (f"?{query}" if query else "")
     if scheme in ("http", "https", "databricks") or scheme.startswith(("postgresql", "mysql", "mssql")):
         return uri
     remedy = "Give sqlite:///PATH/mlflow.db or the http address of an MLflow server."
@@ -90,14 +91,19 @@ def resolve_uri(uri: str | None, folder: Path) -> str:
 
 
 def sqlite_uri(path: Path) -> str:
-    """The address of a database file. Only what SQLAlchemy would read otherwise (a `?` ends the name) is escaped."""
-    return "sqlite:///" + re.sub("[%?#]", lambda sign: quote(sign[0]), str(path.resolve()))
+    """The address of a database file, with what SQLAlchemy would read otherwise (a `?` ends the name) escaped.
+
+    MLflow makes the folder of `sqlite:///...` without decoding it; it leaves an address that names the driver alone.
+    """
+    plain = str(path.resolve())
+    escaped = re.sub("[%?#]", lambda sign: quote(sign[0]), plain)
+    return f"{_SQLITE[escaped != plain]}:///{escaped}"
 
 
 def sqlite_path(uri: str) -> Path | None:
     """The database file of a sqlite address."""
-    prefix, _, rest = uri.partition("sqlite:///")
-    return Path(unquote(rest.partition("?")[0])) if rest and not prefix else None
+    scheme, _, name = uri.partition(":///")
+    return Path(unquote(name.partition("?")[0])) if name and scheme in _SQLITE else None
 
 
 def is_server(uri: str) -> bool:
