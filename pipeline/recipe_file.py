@@ -71,7 +71,7 @@ def _read(path: str | Path, overrides: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(str(path), "a table of settings", type(content).__name__)
     for override in overrides:
-        _apply(content, override)
+        _apply(content, override, str(path))
     return content
 
 
@@ -85,20 +85,26 @@ def read_text(file: Path) -> str:
     except OSError as error:
         raise InputError(str(file), "a readable file", error.strerror or "an error of the disk") from None
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    name = "UTF-16" if wide else "UTF-8"
     try:
         text = data.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        found = f"the byte 0x{data[error.start]:02x} in line {line}, which is not UTF-8"
-        raise InputError(str(file), "a text in UTF-8", found, _encode(file)) from None
+        found = f"the byte 0x{data[error.start]:02x} in line {line}, which is not {name}"
+        raise InputError(
+            str(file), "a text in UTF-8", found, "" if wide else _convert(file, "LATIN1")
+        ) from None
     if "\0" in text:
-        raise InputError(str(file), "a text in UTF-8", "a NUL byte in it", _encode(file))
+        unmarked = {data[:1] == b"\0": "UTF-16BE", data[1:2] == b"\0": "UTF-16LE"}.get(True)
+        remedy = _convert(file, unmarked) if unmarked else ""
+        raise InputError(str(file), "a text in UTF-8", "NUL bytes in it", remedy)
     return text
 
 
-def _encode(file: Path) -> str:
-    source = shlex.quote(str(file))
-    return f"Save it as UTF-8, as with: iconv -f LATIN1 -t UTF-8 {source} > utf8.yaml"
+def _convert(file: Path, encoding: str) -> str:
+    """The remedy for a text in another encoding, as a line for a shell."""
+    source, target = shlex.quote(str(file)), shlex.quote(str(file.with_suffix(f".utf8{file.suffix}")))
+    return f"If it is {encoding}, make one in UTF-8: iconv -f {encoding} -t UTF-8 {source} > {target}"
 
 
 def _parse(text: str) -> Any:
@@ -200,7 +206,7 @@ def _model_of(annotation: Any) -> Any:
     return None
 
 
-def _apply(content: dict[str, Any], override: str) -> None:
+def _apply(content: dict[str, Any], override: str, file: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise InputError(f"--set {override}", "key.path=value", override)
@@ -208,7 +214,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
         value = _parse(text)
     except (yaml.YAMLError, ValueError, OverflowError, TypeError, LookupError, RecursionError) as error:
         raise InputError(f"--set {path}", "a YAML value", " ".join(str(error).split())) from None
-    _put(content, path, value, f"--set {path}")
+    _put(content, path, value, f"{file}: --set {path}")
 
 
 def _put(content: dict[str, Any], path: str, value: Any, where: str) -> None:

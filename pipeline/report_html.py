@@ -229,7 +229,8 @@ def link(place: str) -> str:
 
 def _files(files: Sequence[tuple[str, str, str]]) -> str:
     items = "".join(
-        f'<dt>{escape(label)}</dt><dd><a href="{escape(link(place))}"><code>{escape(place)}</code></a> {escape(size)}</dd>'
+        f'<dt>{escape(label)}</dt><dd><a href="{escape(link(place))}"><code>{escape(place)}</code></a> '
+        f"{escape(size)}</dd>"
         for label, place, size in files
     )
     return f'<dl class="card">{items}</dl>' if items else ""
