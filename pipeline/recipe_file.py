@@ -7,8 +7,12 @@ variable of that name.
 
 from __future__ import annotations
 
+import codecs
+import math
 import os
 import re
+import reprlib
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +29,8 @@ from pipeline.recognition.recipe import Recognition
 Model = TypeVar("Model", bound=BaseModel)
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 """An environment variable in a recipe's text."""
+LARGEST = 100_000
+"""Values that a recipe may hold."""
 
 
 def load_any(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe | Recognition:
@@ -52,14 +58,79 @@ def _read(path: str | Path, overrides: tuple[str, ...]) -> dict[str, Any]:
     if not file.is_file():
         raise InputError(str(path), "a recipe file (YAML)", "no such file", "See recipes/ for examples.")
     try:
-        content = yaml.safe_load(_expand(file.read_text(), str(file)))
+        content = _parse(_expand(read_text(file), str(file)))
     except yaml.YAMLError as error:
         raise InputError(str(path), "valid YAML", " ".join(str(error).split())) from None
+    except (
+        ValueError,
+        OverflowError,
+        TypeError,
+        LookupError,
+    ) as error:  # a date of month 13, a tag on a wrong value
+        raise InputError(str(path), "values that a recipe can hold", " ".join(str(error).split())) from None
+    except RecursionError:
+        raise InputError(str(path), "valid YAML", "tables and lists nested too deeply") from None
     if not isinstance(content, dict):
         raise InputError(str(path), "a table of settings", type(content).__name__)
     for override in overrides:
-        _apply(content, override)
+        _apply(content, override, str(path))
     return content
+
+
+def read_text(file: Path) -> str:
+    """A text file's content: UTF-8 with or without a byte order mark, or UTF-16 with one.
+
+    Raises InputError naming the file for another encoding, a file that cannot be read and a NUL in the text.
+    """
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise InputError(str(file), "a readable file", error.strerror or "an error of the disk") from None
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    name = "UTF-16" if wide else "UTF-8"
+    try:
+        text = data.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        found = f"the byte 0x{data[error.start]:02x} in line {line}, which is not {name}"
+        raise InputError(
+            str(file), "a text in UTF-8", found, "" if wide else _convert(file, "LATIN1")
+        ) from None
+    if "\0" in text:
+        unmarked = {data[:1] == b"\0": "UTF-16BE", data[1:2] == b"\0": "UTF-16LE"}.get(True)
+        remedy = _convert(file, unmarked) if unmarked else ""
+        raise InputError(str(file), "a text in UTF-8", "NUL bytes in it", remedy)
+    return text
+
+
+def _convert(file: Path, encoding: str) -> str:
+    """The remedy for a text in another encoding, as a line for a shell."""
+    source, target = shlex.quote(str(file)), shlex.quote(str(file.with_suffix(f".utf8{file.suffix}")))
+    return f"If it is {encoding}, make one in UTF-8: iconv -f {encoding} -t UTF-8 {source} > {target}"
+
+
+def _parse(text: str) -> Any:
+    """YAML as plain data. Raises YAMLError, and ValueError for what YAML allows and no recipe means."""
+    loader = yaml.SafeLoader(text)
+    try:
+        if (node := loader.get_single_node()) is None:
+            return None
+        if _written_out(node, {}) > LARGEST:
+            raise ValueError(f"more than {LARGEST:,} values once its aliases are written out")
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _written_out(node: yaml.Node, known: dict[int, float]) -> float:
+    """How many values a node stands for, each alias counted as what it repeats; infinitely many if it holds itself."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        parts = [n for pair in node.value for n in (pair if isinstance(pair, tuple) else (pair,))]
+        known[id(node)] = 1 + sum(_written_out(part, known) for part in parts)
+    return known[id(node)]
 
 
 def with_method(recipe: Recipe, method: str) -> Recipe:
@@ -93,7 +164,7 @@ def checked(model: type[Model], content: dict[str, Any], where: str) -> Model:
         first, *others = error.errors()
         key = ".".join(str(p) for p in first["loc"]) or "the recipe"
         more = f" ({len(others)} more problem{'s' * (len(others) > 1)} after this one.)" if others else ""
-        found = "an unknown key" if first["type"] == "extra_forbidden" else repr(first.get("input"))
+        found = "an unknown key" if first["type"] == "extra_forbidden" else reprlib.repr(first.get("input"))
         if len(found) > 120:
             found = found[:117] + "..."
         if first["type"] == "extra_forbidden":
@@ -137,15 +208,15 @@ def _model_of(annotation: Any) -> Any:
     return None
 
 
-def _apply(content: dict[str, Any], override: str) -> None:
+def _apply(content: dict[str, Any], override: str, file: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise InputError(f"--set {override}", "key.path=value", override)
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = _parse(text)
+    except (yaml.YAMLError, ValueError, OverflowError, TypeError, LookupError, RecursionError) as error:
         raise InputError(f"--set {path}", "a YAML value", " ".join(str(error).split())) from None
-    _put(content, path, value, f"--set {path}")
+    _put(content, path, value, f"{file}: --set {path}")
 
 
 def _put(content: dict[str, Any], path: str, value: Any, where: str) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.charts import Points, all_charts
-from pipeline.report_html import Page, figure, page
+from pipeline.report_html import Page, figure, link, page
 from pipeline.table import (
     PSNR,
     SSIM,
@@ -115,7 +115,10 @@ def _markdown(report: Report, root: Path, charts: Sequence[str]) -> str:
     if report.files:
         parts.append("## Files")
         parts.append(
-            "\n".join(f"- {f.label}: [{_place(f, root)}](<{_place(f, root)}>)" for f in report.files)
+            "\n".join(
+                f"- {_plain(f.label)}: [{_plain(_place(f, root))}](<{link(_place(f, root))}>)"
+                for f in report.files
+            )
         )
     if report.mlflow:
         parts += ["## MLflow", f"```\n{report.mlflow}\n```"]

@@ -4,9 +4,11 @@ the reader's.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from urllib.parse import quote
 
 from pipeline.table import GROUPS, Cell, Metric, Table, milliseconds, short
 
@@ -220,9 +222,15 @@ def _facts(facts: Mapping[str, str]) -> str:
     return f'<dl class="card">{items}</dl>' if items else ""
 
 
+def link(place: str) -> str:
+    """A path or an address as a link's target: a path with every sign escaped that an address reads otherwise."""
+    return place if "://" in place else quote(os.fsencode(place))
+
+
 def _files(files: Sequence[tuple[str, str, str]]) -> str:
     items = "".join(
-        f'<dt>{escape(label)}</dt><dd><a href="{escape(place)}"><code>{escape(place)}</code></a> {escape(size)}</dd>'
+        f'<dt>{escape(label)}</dt><dd><a href="{escape(link(place))}"><code>{escape(place)}</code></a> '
+        f"{escape(size)}</dd>"
         for label, place, size in files
     )
     return f'<dl class="card">{items}</dl>' if items else ""

@@ -38,7 +38,7 @@ class Files:
     report: str
     markdown: str
     ui: str
-    """The command that opens the MLflow page."""
+    """The command that opens MLflow's pages, or their address."""
 
     def text(self) -> str:
         """For the terminal."""
@@ -129,14 +129,16 @@ def summary(outcome: Outcome, files: Files) -> dict[str, Any]:
     return {"name": outcome.recipe.name, "rows": rows, "students": files.students, "report": files.report}
 
 
-def finish(run: Run, outcome: Outcome, warnings: Sequence[str]) -> Files:
-    """Export every student, write the report, and record both; what is there already is left alone."""
+def finish(run: Run, outcome: Outcome, warnings: Sequence[str], mlflow: str = "") -> Files:
+    """Export every student, write the report, and record both; what is there already is left alone.
+
+    `mlflow` is the command or address that opens the run's pages.
+    """
     students = {job.label: _export(run, outcome, job) for job in outcome.jobs}
     recipe = outcome.recipe
-    ui = f"faculty ui {recipe.output}" if recipe.tracking.enabled and "://" not in recipe.output else ""
     identity = fingerprint([[m.identity for m in outcome.models], outcome.sets, list(warnings), recipe.name])
     report, markdown = "report/report.html", "report/report.md"
-    files = Files(students, run.output.where(report), run.output.where(markdown), ui)
+    files = Files(students, run.output.where(report), run.output.where(markdown), mlflow)
     if not run.output.exists(report) or _stamp(run) != identity:
         _report(run, outcome, warnings, files)
         run.output.write_bytes("report/stamp.json", json.dumps(identity).encode())

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import json
 import math
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,11 +181,18 @@ def _module(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise InputError(
-            name, "a module that Python can import", f"{type(error).__name__}: {error}"
-        ) from error
+    except (Exception, SystemExit) as error:  # the file is the user's code and may raise anything
+        raise InputError(name, "a module that Python can import", _said_by(error, file)) from error
     return module
+
+
+def _said_by(error: BaseException, file: Path) -> str:
+    """What a module's own code stumbled over, with the line."""
+    text = str(error) or "no reason given"
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
+    if not isinstance(error, (SyntaxError, UnicodeError)) and lines:
+        return f"in line {lines[-1]}: {text}"
+    return text
 
 
 def _chosen(module: ModuleType, name: str, recipe: AnyRecipe) -> tuple[list[Any], list[str]]:

@@ -170,13 +170,12 @@ def weights(job: Any) -> dict[str, bytes]:
 
 
 def command(*arguments: object) -> list[str]:
-    """`faculty ...` for a process of its own."""
-    return [
-        sys.executable,
-        "-c",
-        "import sys; from pipeline.cli import main; sys.exit(main())",
-        *map(str, arguments),
-    ]
+    """`faculty ...` for a process of its own, which hears Ctrl-C also where the tests' shell ignores it."""
+    script = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from pipeline.cli import main; sys.exit(main())"
+    )
+    return [sys.executable, "-c", script, *map(str, arguments)]
 
 
 def environment(**changes: str) -> dict[str, str]:

@@ -154,3 +154,12 @@ def tracking(recipe: Recipe | Recognition, reporter: Terminal) -> Callable[[], R
 def tracking_folder(recipe: Recipe | Recognition) -> Path:
     """Where the default store lies: the output folder, or ./runs where that is a URI."""
     return Path("runs") if "://" in recipe.output else Path(recipe.output)
+
+
+def page(recipe: Recipe | Recognition) -> str:
+    """The command or address that opens MLflow's pages on the recipe's runs; empty where it records none."""
+    if not recipe.tracking.enabled:
+        return ""
+    from pipeline.engine.store import page
+
+    return page(recipe.tracking.uri, tracking_folder(recipe))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline.cli.common import emit, running
+from pipeline.cli.common import emit, page, running
 from pipeline.errors import InputError
 from pipeline.progress import Terminal
 from pipeline.recognition.recipe import METHODS, Recognition
@@ -19,7 +19,7 @@ def run(options: argparse.Namespace, recipe: Recognition) -> None:
     methods = list(dict.fromkeys([*recipe.compare.methods, recipe.method.name]))
     with running(options, recipe, reporter, RecognitionRun) as road:
         outcome = road.everything(methods, _seeds(recipe, recipe.compare.seeds))
-        files = finish(road, outcome, reporter.warnings)
+        files = finish(road, outcome, reporter.warnings, page(recipe))
     emit(options, summary(outcome, files), table(outcome) + "\n" + files.text())
 
 
@@ -35,7 +35,7 @@ def compare(options: argparse.Namespace, recipe: Recognition) -> None:
         raise InputError("--methods", f"some of {', '.join(known)}", ", ".join(wrong))
     with running(options, recipe, reporter, RecognitionRun) as road:
         outcome = road.everything(methods, _seeds(recipe, options.seeds))
-        files = finish(road, outcome, reporter.warnings)
+        files = finish(road, outcome, reporter.warnings, page(recipe))
     emit(options, {"rows": compare_rows(outcome)}, table(outcome) + "\n" + files.text())
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import yaml
 
 from pipeline.cli import recognition
-from pipeline.cli.common import add_json, add_recipe, emit, read_any, running, write
+from pipeline.cli.common import add_json, add_recipe, emit, page, read_any, running, write
 from pipeline.errors import InputError
 from pipeline.methods import METHODS
 from pipeline.progress import Terminal
@@ -69,7 +69,7 @@ def _run(options: argparse.Namespace) -> None:
     methods = list(dict.fromkeys([*recipe.compare.methods, recipe.method.name]))
     with running(options, recipe, reporter, Run) as run:
         outcome = run.everything(methods, seeds(recipe, recipe.compare.seeds))
-        files = finish(run, outcome, reporter.warnings)
+        files = finish(run, outcome, reporter.warnings, page(recipe))
     emit(options, summary(outcome, files), table(outcome) + "\n" + files.text())
 
 
@@ -84,7 +84,7 @@ def _compare(options: argparse.Namespace) -> None:
     known(recipe, methods)
     with running(options, recipe, reporter, Run) as run:
         outcome = run.everything(methods, seeds(recipe, options.seeds))
-        files = finish(run, outcome, reporter.warnings)
+        files = finish(run, outcome, reporter.warnings, page(recipe))
     emit(options, {"rows": compare_rows(outcome)}, table(outcome) + "\n" + files.text())
 
 

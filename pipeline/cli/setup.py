@@ -41,7 +41,9 @@ def add(commands: argparse._SubParsersAction) -> None:
 
     ui = commands.add_parser("ui", help="open MLflow's page on the runs' store")
     ui.add_argument(
-        "store", nargs="?", default="runs", help="folder with mlflow.db, or a store's address (default: runs)"
+        "store",
+        nargs="?",
+        help="folder with mlflow.db, or a store's address (default: MLFLOW_TRACKING_URI, else runs)",
     )
     ui.add_argument("--host", default="127.0.0.1")
     ui.add_argument("--port", type=int, default=5000)
@@ -59,8 +61,8 @@ def add(commands: argparse._SubParsersAction) -> None:
 def _ui(options: argparse.Namespace) -> int:
     from pipeline.engine.tracking import PAGE, ui_command
 
-    uri = os.environ.get("MLFLOW_TRACKING_URI") if options.store == "runs" else None
-    command = ui_command(uri or options.store, host=options.host, port=options.port)
+    store = options.store or os.environ.get("MLFLOW_TRACKING_URI") or "runs"
+    command = ui_command(store, host=options.host, port=options.port)
     write(f"http://{options.host}:{options.port}{PAGE} (Ctrl-C ends it)")
     return subprocess.call(command)
 
@@ -143,10 +145,10 @@ def _node_cache() -> str:
 
 
 def _tracking() -> str:
-    from pipeline.engine.store import Store, public, resolve_uri
+    from pipeline.engine.store import Store, public, resolve_uri, sqlite_path
 
     store = Store(resolve_uri(None, Path("runs")))
-    if store.uri.startswith("sqlite:"):
+    if sqlite_path(store.uri):
         return f"{store.uri} (made by the first run)"
     try:
         store.probe()

@@ -10,10 +10,13 @@ import contextlib
 import fcntl
 import logging
 import os
+import re
+import shlex
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from pipeline.errors import InputError
 
@@ -30,11 +33,14 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
+PAGE = "/#/experiments?workflowType=machine_learning"
+"""Append to a server's address: without it MLflow opens its pages for language models."""
 PROBE_SECONDS = 3.0
 SPOOL_TAG = "faculty.spool_id"
 # Opens the experiment on MLflow's pages for training rather than those for language models.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 _REJECTED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST", "RESOURCE_ALREADY_EXISTS"}
+_SQLITE = ("sqlite", "sqlite+pysqlite")
 
 
 class Unavailable(Exception):
@@ -68,27 +74,52 @@ def resolve_uri(uri: str | None, folder: Path) -> str:
     for a store that MLflow 3 no longer writes (plain folders) and for an address of an unknown kind.
     """
     where = "tracking.uri" if uri else "MLFLOW_TRACKING_URI"
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.resolve() / 'mlflow.db'}"
-    scheme = urlsplit(uri).scheme
-    if scheme == "sqlite":
-        path = uri.removeprefix("sqlite:///")
-        if path == uri or not path:
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(folder / "mlflow.db")
+    scheme = uri.partition("://")[0]
+    if scheme in _SQLITE:
+        name, _, query = uri.removeprefix(f"{scheme}:///").partition("?")
+        if not uri.startswith(f"{scheme}:///") or not name or "\0" in unquote(name):
             raise InputError(where, "a database file, as in sqlite:///runs/mlflow.db", uri)
-        return f"sqlite:///{Path(path).expanduser().resolve()}"
+        if query and "=" not in query:
+            remedy = "In an address, %, ? and # of a file's name are written %25, %3F and %23."
+            raise InputError(where, "options as name=value after the ?", uri, remedy)
+        return sqlite_uri(Path(unquote(name)).expanduser()) + (f"?{query}" if query else "")
     if scheme in ("http", "https", "databricks") or scheme.startswith(("postgresql", "mysql", "mssql")):
         return uri
     remedy = "Give sqlite:///PATH/mlflow.db or the http address of an MLflow server."
     raise InputError(where, "a tracking store that MLflow 3 writes to", public(uri), remedy)
 
 
+def sqlite_uri(path: Path) -> str:
+    """The address of a database file, with what SQLAlchemy would read otherwise (a `?` ends the name) escaped.
+
+    MLflow makes the folder of `sqlite:///...` without decoding it; it leaves an address that names the driver alone.
+    """
+    plain = str(path.resolve())
+    escaped = re.sub("[%?#]", lambda sign: quote(sign[0]), plain)
+    return f"{_SQLITE[escaped != plain]}:///{escaped}"
+
+
 def sqlite_path(uri: str) -> Path | None:
     """The database file of a sqlite address."""
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    scheme, _, name = uri.partition(":///")
+    return Path(unquote(name.partition("?")[0])) if name and scheme in _SQLITE else None
 
 
 def is_server(uri: str) -> bool:
     """Whether `uri` is an MLflow server's address."""
     return uri.startswith(("http://", "https://"))
+
+
+def page(uri: str | None, folder: Path) -> str:
+    """What opens MLflow's pages on the store that `resolve_uri` gives: an address, or a command for a shell."""
+    found = resolve_uri(uri, folder)
+    if is_server(found):
+        return public(found).rstrip("/") + PAGE
+    if uri:
+        return shlex.join(["faculty", "ui", public(found)])
+    # Without an argument the command takes the store of the environment, and needs no password on its line.
+    return shlex.join(["faculty", "ui", *([] if os.environ.get("MLFLOW_TRACKING_URI") else [str(folder)])])
 
 
 def public(uri: str) -> str:
@@ -167,9 +198,8 @@ class Store:
         with sorted_errors():
             found = self.client.get_experiment_by_name(name)
         if found is not None and found.lifecycle_stage == "deleted":
-            remedy = (
-                f"Restore it (mlflow experiments restore -x {found.experiment_id}) or choose another name."
-            )
+            restore = _mlflow(self.uri, "experiments", "restore", "-x", found.experiment_id)
+            remedy = f"Set another one, or restore it: {restore}"
             raise InputError(
                 "tracking.experiment", "an active experiment", f"{name!r}, which was deleted", remedy
             )
@@ -217,6 +247,14 @@ class Store:
         if not create:
             raise Unavailable(f"run {header['name']} is not in {public(self.uri)} yet")
         return self.create_run(header, **{SPOOL_TAG: header["id"]})
+
+
+def _mlflow(uri: str, *arguments: str) -> str:
+    """A command of MLflow about the store at `uri`, as a line for a shell. It repeats no password."""
+    settings = ["MLFLOW_DISABLE_TELEMETRY=true"]
+    if os.environ.get("MLFLOW_TRACKING_URI") != uri:
+        settings.append(f"MLFLOW_TRACKING_URI={public(uri)}")
+    return shlex.join(["env", *settings, sys.executable, "-m", "mlflow", *arguments])
 
 
 def _first_line(error: BaseException) -> str:

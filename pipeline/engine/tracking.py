@@ -20,7 +20,18 @@ import numpy as np
 from pipeline.engine import records
 from pipeline.engine.records import Record
 from pipeline.engine.spool import sync
-from pipeline.engine.store import Rejected, Store, Unavailable, is_server, public, resolve_uri, sqlite_path
+from pipeline.engine.store import (
+    PAGE,
+    Rejected,
+    Store,
+    Unavailable,
+    is_server,
+    page,
+    public,
+    resolve_uri,
+    sqlite_path,
+    sqlite_uri,
+)
 from pipeline.engine.system import SystemMonitor, require_psutil
 from pipeline.engine.writer import Writer
 from pipeline.errors import FacultyError, InputError
@@ -29,9 +40,6 @@ from pipeline.tracking_null import NullTracker, RunTracker, Status
 __all__ = ["PAGE", "NullTracker", "Tracker", "open_tracker", "resume", "sync", "ui_command"]
 
 log = logging.getLogger(__name__)
-
-PAGE = "/#/experiments?workflowType=machine_learning"
-"""Append to a server's address: without it MLflow opens its pages for language models."""
 
 
 class Tracker:
@@ -202,10 +210,10 @@ def ui_command(where: str | Path, *, host: str = "127.0.0.1", port: int = 5000) 
 
     Raises InputError where there is no store, and for a server's address, which is a page already.
     """
-    uri = str(where) if "://" in str(where) else f"sqlite:///{Path(where).resolve() / 'mlflow.db'}"
-    uri = resolve_uri(uri, Path())
+    address = isinstance(where, str) and "://" in where
+    uri = resolve_uri(str(where) if address else sqlite_uri(Path(where, "mlflow.db")), Path())
     if is_server(uri):
-        raise InputError(public(uri), "a database", "an MLflow server", f"Open {public(uri)}{PAGE}")
+        raise InputError(public(uri), "a database", "an MLflow server", f"Open {page(uri, Path())}")
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
     if path := sqlite_path(uri):
         if not path.exists():

@@ -31,7 +31,7 @@ class Files:
     students: dict[str, str]
     report: str
     ui: str
-    """The command that opens the MLflow page."""
+    """The command that opens MLflow's pages, or their address."""
 
     def text(self) -> str:
         """For the terminal."""
@@ -120,12 +120,14 @@ def summary(outcome: Outcome, files: Files) -> dict[str, Any]:
     }
 
 
-def finish(run: RecognitionRun, outcome: Outcome, warnings: Sequence[str]) -> Files:
-    """Write the report and record it; what is there already is left alone."""
+def finish(run: RecognitionRun, outcome: Outcome, warnings: Sequence[str], mlflow: str = "") -> Files:
+    """Write the report and record it; what is there already is left alone.
+
+    `mlflow` is the command or address that opens the run's pages.
+    """
     recipe = outcome.recipe
     students = {job.label: _export(run, outcome, job) for job in outcome.jobs}
-    ui = f"faculty ui {recipe.output}" if recipe.tracking.enabled and "://" not in recipe.output else ""
-    files = Files(students, run.output.where("report/report.html"), ui)
+    files = Files(students, run.output.where("report/report.html"), mlflow)
     identity = fingerprint([[s.identity for s in outcome.scores.values()], list(warnings), recipe.name])
     stamp = "report/stamp.json"
     known = json.loads(run.output.read_bytes(stamp)) if run.output.exists(stamp) else ""
