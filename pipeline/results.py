@@ -18,7 +18,7 @@ from pipeline.export import export_onnx, export_pth, load_student, save_student
 from pipeline.model_card import model_card
 from pipeline.pictures import comparison_strip
 from pipeline.recipe import Recipe
-from pipeline.report import File, Report, write_report
+from pipeline.report import File, Report, portable, write_report
 from pipeline.run import Outcome, Run
 from pipeline.shards import stamps
 from pipeline.shards.fingerprint import fingerprint
@@ -229,14 +229,15 @@ def _report(run: Run, outcome: Outcome, warnings: Sequence[str], files: Files, i
         summary=_sentence(outcome),
         baseline=baseline(outcome),
         facts=_settings(recipe, outcome),
-        recipe=yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False),
-        warnings=warnings,
+        recipe=yaml.safe_dump(portable(recipe.model_dump(mode="json")), sort_keys=False),
+        warnings=portable(list(warnings)),
         curves=_curves(outcome.jobs),
         pictures=pictures,
         files=[
             File(f"{n}, {kind}", path) for n, made in files.students.items() for kind, path in made.items()
         ],
-        mlflow=files.ui,
+        home=run.output.where("report"),
+        mlflow=portable(files.ui),
     )
     with tempfile.TemporaryDirectory() as temporary:
         write_report(temporary, report)

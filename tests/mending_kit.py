@@ -30,7 +30,15 @@ def super_resolution(root: Path) -> Path:
         cache={"root": "cache", "shard_mb": 0.1},
         fusion={"kind": "weighted"},
         method={"name": "mtkd"},
-        train={"steps": 12, "batch": 4, "patch": 12, "lr": 1e-3, "evaluate_every": 4, "log_every": 4, "keep": 2},
+        train={
+            "steps": 12,
+            "batch": 4,
+            "patch": 12,
+            "lr": 1e-3,
+            "evaluate_every": 4,
+            "log_every": 4,
+            "keep": 2,
+        },
     )
     return _written(root, recipe)
 
@@ -45,7 +53,10 @@ def recognition(root: Path) -> Path:
         "output": "runs",
         "cache": {"root": "cache", "shard_mb": 0.1},
         "data": {"layout": "digits", "size": 8, "views": {"count": 1, "shift": 1}},
-        "teacher": {"network": {"name": "resnet14", "options": {"width": 8}, "embedding": 16}, "train": budget},
+        "teacher": {
+            "network": {"name": "resnet14", "options": {"width": 8}, "embedding": 16},
+            "train": budget,
+        },
         "student": {"name": "resnet8", "options": {"width": 8}, "embedding": 16},
         "method": {"name": "horkd", "anchors": 8},
         "train": budget,
@@ -89,7 +100,9 @@ def faculty_run(root: Path) -> tuple[int, str]:
 def tensors(root: Path) -> dict[str, dict[str, bytes]]:
     """The tensors of every safetensors file of a place."""
     return {
-        path.relative_to(root).as_posix(): {k: v.numpy().tobytes() for k, v in sorted(load_file(path).items())}
+        path.relative_to(root).as_posix(): {
+            k: v.numpy().tobytes() for k, v in sorted(load_file(path).items())
+        }
         for folder in FOLDERS
         for path in sorted((root / folder).rglob("*.safetensors"))
     }

@@ -18,7 +18,7 @@ from pipeline.recognition.jobs import RecognitionJob
 from pipeline.recognition.recipe import Recognition
 from pipeline.recognition.run import Outcome, RecognitionRun
 from pipeline.recognition.tasks import METRICS
-from pipeline.report import File, Report, write_report
+from pipeline.report import File, Report, portable, write_report
 from pipeline.shards import stamps
 from pipeline.shards.fingerprint import fingerprint
 from pipeline.stages import weights
@@ -166,12 +166,13 @@ def _report(
         summary=_sentence(outcome),
         baseline=baseline(outcome),
         facts=_facts(outcome),
-        recipe=yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False),
-        warnings=warnings,
+        recipe=yaml.safe_dump(portable(recipe.model_dump(mode="json")), sort_keys=False),
+        warnings=portable(list(warnings)),
         curves=_curves(outcome),
         pictures=list(pictures.values()),
         files=[File(name, path) for name, path in files.students.items()],
-        mlflow=files.ui,
+        home=run.output.where("report"),
+        mlflow=portable(files.ui),
     )
     with tempfile.TemporaryDirectory() as temporary:
         write_report(temporary, report)
