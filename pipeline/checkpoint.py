@@ -65,6 +65,17 @@ def load_latest(store: Store, *, fingerprint: str) -> tuple[int, dict[str, Any]]
     return None
 
 
+def flaw(store: Store, rel: str) -> str:
+    """What is wrong with the checkpoint file `rel`, in words; empty where it is intact or has no record."""
+    try:
+        record = rel.removesuffix(".pt") + ".json"
+        wanted = records.parse(record, store.read_bytes(record))["sha256"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return ""
+    found = store.sha256(rel)
+    return "" if found == wanted else f"expected sha256 {wanted}, found {found}"
+
+
 def _intact(store: Store, step: int, fingerprint: str) -> bytes | None:
     """A checkpoint's bytes; None where it is damaged, which sets it aside."""
     weights, record = _names(step)
