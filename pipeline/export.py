@@ -22,6 +22,7 @@ from torch import Tensor, nn
 import students
 from pipeline.errors import FacultyError, InputError
 from pipeline.shards.store import Store
+from pipeline.stages.weights import pack
 from students.by_spandrel import SpandrelStudent
 from teachers.spandrel_import import import_spandrel
 
@@ -59,12 +60,9 @@ def save_student(
 
     `metadata` must be JSON: fingerprints, teachers, metrics. `name` and `options` are those of `students.build`.
     """
-    from safetensors.torch import save
-
     info = StudentInfo(name, scale, dict(options), dict(metadata or {}))
     text = json.dumps({**info.facts, "architecture": name, "scale": scale, "options": info.options})
-    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
-    write_whole(path, save(tensors, metadata={"faculty": text, "format": "pt"}))
+    write_whole(path, pack(model.state_dict(), {"faculty": text, "format": "pt"}))
     return info
 
 
@@ -156,8 +154,15 @@ def onnx_bytes(
         quiet.setLevel(level)
     assert program is not None
     proto = program.model_proto
+    _without_places(proto.graph)
     proto.metadata_props.add(key="faculty", value=json.dumps(dict(facts)))
     return proto.SerializeToString()
+
+
+def _without_places(graph: Any) -> None:
+    """Take out what the exporter notes of where the code lay on this machine."""
+    for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer, graph):
+        del part.metadata_props[:]
 
 
 def onnx_session(data: bytes) -> Callable[[Tensor], list[Tensor]]:

@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -48,7 +49,7 @@ class File:
 
     label: str
     path: str
-    """A path, shown relative to the report where it lies beside or below it, or a URI."""
+    """A path, shown relative to the report, or a URI."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,8 @@ class Report:
     pictures: Sequence[tuple[str, np.ndarray]] = ()
     """(caption, (H, W, 3) uint8)."""
     files: Sequence[File] = ()
+    home: str = ""
+    """The folder where the report will lie, where that is another one than it is written to."""
     mlflow: str = ""
     """The command that opens the MLflow page, or its address."""
 
@@ -81,7 +84,7 @@ def write_report(folder: str | Path, report: Report) -> tuple[Path, Path]:
     """Write `report.md` and `report.html` into `folder`; returns their paths. Each file appears whole or
     not at all.
     """
-    root = Path(folder)
+    root, home = Path(folder), Path(report.home or folder)
     (root / PICTURES).mkdir(parents=True, exist_ok=True)
     charts = all_charts(report.rows, report.metrics[0], report.curves)
     pictures = [(caption, _png(picture)) for caption, picture in report.pictures]
@@ -90,8 +93,8 @@ def write_report(folder: str | Path, report: Report) -> tuple[Path, Path]:
     for i, (_, data) in enumerate(pictures):
         _write(root / PICTURES / f"picture_{i + 1}.png", data)
     markdown, web = root / "report.md", root / "report.html"
-    _write(markdown, _markdown(report, root, list(charts)).encode())
-    _write(web, _html(report, root, charts, pictures).encode())
+    _write(markdown, _markdown(report, home, list(charts)).encode())
+    _write(web, _html(report, home, charts, pictures).encode())
     return markdown, web
 
 
@@ -221,8 +224,20 @@ def _png(picture: np.ndarray) -> bytes:
 def _place(file: File, root: Path) -> str:
     if "://" in file.path:
         return file.path
-    path, base = Path(file.path).absolute(), root.absolute()
-    return str(path.relative_to(base)) if path.is_relative_to(base) else str(path)
+    return Path(os.path.relpath(file.path, root)).as_posix()
+
+
+_PATH = re.compile(r"(?:file://)?(?<![\w.:/~])/[^\s:;,'\"`()<>]+")
+
+
+def portable(value: Any) -> Any:
+    """JSON values with the absolute paths in their texts relative to the working folder: what leaves this machine."""
+    if isinstance(value, str):
+        text = value.replace(f"{Path.cwd().as_uri()}/", "").replace(f"{Path.cwd()}/", "")
+        return _PATH.sub(lambda found: os.path.relpath(found[0].removeprefix("file://")), text)
+    if isinstance(value, Mapping):
+        return {key: portable(item) for key, item in value.items()}
+    return [portable(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _size(file: File, root: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import statistics
 import sys
@@ -19,14 +18,18 @@ from pipeline.export import export_onnx, export_pth, load_student, save_student
 from pipeline.model_card import model_card
 from pipeline.pictures import comparison_strip
 from pipeline.recipe import Recipe
-from pipeline.report import File, Report, write_report
+from pipeline.report import File, Report, portable, write_report
 from pipeline.run import Outcome, Run
+from pipeline.shards import stamps
 from pipeline.shards.fingerprint import fingerprint
+from pipeline.stages import weights
 from pipeline.stages.distill import TrainJob
 from pipeline.stages.score import Model, cost
 from pipeline.table import Row, render_table
 from pipeline.tracking_null import RunTracker
 from students import deployed
+
+REPORT_STAMP = "report/stamp.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,15 +142,9 @@ def finish(run: Run, outcome: Outcome, warnings: Sequence[str], mlflow: str = ""
     identity = fingerprint([[m.identity for m in outcome.models], outcome.sets, list(warnings), recipe.name])
     report, markdown = "report/report.html", "report/report.md"
     files = Files(students, run.output.where(report), run.output.where(markdown), mlflow)
-    if not run.output.exists(report) or _stamp(run) != identity:
-        _report(run, outcome, warnings, files)
-        run.output.write_bytes("report/stamp.json", json.dumps(identity).encode())
+    if not stamps.intact(run.output, REPORT_STAMP, identity):
+        _report(run, outcome, warnings, files, identity)
     return files
-
-
-def _stamp(run: Run) -> str:
-    rel = "report/stamp.json"
-    return json.loads(run.output.read_bytes(rel)) if run.output.exists(rel) else ""
 
 
 def _export(run: Run, outcome: Outcome, job: TrainJob) -> dict[str, str]:
@@ -161,15 +158,15 @@ def _export(run: Run, outcome: Outcome, job: TrainJob) -> dict[str, str]:
     }
     stamp = f"{folder}/stamp.json"
     identity = [job.fingerprint, scores_of(outcome, job.label)]
-    if not run.output.exists(stamp) or json.loads(run.output.read_bytes(stamp)) != identity:
+    if not stamps.intact(run.output, stamp, identity):
         facts = _facts(outcome, job)
         with tempfile.TemporaryDirectory() as temporary:
             raw = Path(temporary, "raw.safetensors")
-            raw.write_bytes(job.output().read_bytes("weights.safetensors"))
+            raw.write_bytes(weights.read(job.output(), weights.WEIGHTS))
             made = export_student(raw, Path(temporary, "out"), facts)
             for kind, path in made.items():
                 run.output.put_file(names[kind], path)
-        run.output.write_bytes(stamp, json.dumps(identity).encode())
+        stamps.put(run.output, stamp, identity, [names[kind] for kind in made])
     return {kind: run.output.where(rel) for kind, rel in names.items() if run.output.exists(rel)}
 
 
@@ -220,7 +217,7 @@ def export_student(
     return paths
 
 
-def _report(run: Run, outcome: Outcome, warnings: Sequence[str], files: Files) -> None:
+def _report(run: Run, outcome: Outcome, warnings: Sequence[str], files: Files, identity: str) -> None:
     recipe = outcome.recipe
     rows = table_rows(outcome)
     pictures = []
@@ -234,21 +231,25 @@ def _report(run: Run, outcome: Outcome, warnings: Sequence[str], files: Files) -
         summary=_sentence(outcome),
         baseline=baseline(outcome),
         facts=_settings(recipe, outcome),
-        recipe=yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False),
-        warnings=warnings,
+        recipe=yaml.safe_dump(portable(recipe.model_dump(mode="json")), sort_keys=False),
+        warnings=portable(list(warnings)),
         curves=_curves(outcome.jobs),
         pictures=pictures,
         files=[
             File(f"{n}, {kind}", path) for n, made in files.students.items() for kind, path in made.items()
         ],
-        mlflow=files.ui,
+        home=run.output.where("report"),
+        mlflow=portable(files.ui),
     )
     with tempfile.TemporaryDirectory() as temporary:
         write_report(temporary, report)
+        made: list[str] = []
         for path in sorted(Path(temporary).rglob("*")):
             if path.is_file():
-                run.output.put_file(f"report/{path.relative_to(temporary).as_posix()}", path)
+                made.append(f"report/{path.relative_to(temporary).as_posix()}")
+                run.output.put_file(made[-1], path)
         _record(run, outcome, rows, Path(temporary), pictures)
+    stamps.put(run.output, REPORT_STAMP, identity, made)
 
 
 def _record(run: Run, outcome: Outcome, rows: list[Row], folder: Path, pictures: list[Any]) -> None:

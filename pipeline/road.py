@@ -6,15 +6,16 @@ already there. Everything here may be killed at any point and run again.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from pipeline.engines import Engine
 from pipeline.progress import Reporter
 from pipeline.recipe import Aggregate, Recipe, Weighted
 from pipeline.shards import manifest as manifests
+from pipeline.shards import records
 from pipeline.shards.fingerprint import fingerprint
 from pipeline.shards.format import Receipt
 from pipeline.shards.manifest import Manifest
@@ -122,10 +123,7 @@ class Road:
         return Cached(plan.folder, train, self._save(plan.folder, held_out) if held_out.shards else None)
 
     def _save(self, folder: str, manifest: Manifest) -> Manifest:
-        rel = path(folder, manifest)
-        if not self.store.exists(rel) or manifests.load(self.store, rel) != manifest:
-            manifests.save(manifest, self.store, rel)
-        return manifest
+        return manifests.keep(manifest, self.store, path(folder, manifest))
 
     def check_teachers(self) -> None:
         """Open every teacher that this cache has not seen. Raises InputError for a file that is missing or unfit."""
@@ -160,7 +158,7 @@ class Road:
         tasks: dict[str, tuple[TeacherFacts, list[TeachTask]]] = {}
         for facts in found:
             folder = facts.folder(tiles.folder, recipe.cache.dtype)
-            done = manifests.committed(self.store, folder)
+            done = manifests.committed(self.store, folder, teaching.STATS)
             wanted = [r for _, m in tiles.splits() for r in m.shards]
             kept[facts.label] = {r.key: done[r.key] for r in wanted if r.key in done}
             todo = [r for r in wanted if r.key not in done]
@@ -238,7 +236,7 @@ class Road:
             network = f"{job.folder}/weights.safetensors"
             extra = {"job": job.fingerprint}
         folder = fusing.fusion_folder(tiles.folder, config.kind, folders, extra)
-        done = manifests.committed(self.store, folder)
+        done = manifests.committed(self.store, folder, teaching.STATS)
         by_key = [{r.key: r for _, m in t.cached.splits() for r in m.shards} for t in taught]
         tasks = [
             fusing.FuseTask(
@@ -286,13 +284,19 @@ class Road:
             return Weights(tuple(given[t.facts.label] for t in taught))
         inputs = [tiles.train.fingerprint, *(t.cached.train.fingerprint for t in taught)]
         rel = f"fused/fits/{fingerprint(inputs)}.json"
-        if not self.store.exists(rel):
-            self.on_work()
-            asked = (self.store.uri, tiles.train, [t.cached.train for t in taught])
-            (weights,) = self.engine.map(_fit, [asked])
-            self.store.write_bytes(rel, json.dumps(asdict(weights)).encode())
-        found = json.loads(self.store.read_bytes(rel))
-        return Weights(tuple(found["values"]), found["offset"])
+
+        def own(found: dict[str, Any]) -> Weights:
+            if len(found["values"]) != len(taught):
+                raise ValueError(f"it has {len(found['values'])} weights for {len(taught)} teachers")
+            return Weights(tuple(map(float, found["values"])), float(found["offset"]))
+
+        if (known := records.load(self.store, rel, own)) is not None:
+            return known
+        self.on_work()
+        asked = (self.store.uri, tiles.train, [t.cached.train for t in taught])
+        (weights,) = self.engine.map(_fit, [asked])
+        records.save(self.store, rel, asdict(weights))
+        return own(asdict(weights))
 
     def aggregation_job(self, tiles: Cached, taught: list[Taught]) -> TrainJob:
         """The training of the aggregation network on these teachers' cached outputs."""

@@ -4,7 +4,7 @@ already is skipped.
 
 from __future__ import annotations
 
-import json
+import io
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -22,7 +22,9 @@ from pipeline.progress import Reporter
 from pipeline.recipe import Recipe
 from pipeline.recipe_file import with_method
 from pipeline.road import Cached, Fused, Road, Taught
+from pipeline.shards import records, stamps
 from pipeline.shards.fingerprint import file_sha256, fingerprint
+from pipeline.shards.mending import mends
 from pipeline.shards.store import Store
 from pipeline.stages.distill import TrainJob
 from pipeline.stages.score import Model, Scored, ScoreTask
@@ -71,6 +73,8 @@ class Tracked:
 
     def training(self, job: TrainJob) -> RunTracker:
         """A child run for a training, open until the scores are in."""
+        if (before := self.trainings.pop(job.label, None)) is not None:  # a damaged file made it begin again
+            before.finish("FAILED")
         record = self.child(job.label, _params(job))
         record.tags({"fingerprint": job.fingerprint})
         self.trainings[job.label] = record
@@ -102,6 +106,7 @@ class Run:
         self.tracked = Tracked(open_run)
         self.road = Road(recipe, engine, reporter, self.tracked.begin)
         self.output = Store.open(f"{recipe.output}/{recipe.name}")
+        self.stores = (self.road.store, self.output)
 
     def check(self, methods: Sequence[str]) -> None:
         """Refuse what cannot work before anything is started: a teacher's file, the student, a method's settings.
@@ -118,6 +123,7 @@ class Run:
             METHODS[settings[method].name].phases(settings[method], recipe.train, student)
             check_privileged(with_method(recipe, method))
 
+    @mends
     def teach(self) -> tuple[Cached, list[Taught]]:
         """Tiles and teacher outputs."""
         self.road.check_teachers()
@@ -140,6 +146,7 @@ class Run:
             record.finish()
         return taught
 
+    @mends
     def distill(
         self, methods: Sequence[str], seeds: Sequence[int]
     ) -> tuple[Cached, list[Taught], Fused | None, list[TrainJob]]:
@@ -149,6 +156,7 @@ class Run:
         self._train([job for job in jobs if job.result() is None])
         return tiles, taught, fused, jobs
 
+    @mends
     def prepare(self, methods: Sequence[str]) -> tuple[Cached, list[Taught], Fused | None]:
         """What these methods train on, made where it is missing."""
         self.check(methods)
@@ -195,6 +203,7 @@ class Run:
             }
             self.engine.train(jobs, lines, {job.label: records[job.label].handle() for job in jobs})
 
+    @mends
     def everything(self, methods: Sequence[str], seeds: Sequence[int]) -> Outcome:
         """The road to its end: cache, trainings, scores."""
         sets = self.sets()
@@ -281,11 +290,10 @@ class Run:
 
     def _save_books(self, models: list[Model], books: dict[str, dict[str, tuple[float, float]]]) -> None:
         for model in models:
-            self._shelf(model).write_bytes(_book_file(model), json.dumps(books[model.name]).encode())
+            records.save(self._shelf(model), _book_file(model), books[model.name])
 
     def _book(self, model: Model) -> dict[str, tuple[float, float]]:
-        shelf, rel = self._shelf(model), _book_file(model)
-        return json.loads(shelf.read_bytes(rel)) if shelf.exists(rel) else {}
+        return records.load(self._shelf(model), _book_file(model), _pairs) or {}
 
     def _shelf(self, model: Model) -> Store:
         """Scores of students lie with the run, those of what is cached lie in the cache, for every run on it."""
@@ -309,20 +317,24 @@ class Run:
             return scores[students[-1]][benchmark.name][picture][0] - base
 
         name, path = max(benchmark.pictures, key=lambda p: gain(p[0]))
-        rel = "strips/" + fingerprint([m.identity for m in chosen] + [file_sha256(path)]) + ".npz"
-        if not self.output.exists(rel):
+        print_ = fingerprint([m.identity for m in chosen] + [file_sha256(path)])
+        rel, stamp = f"strips/{print_}.npz", f"strips/{print_}.json"
+        if not stamps.intact(self.output, stamp, print_):
             task = ScoreTask(benchmark.name, name, path, self.recipe.scale, chosen, (), keep_pictures=True)
             (scored,) = self.engine.map(_score, [task], gpus=self.recipe.teach.gpus_per_actor)
             with self.output.stage(rel) as file, file.open("wb") as sink:
                 np.savez_compressed(sink, allow_pickle=False, **scored.pictures)
-        import io
-
+            stamps.put(self.output, stamp, print_, [rel])
         with np.load(io.BytesIO(self.output.read_bytes(rel)), allow_pickle=False) as stored:
             return {key: stored[key] for key in stored.files}
 
 
 def _book_file(model: Model) -> str:
     return f"scores/{model.identity}.json"
+
+
+def _pairs(book: dict[str, Any]) -> dict[str, tuple[float, float]]:
+    return {place: (float(psnr), float(ssim)) for place, (psnr, ssim) in book.items()}
 
 
 def _score(task: ScoreTask, device: str) -> Scored:

@@ -7,14 +7,16 @@ with the same trials: finished ones stay, running ones go on from their checkpoi
 
 from __future__ import annotations
 
-import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import count
 from typing import Any, Literal
 
 from pipeline.errors import InputError
 from pipeline.halving import Halving, Values, fronts, rungs
+from pipeline.shards import records
 from pipeline.shards.fingerprint import fingerprint
 from pipeline.shards.store import Store
 from pipeline.space import AnyRecipe, Space, own_value, with_values
@@ -23,6 +25,7 @@ from pipeline.subject import Subject, subject_of
 Status = Literal["running", "finished", "stopped", "failed"]
 Objective = Literal["accuracy", "pareto"]
 VERSION = 1
+_TRIAL = re.compile(r"trials/\d+\.json")
 REDUCTION = 3
 EVALUATIONS = 9
 """Evaluations of a trial over its budget: often enough to meet both rungs."""
@@ -116,14 +119,22 @@ class Sweep:
             remedy = "--resume goes on with it; another --seed begins another; or delete that folder."
             raise InputError(self.store.where(""), "no earlier sweep", "one", remedy)
         for name, _ in self.store.list("trials"):
-            trial = Trial(**json.loads(self.store.read_bytes(name)))
-            self.trials[trial.number] = trial
+            trial = (
+                records.load(self.store, name, lambda value: Trial(**value))
+                if _TRIAL.fullmatch(name)
+                else None
+            )
+            if trial is not None:
+                self.trials[trial.number] = trial
         for trial in sorted(self.trials.values(), key=lambda t: t.number):
             for step, value in trial.curve:
                 self.halving.report(trial.number, int(step), self.objectives(trial, value))
         self._waiting = [n for n, t in sorted(self.trials.items()) if t.status == "running"]
         if there:
-            self.record = json.loads(self.store.read_bytes("sweep.json"))["record"]
+            known = records.load(self.store, "sweep.json", lambda value: dict(value["record"]))
+            self.record = known or {}
+            if known is None:
+                self.save()
 
     def save(self) -> None:
         """Write what the sweep is."""
@@ -137,13 +148,11 @@ class Sweep:
             "recipe": plan.recipe.model_dump(mode="json"),
             "record": self.record,
         }
-        self.store.write_bytes("sweep.json", json.dumps(facts, indent=1).encode())
+        records.save(self.store, "sweep.json", facts)
 
     def keep(self, trial: Trial) -> None:
         """Write what is known of a trial."""
-        self.store.write_bytes(
-            f"trials/{trial.number:05d}.json", json.dumps(asdict(trial), indent=1).encode()
-        )
+        records.save(self.store, f"trials/{trial.number:05d}.json", asdict(trial))
 
     @property
     def exhausted(self) -> bool:
@@ -156,7 +165,7 @@ class Sweep:
             return self.trials[self._waiting.pop(0)]
         if self.exhausted:
             return None
-        number = len(self.trials)
+        number = next(n for n in count() if n not in self.trials)  # also one whose record was damaged
         trial = self.trials[number] = Trial(number, self._own() if number == 0 else self._suggest(number))
         self.keep(trial)
         return trial

@@ -184,3 +184,29 @@ def _manifests(store: Store, teacher: str) -> list[tuple[str, Manifest]]:
 def test_rerun_says_when_there_is_nothing_to_compare(place: Path, changes: dict) -> None:
     done = run("cache", "verify", place / "cache", "--rerun", recipe_file(place, **changes))
     assert done.code == 1 and "faculty teach" in done.err
+
+
+@pytest.mark.parametrize(
+    "pattern", ["*.arrow", "*.arrow.json", "manifest-*.json", "*.stats.json", "teachers/*.json"]
+)
+def test_repair_sets_damaged_files_aside_and_the_next_run_makes_them_again(place: Path, pattern: str) -> None:
+    before = hashes(place / "cache", "*.arrow")
+    broken = next(p for p in sorted((place / "cache").rglob(pattern)))
+    flip(broken)
+    data, shown = broken.read_bytes(), snapshot(place / "cache")
+    code, result = verified(place)
+    assert code == 1 and set(result) == {"shards", "bad"}
+    assert [b["file"] for b in result["bad"]] == [broken.relative_to(place / "cache").as_posix()]
+    assert snapshot(place / "cache") == shown, "without --repair it only looks"
+    code, result = verified(place, "--repair")
+    aside = [place / "cache" / name for name in result["set_aside"]]
+    assert code == 0 and not broken.exists() and aside[0].read_bytes() == data
+    assert run("run", recipe_file(place), "--inline").code == 0
+    assert broken.exists() and verified(place)[0] == 0
+    assert hashes(place / "cache", "*.arrow") == before
+
+
+def test_repair_of_a_sound_cache_does_nothing(place: Path) -> None:
+    before = snapshot(place / "cache")
+    code, result = verified(place, "--repair")
+    assert code == 0 and result["set_aside"] == [] and snapshot(place / "cache") == before

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from pipeline.cli.common import add_json, emit
 from pipeline.errors import FacultyError, InputError
 from pipeline.recipe_file import load_recipe
 from pipeline.shards import manifest as manifests
+from pipeline.shards import records
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.store import Store
 
@@ -35,6 +36,11 @@ def add(commands: argparse._SubParsersAction) -> None:
         command.set_defaults(run=run)
         if name == "verify":
             command.add_argument(
+                "--repair",
+                action="store_true",
+                help="set what is damaged aside, so that the next run makes it again",
+            )
+            command.add_argument(
                 "--rerun", metavar="RECIPE", help="send a sample through this recipe's teachers again"
             )
             command.add_argument(
@@ -44,11 +50,15 @@ def add(commands: argparse._SubParsersAction) -> None:
             command.add_argument("--dry-run", action="store_true", help="only say what would go")
 
 
-def finished(store: Store) -> Iterator[tuple[str, Manifest]]:
-    """Every manifest of a cache with its name."""
+def finished(store: Store, without: Collection[str] = ()) -> Iterator[tuple[str, Manifest]]:
+    """Every manifest of a cache with its name, but for those in `without`. Raises InputError for a damaged one."""
     for kind in KINDS:
         for rel, _ in store.list(kind):
-            if rel.rsplit("/", 1)[-1].startswith("manifest-") and rel.endswith(".json"):
+            if (
+                rel.rsplit("/", 1)[-1].startswith("manifest-")
+                and rel.endswith(".json")
+                and rel not in without
+            ):
                 yield rel, manifests.load(store, rel)
 
 
@@ -85,10 +95,24 @@ def _ls(options: argparse.Namespace) -> None:
 
 def _verify(options: argparse.Namespace) -> int:
     store = _open(options)
-    bad: list[dict[str, str]] = []
+    if options.repair:
+        with store.lock("building.lock"):
+            return _verified(options, store)
+    return _verified(options, store)
+
+
+def _verified(options: argparse.Namespace, store: Store) -> int:
+    bad = [
+        {"file": rel, "kind": "damaged", "detail": why}
+        for rel, _ in store.list()
+        if (why := _flaw(store, rel))
+    ]
+    flawed = {b["file"] for b in bad}
+    # What a damaged manifest lists is not extra.
+    unknown = {rel.rpartition("/")[0] for rel in flawed if "/manifest-" in rel}
     seen: set[str] = set()
     folders: set[str] = set()
-    for _, m in finished(store):
+    for _, m in finished(store, without=flawed):
         folders |= {r.file.rsplit("/", 1)[0] for r in m.shards}
         fresh = tuple(r for r in m.shards if r.file not in seen)
         seen |= {r.file for r in fresh}
@@ -98,18 +122,29 @@ def _verify(options: argparse.Namespace) -> int:
                 bad.append({"file": problem.file, "kind": problem.kind, "detail": problem.detail})
     for folder in sorted(folders):
         for rel, size in store.list(folder):
-            if rel.endswith(".arrow") and rel not in seen:
+            if rel.endswith(".arrow") and rel not in seen and folder not in unknown:
                 bad.append({"file": rel, "kind": "extra", "detail": f"{size} bytes that no manifest names"})
     result: dict[str, object] = {"shards": len(seen), "bad": bad}
+    damaged = [b for b in bad if b["kind"] == "damaged"]
+    if options.repair:
+        result["set_aside"] = aside = _repair(store, damaged)
+        lines = (
+            [f"{len(seen)} shards, {len(damaged)} damaged; set aside:", *aside]
+            if aside
+            else ["nothing to repair"]
+        )
+        lines += ["The command that made the cache makes these alone again."] * bool(aside)
+        emit(options, result, "\n".join(lines))
+        return 0
     lines = [f"{len(seen)} shards, {len(bad)} bad"] + [
         f"{b['kind']:8} {b['file']}: {b['detail']}" for b in bad
     ]
-    damaged = [store.where(b["file"]) for b in bad if b["kind"] == "damaged"]
     if damaged:
         lines.append(
-            "To mend it, run this and then the command that made the cache; it makes these alone again:"
+            f"`faculty cache verify {options.root} --repair` sets the damaged files aside; the command that made the "
+            "cache then makes these alone again. By hand:"
         )
-        lines += [f"rm -f {path}" for path in damaged]
+        lines += [f"rm -f {store.where(b['file'])}" for b in damaged]
     if len(damaged) < len(bad):
         lines.append(f"`faculty cache gc {options.root}` deletes what is extra.")
     if options.rerun:
@@ -121,6 +156,41 @@ def _verify(options: argparse.Namespace) -> int:
         ]
     emit(options, result, "\n".join(lines))
     return 1 if bad else 0
+
+
+def _flaw(store: Store, rel: str) -> str:
+    """What is wrong with a small file or a network's weights; nothing is changed. Shards are the manifests' matter."""
+    from pipeline import checkpoint
+    from pipeline.stages import weights
+
+    name = rel.rsplit("/", 1)[-1]
+    try:
+        if name.startswith("manifest-") and name.endswith(".json"):
+            manifests.load(store, rel)
+        elif name.endswith(".json"):
+            records.parse(rel, store.read_bytes(rel))
+        elif name == weights.WEIGHTS:
+            weights.read(store, rel)
+        elif name.endswith(".pt"):
+            return checkpoint.flaw(store, rel)
+    except FileNotFoundError:  # gone meanwhile
+        return ""
+    except InputError as error:
+        return f"expected {error.expected}, found {error.found}"
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _repair(store: Store, damaged: Sequence[dict[str, str]]) -> list[str]:
+    """Set damaged files aside, and what vouches for them; returns their new names."""
+    aside = []
+    for bad in damaged:
+        rel = bad["file"]
+        for name in (rel, f"{rel}.json", rel.removesuffix(".pt") + ".json" if rel.endswith(".pt") else ""):
+            if name and store.exists(name) and (moved := store.set_aside(name)) is not None:
+                aside.append(moved)
+    return aside
 
 
 def _rerun(store: Store, options: argparse.Namespace) -> dict[str, float]:

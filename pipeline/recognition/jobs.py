@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +22,7 @@ from pipeline.settings import Budget
 from pipeline.shards.fingerprint import fingerprint
 from pipeline.shards.manifest import load as load_manifest
 from pipeline.shards.store import Store
+from pipeline.stages import weights
 from pipeline.stages.distill import Listener
 from pipeline.train import Hooks, train
 
@@ -83,16 +83,15 @@ class RecognitionJob:
         return Store.open(Store.open(root).where(self.folder))
 
     def result(self) -> dict[str, Any] | None:
-        """What a finished job left, or None."""
-        store = self.output()
-        return json.loads(store.read_bytes("result.json")) if store.exists("result.json") else None
+        """What a finished job left, or None; damaged results are set aside (`weights.finished`)."""
+        return weights.finished(self.output(), self.fingerprint)
 
     def source(self) -> Source:
         """What it trained, by value; a student's weights lie in the run's output."""
         segment = self.spec.task == "segmentation"
-        weights = f"{self.folder}/weights.safetensors"
+        file = f"{self.folder}/{weights.WEIGHTS}"
         return Source(
-            self.role, self.network.model_dump(), self.size, self.classes, segment, weights, self.fingerprint
+            self.role, self.network.model_dump(), self.size, self.classes, segment, file, self.fingerprint
         )
 
     def build(self, *, pretrained: bool = False) -> Recogniser:
@@ -164,9 +163,6 @@ class RecognitionJob:
         return student_phase(recipe, network, width, fill)
 
     def _finish(self, output: Store, model: nn.Module, curves: dict[str, Any]) -> dict[str, Any]:
-        from safetensors.torch import save
-
-        tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
         recipe = self.spec
         facts = {
             "task": recipe.task,
@@ -181,10 +177,7 @@ class RecognitionJob:
             "seed": self.seed,
             "fingerprint": self.fingerprint,
         }
-        output.write_bytes("weights.safetensors", save(tensors, metadata={"faculty": json.dumps(facts)}))
-        result = {"label": self.label, "curves": {"train": curves}, **facts}
-        output.write_bytes("result.json", json.dumps(result).encode())
-        return result
+        return weights.write(output, model, facts, {"label": self.label, "curves": {"train": curves}})
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 import tempfile
@@ -19,9 +18,13 @@ from pipeline.recognition.jobs import RecognitionJob
 from pipeline.recognition.recipe import Recognition
 from pipeline.recognition.run import Outcome, RecognitionRun
 from pipeline.recognition.tasks import METRICS
-from pipeline.report import File, Report, write_report
+from pipeline.report import File, Report, portable, write_report
+from pipeline.shards import stamps
 from pipeline.shards.fingerprint import fingerprint
+from pipeline.stages import weights
 from pipeline.table import Role, Row, render_table
+
+REPORT_STAMP = "report/stamp.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +132,8 @@ def finish(run: RecognitionRun, outcome: Outcome, warnings: Sequence[str], mlflo
     students = {job.label: _export(run, outcome, job) for job in outcome.jobs}
     files = Files(students, run.output.where("report/report.html"), mlflow)
     identity = fingerprint([[s.identity for s in outcome.scores.values()], list(warnings), recipe.name])
-    stamp = "report/stamp.json"
-    known = json.loads(run.output.read_bytes(stamp)) if run.output.exists(stamp) else ""
-    if known != identity or not run.output.exists("report/report.html"):
-        _report(run, outcome, warnings, files)
-        run.output.write_bytes(stamp, json.dumps(identity).encode())
+    if not stamps.intact(run.output, REPORT_STAMP, identity):
+        _report(run, outcome, warnings, files, identity)
     return files
 
 
@@ -144,19 +144,21 @@ def _export(run: RecognitionRun, outcome: Outcome, job: RecognitionJob) -> str:
     stamp = f"{folder}/stamp.json"
     scores = outcome.scores[job.label].values
     identity = [job.fingerprint, scores]
-    if not run.output.exists(stamp) or json.loads(run.output.read_bytes(stamp)) != identity:
+    if not stamps.intact(run.output, stamp, identity):
         with tempfile.TemporaryDirectory() as temporary:
             raw = Path(temporary, "raw.safetensors")
-            raw.write_bytes(job.output().read_bytes("weights.safetensors"))
+            raw.write_bytes(weights.read(job.output(), weights.WEIGHTS))
             classes = outcome.data.classes if outcome.recipe.task == "classification" else ()
             made = export_recogniser(raw, Path(temporary, "out"), outcome.sets[0], scores, classes)
             for path in made.values():
                 run.output.put_file(f"{folder}/{path.name}", path)
-        run.output.write_bytes(stamp, json.dumps(identity).encode())
+        stamps.put(run.output, stamp, identity, [f"{folder}/{path.name}" for path in made.values()])
     return run.output.where(name)
 
 
-def _report(run: RecognitionRun, outcome: Outcome, warnings: Sequence[str], files: Files) -> None:
+def _report(
+    run: RecognitionRun, outcome: Outcome, warnings: Sequence[str], files: Files, identity: str
+) -> None:
     recipe, rows = outcome.recipe, table_rows(outcome)
     pictures = drawings(run, outcome)
     report = Report(
@@ -166,19 +168,23 @@ def _report(run: RecognitionRun, outcome: Outcome, warnings: Sequence[str], file
         summary=_sentence(outcome),
         baseline=baseline(outcome),
         facts=_facts(outcome),
-        recipe=yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False),
-        warnings=warnings,
+        recipe=yaml.safe_dump(portable(recipe.model_dump(mode="json")), sort_keys=False),
+        warnings=portable(list(warnings)),
         curves=_curves(outcome),
         pictures=list(pictures.values()),
         files=[File(name, path) for name, path in files.students.items()],
-        mlflow=files.ui,
+        home=run.output.where("report"),
+        mlflow=portable(files.ui),
     )
     with tempfile.TemporaryDirectory() as temporary:
         write_report(temporary, report)
+        made: list[str] = []
         for path in sorted(Path(temporary).rglob("*")):
             if path.is_file():
-                run.output.put_file(f"report/{path.relative_to(temporary).as_posix()}", path)
+                made.append(f"report/{path.relative_to(temporary).as_posix()}")
+                run.output.put_file(made[-1], path)
         _record(run, outcome, rows, Path(temporary), pictures)
+    stamps.put(run.output, REPORT_STAMP, identity, made)
 
 
 def _record(

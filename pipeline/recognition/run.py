@@ -5,7 +5,6 @@ What is there already is skipped.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -25,10 +24,14 @@ from pipeline.recognition.score import Scored, ScoreTask
 from pipeline.recognition.teach import OutputTask, Source
 from pipeline.run import Tracked
 from pipeline.shards import manifest as manifests
+from pipeline.shards import records, stamps
 from pipeline.shards.fingerprint import file_sha256
 from pipeline.shards.format import Receipt
 from pipeline.shards.manifest import Manifest
+from pipeline.shards.mending import mends
 from pipeline.shards.store import Store
+from pipeline.stages.teach import STATS, read_stats
+from pipeline.stages.weights import pack
 from pipeline.tracking_null import RunTracker
 
 
@@ -105,6 +108,7 @@ class RecognitionRun:
         self.tracked = Tracked(open_run)
         self.store = Store.open(recipe.cache.root)
         self.output = Store.open(f"{recipe.output}/{recipe.name}")
+        self.stores = (self.store, self.output)
         self.shards_written = 0
         self.shards_reused = 0
 
@@ -118,6 +122,7 @@ class RecognitionRun:
         for gap in recipe.gaps:
             build(recipe.student, recipe.input_size(gap), 2, segment=segment)
 
+    @mends
     def everything(self, methods: Sequence[str], seeds: Sequence[int]) -> Outcome:
         """The whole run."""
         self.check(methods)
@@ -133,6 +138,7 @@ class RecognitionRun:
         scores = self._score(data, teacher, assistant, jobs)
         return Outcome(self.recipe, data, teacher, assistant, jobs, scores, [_set_name(self.recipe)])
 
+    @mends
     def teach(self, methods: Sequence[str]) -> tuple[Data, Helper, dict[str, Helper]]:
         """Pictures, the teacher and its outputs, and HORKD's assistant and its outputs, all where they are missing."""
         with self.store.lock("building.lock", on_wait=self._building):
@@ -151,6 +157,7 @@ class RecognitionRun:
                     helpers[method] = self._assistant(chosen, data, teacher)
         return data, teacher, helpers
 
+    @mends
     def prepare(self, method: str, gap: int, seed: int) -> RecognitionJob:
         """The training of one student; what it learns from is made where it is missing. Raises InputError."""
         self.check([method])
@@ -177,10 +184,7 @@ class RecognitionRun:
         return Data(splits, plan.classes)
 
     def _save(self, folder: str, manifest: Manifest) -> Manifest:
-        rel = manifest_path(folder, manifest)
-        if not self.store.exists(rel) or manifests.load(self.store, rel) != manifest:
-            manifests.save(manifest, self.store, rel)
-        return manifest
+        return manifests.keep(manifest, self.store, manifest_path(folder, manifest))
 
     def _teacher_weights(self, data: Data) -> tuple[str, str, RecognitionJob | None]:
         """(weights in the cache, identity, its training)."""
@@ -193,21 +197,21 @@ class RecognitionRun:
 
     def _imported(self, file: str, network: Network, classes: int) -> tuple[str, str]:
         """A checkpoint's tensors, copied into the cache after a look whether they fit."""
-        from safetensors.torch import save
-
         segment = self.recipe.task == "segmentation"
         net = load_weights(build(network, self.recipe.hr_size, classes, segment=segment), file)
         digest = file_sha256(file)[:16]
         rel = f"networks/checkpoint-{digest}/weights.safetensors"
-        if not self.store.exists(rel):
-            self.store.write_bytes(rel, save({k: v.contiguous() for k, v in net.state_dict().items()}))
+        folder = f"networks/checkpoint-{digest}"
+        if not stamps.intact(self.store, f"{folder}/stamp.json", digest):
+            self.store.write_bytes(rel, pack(net.state_dict()))
+            stamps.put(self.store, f"{folder}/stamp.json", digest, [rel])
         return rel, digest
 
     def _outputs(self, source: Source, data: Data, job: RecognitionJob | None) -> Helper:
         """The network's outputs for the training pictures, shard by shard, those alone that are missing."""
         recipe, train = self.recipe, data.splits["train"]
         folder = source.folder(train, recipe.data.views, recipe.cache.features)
-        done = manifests.committed(self.store, folder)
+        done = manifests.committed(self.store, folder, STATS)
         todo = [r for r in train.shards if r.key not in done]
         self.shards_written += len(todo)
         self.shards_reused += len(train.shards) - len(todo)
@@ -225,9 +229,8 @@ class RecognitionRun:
                     done[receipt.key] = receipt
                     line.advance(receipt.rows)
         manifest = self._save(folder, teaching.manifest(source, folder, train, done))
-        seconds = sum(
-            json.loads(self.store.read_bytes(f"{folder}/{r.key}.stats.json"))["seconds"] for r in train.shards
-        )
+        stats = read_stats(self.store, folder, [r.key for r in train.shards])
+        seconds = sum(s["seconds"] for s in stats)
         return Helper(source, manifest_path(folder, manifest), seconds, job)
 
     def _assistant(self, recipe: Recognition, data: Data, teacher: Helper) -> Helper:
@@ -326,8 +329,9 @@ class RecognitionRun:
         missing = []
         for task in tasks:
             rel = f"scores/{task.identity}.json"
-            if self.output.exists(rel):
-                found[task.label] = Scored(**json.loads(self.output.read_bytes(rel)))
+            known = records.load(self.output, rel, lambda value: Scored(**value))
+            if known is not None:
+                found[task.label] = known
             else:
                 missing.append(task)
         if missing:
@@ -335,9 +339,7 @@ class RecognitionRun:
             with self.reporter.line("evaluate", len(missing), "networks") as line:
                 for scored in self.engine.map(_scored, missing, gpus=self.recipe.teacher.gpus):
                     found[scored.label] = scored
-                    self.output.write_bytes(
-                        f"scores/{scored.identity}.json", json.dumps(scored.plain()).encode()
-                    )
+                    records.save(self.output, f"scores/{scored.identity}.json", scored.plain())
                     line.advance(note=scored.label)
         return {task.label: found[task.label] for task in tasks}
 

@@ -5,7 +5,6 @@ They do not depend on the resolution gap, the method or the seed of a student, s
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +18,13 @@ from pipeline.recognition.networks import Recogniser, build
 from pipeline.recognition.recipe import Network, Recognition, Views
 from pipeline.recognition.sampler import ViewBatch
 from pipeline.recognition.views import draw, see
+from pipeline.shards import records
 from pipeline.shards.fingerprint import fingerprint
-from pipeline.shards.format import Receipt, open_shard, write_shard
+from pipeline.shards.format import Receipt, open_verified, write_shard
 from pipeline.shards.manifest import Manifest, write_receipt
 from pipeline.shards.store import Store
+from pipeline.stages import weights
+from pipeline.stages.teach import STATS
 
 VERSION = 1
 LARGEST = 65504.0
@@ -49,7 +51,7 @@ class Source:
         from safetensors.torch import load
 
         net = build(Network(**self.network), self.size, self.classes, segment=self.segment)
-        net.load_state_dict(load(store.read_bytes(self.weights)))
+        net.load_state_dict(load(weights.read(store, self.weights)))
         return net.to(device).eval()  # type: ignore[return-value]
 
     def folder(self, pictures: Manifest, views: Views, features: str) -> str:
@@ -80,7 +82,7 @@ class OutputTask:
         """Returns the committed shard's receipt. Idempotent. Raises FacultyError for outputs that are not finite."""
         store = Store.open(self.cache)
         receipt = self.pictures
-        shard = open_shard(store.local(receipt.file, sha256=receipt.sha256, bytes=receipt.bytes))
+        shard = open_verified(store, receipt)
         columns = shard.columns
         ids, hr = columns["id"], columns["hr"]
         net, views = self.source.load(store, device), Views(**self.views)
@@ -99,7 +101,7 @@ class OutputTask:
             value_ranges=ranges,
         )
         stats = {"pictures": len(ids), "views": views.count, "seconds": seconds}
-        store.write_bytes(f"{self.folder}/{receipt.key}.stats.json", json.dumps(stats).encode())
+        records.save(store, f"{self.folder}/{receipt.key}{STATS}", stats)
         write_receipt(store, written)
         return written
 

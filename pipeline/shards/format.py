@@ -29,6 +29,7 @@ __all__ = [
     "Receipt",
     "Shard",
     "open_shard",
+    "open_verified",
     "verify",
     "write_shard",
 ]
@@ -160,6 +161,22 @@ def open_shard(path: str | Path) -> Shard:
     }
     metadata = {key.decode(): value.decode() for key, value in notes.items()}
     return Shard(path, metadata, ranges, batch)
+
+
+def open_verified(store: Store, receipt: Receipt) -> Shard:
+    """Map the stored shard of `receipt`, verified on this machine (fetched first from an object store).
+
+    Raises CorruptShard, which names the stored file.
+    """
+    path = store.local(receipt.file, sha256=receipt.sha256, bytes=receipt.bytes)
+    where = store.where(receipt.file)
+    try:
+        shard = open_shard(path)
+    except CorruptShard as error:
+        raise corrupt(where, error.expected, error.found) from error
+    if shard.rows != receipt.rows:
+        raise corrupt(where, f"{receipt.rows} rows", f"{shard.rows} rows")
+    return shard
 
 
 def verify(store: Store, receipt: Receipt, full: bool) -> None:

@@ -7,8 +7,7 @@ stopped. The manifest is written last: readers trust it alone.
 from __future__ import annotations
 
 import dataclasses
-import json
-import logging
+import re
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,15 +15,17 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from pipeline.errors import InputError
+from pipeline.shards import records
 from pipeline.shards.format import SUFFIX, CorruptShard, Receipt, verify
-from pipeline.shards.store import TEMPORARY, Store
+from pipeline.shards.node import Damaged
+from pipeline.shards.store import DAMAGED, TEMPORARY, Store
 
 VERSION = 1
 RECEIPT_SUFFIX = ".json"
 _THREADS = 8  # reading and hashing wait for disks and networks, not for the interpreter
 _REMEDY = "Delete it and build this cache again."
 _FIELDS = {field.name: field.type for field in dataclasses.fields(Receipt)}
-_log = logging.getLogger(__name__)
+_SET_ASIDE = re.compile(re.escape(DAMAGED) + r"(-\d+)?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +64,24 @@ class Problem:
 
 def save(manifest: Manifest, store: Store, rel: str) -> None:
     """Write a manifest atomically, after all its shards."""
-    store.write_bytes(rel, _dump(manifest))
+    records.save(store, rel, dataclasses.asdict(manifest))
+
+
+def keep(manifest: Manifest, store: Store, rel: str) -> Manifest:
+    """Write a manifest where it is not there as it is. One that is damaged or of another version is set aside."""
+    try:
+        if store.exists(rel) and load(store, rel) == manifest:
+            return manifest
+    except InputError as error:
+        records.set_aside(store, rel, f"expected {error.expected}, found {error.found}")
+    save(manifest, store, rel)
+    return manifest
 
 
 def load(store: Store, rel: str) -> Manifest:
-    """Read a manifest. Raises InputError if it is absent, damaged, of another version or with other keys."""
+    """Read a manifest. Raises InputError if it is absent or of another version, Damaged (one, too) if it is damaged."""
     where = store.where(rel)
-    data = _parse(where, _read(store, rel, where))
+    data = _parse(rel, where, _read(store, rel, where))
     if data.get("version") != VERSION:
         raise InputError(
             where, f"a manifest of version {VERSION}", f"version {data.get('version')!r}", _REMEDY
@@ -82,25 +94,46 @@ def load(store: Store, rel: str) -> Manifest:
 
 def write_receipt(store: Store, receipt: Receipt) -> None:
     """Record that a shard is committed, as `<file>.json` beside it."""
-    store.write_bytes(receipt.file + RECEIPT_SUFFIX, _dump(receipt))
+    records.save(store, receipt.file + RECEIPT_SUFFIX, dataclasses.asdict(receipt))
 
 
-def committed(store: Store, folder: str) -> dict[str, Receipt]:
-    """Return key -> receipt of the shards in `folder` that have a receipt and the size that it says."""
+def committed(store: Store, folder: str, note: str = "") -> dict[str, Receipt]:
+    """Return key -> receipt of the shards in `folder` that have a receipt, the size that it says, and their `note`.
+
+    Receipts and shards that are damaged as far as their sizes tell are set aside: they count as not made.
+    """
     sizes = dict(store.list(folder))
     names = [rel for rel in sizes if rel.endswith(SUFFIX + RECEIPT_SUFFIX)]
     receipts = {}
     with ThreadPoolExecutor(_THREADS) as pool:
-        for rel, data in zip(names, pool.map(store.read_bytes, names), strict=True):
-            where = store.where(rel)
-            try:
-                receipt = _receipt(where, _parse(where, data))
-            except InputError as error:
-                _log.warning("%s The shard counts as not made.", error)
+        for receipt in pool.map(lambda rel: _committed(store, rel, sizes), names):
+            if receipt is None:
                 continue
-            if receipt.file == rel.removesuffix(RECEIPT_SUFFIX) and sizes.get(receipt.file) == receipt.bytes:
-                receipts[receipt.key] = receipt
+            if note and (rel := receipt.file.removesuffix(SUFFIX) + note) not in sizes:
+                records.missing(store, rel)
+                continue
+            receipts[receipt.key] = receipt
     return receipts
+
+
+def _committed(store: Store, rel: str, sizes: Mapping[str, int]) -> Receipt | None:
+    """The receipt `rel` if its shard is there in the size that it says."""
+    file = rel.removesuffix(RECEIPT_SUFFIX)
+
+    def own(data: Any) -> Receipt:
+        receipt = _receipt(store.where(rel), data)
+        if receipt.file != file or receipt.key != PurePosixPath(file).name.removesuffix(SUFFIX):
+            raise ValueError(f"it is the receipt of {receipt.file}")
+        return receipt
+
+    receipt = records.load(store, rel, own)
+    if receipt is None or sizes.get(file) == receipt.bytes:
+        return receipt
+    if file not in sizes:
+        records.missing(store, file)
+    else:
+        records.set_aside(store, file, f"expected {receipt.bytes} bytes, found {sizes[file]}")
+    return None
 
 
 def verify_set(store: Store, manifest: Manifest, full: bool) -> list[Problem]:
@@ -133,7 +166,8 @@ NOTES = (".stats.json", ".pictures.json")
 def unneeded(store: Store, folder: str, keep: Collection[str]) -> dict[str, int]:
     """Return name -> bytes of what no one needs in `folder`.
 
-    These are leftovers of killed writers, shards not named in `keep`, and receipts and notes of absent shards.
+    These are leftovers of killed writers, files set aside as damaged, shards not named in `keep`, and receipts and
+    notes of absent shards.
     """
     present = dict(store.list(folder))
     needed = set(keep) & set(present)
@@ -141,7 +175,11 @@ def unneeded(store: Store, folder: str, keep: Collection[str]) -> dict[str, int]
     for rel, size in present.items():
         note = next((n for n in NOTES if rel.endswith(n)), None)
         shard = rel.removesuffix(note) + SUFFIX if note else rel.removesuffix(RECEIPT_SUFFIX)
-        if rel.endswith(TEMPORARY) or (shard.endswith(SUFFIX) and shard not in needed):
+        if (
+            rel.endswith(TEMPORARY)
+            or _SET_ASIDE.search(rel)
+            or (shard.endswith(SUFFIX) and shard not in needed)
+        ):
             doomed[rel] = size
     return doomed
 
@@ -157,10 +195,6 @@ def gc(store: Store, folder: str, keep: Collection[str]) -> list[str]:
     return list(doomed)
 
 
-def _dump(record: Manifest | Receipt) -> bytes:
-    return (json.dumps(dataclasses.asdict(record), indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
-
-
 def _read(store: Store, rel: str, where: str) -> bytes:
     try:
         return store.read_bytes(rel)
@@ -168,13 +202,13 @@ def _read(store: Store, rel: str, where: str) -> bytes:
         raise InputError(where, "a manifest", "nothing there", "Build this cache first.") from error
 
 
-def _parse(where: str, data: bytes) -> dict[str, Any]:
+def _parse(rel: str, where: str, data: bytes) -> dict[str, Any]:
     try:
-        parsed = json.loads(data)
+        parsed = records.parse(rel, data)
     except ValueError as error:
-        raise InputError(where, "JSON", f"damaged text ({error})", _REMEDY) from error
+        raise Damaged(where, "JSON", f"damaged text ({error})", _REMEDY) from error
     if not isinstance(parsed, dict):
-        raise InputError(where, "a JSON object", type(parsed).__name__, _REMEDY)
+        raise Damaged(where, "a JSON object", type(parsed).__name__, _REMEDY)
     return parsed
 
 
@@ -182,11 +216,11 @@ def _check(where: str, data: Mapping[str, Any], kinds: Mapping[str, type]) -> No
     wrong = set(data) ^ set(kinds) or {key for key in kinds if type(data[key]) is not kinds[key]}
     if wrong:
         found = f"{', '.join(sorted(wrong))} missing, unknown or of another type"
-        raise InputError(where, f"the keys {', '.join(kinds)}", found, _REMEDY)
+        raise Damaged(where, f"the keys {', '.join(kinds)}", found, _REMEDY)
 
 
 def _receipt(where: str, data: Any) -> Receipt:
     if not isinstance(data, dict):
-        raise InputError(where, "a JSON object", type(data).__name__, _REMEDY)
+        raise Damaged(where, "a JSON object", type(data).__name__, _REMEDY)
     _check(where, data, {name: int if kind == "int" else str for name, kind in _FIELDS.items()})
     return Receipt(**data)

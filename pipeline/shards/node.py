@@ -27,15 +27,27 @@ from pipeline.shards.fingerprint import file_sha256
 _log = logging.getLogger(__name__)
 
 
-class CorruptShard(InputError):
+class Damaged(InputError):
+    """A stored file that can be made again is not what was written: missing, truncated, changed or foreign."""
+
+
+class CorruptShard(Damaged):
     """Stored bytes are not the bytes that were committed: missing, truncated, changed or foreign."""
 
 
 def corrupt(where: str, expected: str, found: str) -> CorruptShard:
     """Return the error for a bad shard; its remedy rebuilds that one file alone."""
+    return CorruptShard(where, expected, found, _remedy(where))
+
+
+def damaged(where: str, expected: str, found: str) -> Damaged:
+    """Return the error for another bad file that can be made again."""
+    return Damaged(where, expected, found, _remedy(where))
+
+
+def _remedy(where: str) -> str:
     remove = f"Delete {where}" if "://" in where else f"Run `rm {where}`"
-    remedy = f"{remove}, then the same faculty command again: it rebuilds this file alone."
-    return CorruptShard(where, expected, found, remedy)
+    return f"{remove}, then the same faculty command again: it rebuilds this file alone."
 
 
 def node_cache() -> Path:
@@ -46,14 +58,15 @@ def node_cache() -> Path:
 def check(where: str, path: Path, sha256: str, size: int) -> None:
     """Raise CorruptShard, which says `where`, unless the file at `path` has this SHA-256 and size in bytes.
 
-    A file is hashed once for each (path, size, modification time) on this machine.
+    A file is hashed once in `FRESH_S` for each (path, size, modification time) on this machine: a bit that the disk
+    flips changes neither.
     """
     if not path.is_file():
         raise corrupt(where, f"a file of {size} bytes", "nothing there")
     if (found := path.stat().st_size) != size:
         raise corrupt(where, f"{size} bytes", f"{found} bytes")
     mark = _mark(path, sha256)
-    if mark.exists():
+    if _fresh(mark):
         return
     if (digest := file_sha256(path)) != sha256:
         raise corrupt(where, f"sha256 {sha256}", f"sha256 {digest}")
@@ -66,6 +79,15 @@ def check(where: str, path: Path, sha256: str, size: int) -> None:
         )
 
 
+def _fresh(mark: Path) -> bool:
+    try:
+        return time.time() - mark.stat().st_mtime < FRESH_S
+    except OSError:
+        return False
+
+
+FRESH_S = 3600.0
+"""How long a verified file needs no hashing: the workers of one run share it."""
 SHARE_OF_DISK = 0.9
 """Of what is free or holds copies already, where FACULTY_NODE_CACHE_GB does not say otherwise."""
 RECENT_S = 5.0

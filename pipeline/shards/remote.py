@@ -118,6 +118,11 @@ class RemoteStore(Store):
             if self.exists(rel):
                 self.fs.delete_file(self._key(rel))
 
+    def rename(self, rel: str, to: str) -> None:
+        self.size(rel)  # raises FileNotFoundError alike on every filesystem
+        with self._reaching(rel):
+            self.fs.move(self._key(rel), self._key(to))
+
     def sha256(self, rel: str) -> str:
         with self._reading(rel) as stream:
             return stream_sha256(stream)

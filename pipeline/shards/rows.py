@@ -14,9 +14,8 @@ from numpy.lib.stride_tricks import as_strided
 from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.shards.format import Receipt, Shard, open_shard
+from pipeline.shards.format import Shard, open_verified
 from pipeline.shards.manifest import Manifest
-from pipeline.shards.node import corrupt
 from pipeline.shards.store import Store
 
 
@@ -34,7 +33,7 @@ class Rows:
         # Their pages are read as long as this object lives: no other training may have them evicted.
         self._hold = store.hold((receipt.file, receipt.sha256) for receipt in manifest.shards)
         with ThreadPoolExecutor() as pool:  # hashing and fetching run without the interpreter lock
-            shards = list(pool.map(lambda receipt: _open(store, receipt), manifest.shards))
+            shards = list(pool.map(lambda receipt: open_verified(store, receipt), manifest.shards))
         self._ids = [shard.batch["id"] for shard in shards]
         self._arrays = [_arrays(shard) for shard in shards]
         counts = [shard.rows for shard in shards]
@@ -119,14 +118,6 @@ class Crops:
         """Return (n, side, side, channels): squares with corners (y, x) in the given rows, all integers (n,)."""
         place = self._start[shard] + row * self._row[shard] + y * self._line + x * self._pixel
         return torch.from_numpy(self._lines[place].view(self._dtype).reshape(len(place), *self._shape))
-
-
-def _open(store: Store, receipt: Receipt) -> Shard:
-    shard = open_shard(store.local(receipt.file, sha256=receipt.sha256, bytes=receipt.bytes))
-    if shard.rows != receipt.rows:
-        where = store.where(receipt.file)
-        raise corrupt(where, f"{receipt.rows} rows", f"{shard.rows} rows")
-    return shard
 
 
 def _arrays(shard: Shard) -> dict[str, np.ndarray]:

@@ -8,7 +8,6 @@ paths.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import secrets
 import shutil
@@ -20,11 +19,14 @@ from urllib.parse import unquote, urlsplit
 
 from pipeline.errors import FacultyError, InputError
 from pipeline.shards.fingerprint import file_sha256
+from pipeline.shards.locks import abandoned, locked, unlock
 from pipeline.shards.node import CorruptShard, check, node_cache
 
 __all__ = ["TEMPORARY", "CorruptShard", "LocalStore", "Store", "node_cache"]
 
 TEMPORARY = ".tmp"
+LOCK = ".lock"
+DAMAGED = ".damaged"
 _UNWRITABLE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),  # no room
     *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST),  # no place to write
@@ -92,6 +94,31 @@ class Store:
         """Remove a file; no error if it is gone already."""
         raise NotImplementedError
 
+    def rename(self, rel: str, to: str) -> None:
+        """Give a file another name. Raises FileNotFoundError."""
+        raise NotImplementedError
+
+    def set_aside(self, rel: str) -> str | None:
+        """Rename a damaged file to `<rel>.damaged` (`.damaged-2`, ... where that is taken), for people to look at.
+
+        Returns the new name, None where there is no such file. Raises FacultyError where it cannot be renamed.
+        """
+        number = 1
+        while self.exists(name := rel + DAMAGED + (f"-{number}" if number > 1 else "")):
+            number += 1
+        try:
+            self.rename(rel, name)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise FacultyError(
+                f"{self.where(rel)}: it is damaged and cannot be set aside: {error.strerror}. Make its folder writable."
+            ) from error
+        return name
+
+    def sweep(self) -> None:
+        """Remove what killed processes left: half-written temporary files and locks that nobody holds."""
+
     def sha256(self, rel: str) -> str:
         """Return the SHA-256 of the stored bytes as they are now. Raises FileNotFoundError."""
         raise NotImplementedError
@@ -142,7 +169,8 @@ class LocalStore(Store):
     @contextmanager
     def stage(self, rel: str) -> Iterator[Path]:
         path = self.path(rel)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY}")
+        writer = f"{os.getpid()}-{secrets.token_hex(4)}@{socket.gethostname()}"
+        temporary = path.with_name(f"{path.name}.{writer}{TEMPORARY}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -183,6 +211,17 @@ class LocalStore(Store):
     def delete(self, rel: str) -> None:
         self.path(rel).unlink(missing_ok=True)
 
+    def rename(self, rel: str, to: str) -> None:
+        os.rename(self.path(rel), self.path(to))
+
+    def sweep(self) -> None:
+        for folder, _, names in os.walk(self.root):
+            for name in names:
+                if name.endswith(TEMPORARY) and abandoned(Path(folder, name)):
+                    Path(folder, name).unlink(missing_ok=True)
+                elif name.endswith(LOCK):
+                    unlock(Path(folder, name))
+
     def sha256(self, rel: str) -> str:
         return file_sha256(self.path(rel))
 
@@ -193,22 +232,14 @@ class LocalStore(Store):
     @contextmanager
     def lock(self, rel: str, *, on_wait: Callable[[str], object] | None = None) -> Iterator[None]:
         path = self.path(rel)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if on_wait is not None:
-                    file.seek(0)
-                    on_wait(file.read() or "another process")
-                fcntl.flock(file, fcntl.LOCK_EX)
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
-            try:
-                yield
-            finally:
-                file.truncate(0)
+        file = locked(path, on_wait)
+        try:
+            yield
+        finally:
+            path.unlink(
+                missing_ok=True
+            )  # while it is held: who waits sees that its file is no longer the one there
+            file.close()
 
 
 def inside(rel: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +23,7 @@ from pipeline.shards.fingerprint import fingerprint
 from pipeline.shards.manifest import load as load_manifest
 from pipeline.shards.sampler import Sampler, Source
 from pipeline.shards.store import Store
+from pipeline.stages import weights
 from pipeline.stages.privileged import decoder_of, load_privileged
 from pipeline.stages.teach import as_levels, luma_error, psnr, read, to_stored
 from pipeline.train import Curves, Hooks, train
@@ -88,9 +88,8 @@ class TrainJob:
         return recipe.train.steps
 
     def result(self) -> dict[str, Any] | None:
-        """What a finished job left, or None."""
-        store = self.output()
-        return json.loads(store.read_bytes("result.json")) if store.exists("result.json") else None
+        """What a finished job left, or None; damaged results are set aside (`weights.finished`)."""
+        return weights.finished(self.output(), self.fingerprint)
 
     def run(
         self, *, device: str = "cpu", rank: int = 0, world: int = 1, listener: Listener | None = None
@@ -225,9 +224,6 @@ def _synced(listener: Listener, last: bool) -> Callable[[dict[str, float], int],
 
 
 def _finish(job: TrainJob, output: Store, model: nn.Module, curves: dict[str, Any]) -> dict[str, Any]:
-    from safetensors.torch import save
-
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
     recipe = job.spec
     facts = {
         "kind": job.kind,
@@ -243,11 +239,7 @@ def _finish(job: TrainJob, output: Store, model: nn.Module, curves: dict[str, An
     if job.kind == "teacher":
         assert isinstance(recipe.method, PISR)
         facts |= {"teacher": recipe.method.teacher, "larger": recipe.method.larger}
-    data = save(tensors, metadata={"faculty": json.dumps(facts)})
-    output.write_bytes("weights.safetensors", data)
-    result = {"label": job.label, "fingerprint": job.fingerprint, "curves": curves, **facts}
-    output.write_bytes("result.json", json.dumps(result).encode())
-    return result
+    return weights.write(output, model, facts, {"label": job.label, "curves": curves})
 
 
 def _source(cache: Store, columns: Columns) -> Source:

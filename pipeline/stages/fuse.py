@@ -13,6 +13,7 @@ from pipeline.shards.fingerprint import fingerprint
 from pipeline.shards.format import Receipt
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.store import Store
+from pipeline.stages import weights
 from pipeline.stages.teach import as_levels, commit_output, luma_error, read, to_stored
 from teachers.fusion import WeightFit, Weights, fusion
 
@@ -71,7 +72,7 @@ class FuseTask:
         from pipeline.methods.mtkd import network
 
         net = network(Aggregate(**self.network["config"]), len(self.teachers), self.scale)
-        net.load_state_dict(load_tensors(store.read_bytes(self.network["weights"])))
+        net.load_state_dict(load_tensors(weights.read(store, self.network["weights"])))
         return net.to(device).eval()
 
 

@@ -14,6 +14,7 @@ from pipeline.errors import InputError
 from pipeline.method_settings import PISR
 from pipeline.recipe import Recipe
 from pipeline.shards.store import Store
+from pipeline.stages import weights as trained
 from students import build
 from students.colour import colours_of
 from teachers.privileged import Encoder, Privileged
@@ -33,7 +34,8 @@ def load_privileged(recipe: Recipe, weights: str) -> nn.Module:
     method = recipe.method
     assert isinstance(method, PISR)
     folder, _, name = weights.rpartition("/")
-    data = Store.open(folder or ".").read_bytes(name)
+    store = Store.open(folder or ".")
+    data = store.read_bytes(name) if method.checkpoint else trained.read(store, name)
     try:
         state = load(data)
         facts = json.loads(_metadata(data).get("faculty", "{}"))

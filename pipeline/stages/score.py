@@ -20,6 +20,7 @@ from pipeline.evaluate import predict
 from pipeline.metrics import psnr_y, ssim_y
 from pipeline.recipe import Aggregate
 from pipeline.shards.store import Store
+from pipeline.stages import weights
 from pipeline.stages.fuse import fuse_levels
 from pipeline.stages.teach import TeacherFacts, load
 from students import build, deployed
@@ -113,7 +114,7 @@ def _load(model: Model, scale: int, device: str) -> Callable[[torch.Tensor], tor
         teacher = load(model.facts, device)
         return lambda lr: teacher.upscale(lr, tile=None)
     assert model.weights is not None
-    data = Store.open(model.weights[0]).read_bytes(model.weights[1])
+    data = weights.read(Store.open(model.weights[0]), model.weights[1])
     if model.role == "fused":
         from pipeline.methods.mtkd import network
 

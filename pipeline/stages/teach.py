@@ -7,11 +7,11 @@ one more picture, computes only itself.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +20,11 @@ from pipeline.cost import multiply_adds
 from pipeline.errors import FacultyError, InputError
 from pipeline.metrics import to_y
 from pipeline.recipe import TeacherSpec
+from pipeline.shards import records
 from pipeline.shards.fingerprint import file_sha256, fingerprint
-from pipeline.shards.format import Receipt, Shard, open_shard, write_shard
+from pipeline.shards.format import Receipt, Shard, open_verified, write_shard
 from pipeline.shards.manifest import Manifest, write_receipt
+from pipeline.shards.node import damaged
 from pipeline.shards.store import Store
 from teachers import zoo
 from teachers.descriptor import Precision, Teacher
@@ -30,6 +32,8 @@ from teachers.gate import check, precision_gate
 from teachers.loading import load_teacher
 
 VERSION = 1
+STATS = ".stats.json"
+"""Beside each output shard: what `read_stats` gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,7 @@ def find_facts(spec: TeacherSpec, scale: int, cache: str, device: str = "cpu") -
         multiply_adds=multiply_adds(teacher.network, (1, 1 if teacher.convention.luma else 3, 48, 48)),
         precision=precision,
     )
-    store.write_bytes(_facts_file(sha256, scale, spec, kind), json.dumps(asdict(facts)).encode())
+    records.save(store, _facts_file(sha256, scale, spec, kind), asdict(facts))
     return facts
 
 
@@ -98,10 +102,13 @@ def known_facts(spec: TeacherSpec, scale: int, store: Store, kind: str) -> Teach
     """What the cache knows of this checkpoint on this kind of device (`cpu`, `cuda`), or None."""
     path, sha256 = resolve(spec.checkpoint)
     rel = _facts_file(sha256, scale, spec, kind)
-    if not store.exists(rel):
-        return None
-    facts = json.loads(store.read_bytes(rel))
-    return TeacherFacts(**{**facts, "label": spec.label, "path": str(path)})
+
+    def own(facts: dict[str, Any]) -> TeacherFacts:
+        if facts["sha256"] != sha256:
+            raise ValueError("it describes another checkpoint")
+        return TeacherFacts(**{**facts, "label": spec.label, "path": str(path)})
+
+    return records.load(store, rel, own)
 
 
 def located(spec: TeacherSpec) -> TeacherSpec:
@@ -213,7 +220,7 @@ class TeachTask:
 
 def read(store: Store, receipt: Receipt) -> Shard:
     """The shard of a receipt, verified once on this machine (fetched first from an object store)."""
-    return open_shard(store.local(receipt.file, sha256=receipt.sha256, bytes=receipt.bytes))
+    return open_verified(store, receipt)
 
 
 def to_stored(sr_NCHW: torch.Tensor, dtype: str) -> np.ndarray:
@@ -260,14 +267,21 @@ def commit_output(
         metadata={"kind": "outputs", "key": key, "folder": folder},
         value_ranges={"sr": span},
     )
-    store.write_bytes(f"{folder}/{key}.stats.json", json.dumps(stats).encode())
+    records.save(store, f"{folder}/{key}{STATS}", stats)
     write_receipt(store, receipt)
     return receipt
 
 
 def read_stats(store: Store, folder: str, keys: list[str]) -> list[dict[str, float]]:
-    """The statistics of these shards."""
-    return [json.loads(store.read_bytes(f"{folder}/{key}.stats.json")) for key in keys]
+    """The statistics of these shards. Raises Damaged for those that must be made again, with their shard."""
+    return [_stats(store, f"{folder}/{key}{STATS}") for key in keys]
+
+
+def _stats(store: Store, rel: str) -> dict[str, float]:
+    found = records.load(store, rel, lambda value: {str(k): float(v) for k, v in value.items()})
+    if found is None:
+        raise damaged(store.where(rel), "a shard's statistics", "none that can be read")
+    return found
 
 
 def output_manifest(

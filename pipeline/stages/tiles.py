@@ -7,21 +7,24 @@ does not depend on the packing.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.data.decode import Picture, Quarantined, decode, scan
 from pipeline.data.tiles import Grid, Tile, columns, cut, positions, tile_id
 from pipeline.errors import InputError
 from pipeline.recipe import Recipe
+from pipeline.shards import records
 from pipeline.shards.fingerprint import fingerprint
 from pipeline.shards.format import Receipt, write_shard
 from pipeline.shards.manifest import Manifest, committed, write_receipt
 from pipeline.shards.store import Store
 
 VERSION = 1
+PICTURES = ".pictures.json"
+"""Beside each tile shard: which pictures it holds, and what for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class TileTask:
             "lr_only": self.sources[0].lr_only,
             "held_out": self.sources[0].held_out,
         }
-        store.write_bytes(f"{self.folder}/{self.key}.pictures.json", json.dumps(facts).encode())
+        records.save(store, f"{self.folder}/{self.key}{PICTURES}", facts)
         receipt = write_shard(
             store,
             f"{self.folder}/{self.key}.arrow",
@@ -150,17 +153,27 @@ def plan(recipe: Recipe, store: Store) -> TilePlan:
     wanted = {(s.picture.sha256, s.lr_only, s.held_out) for s in chosen}
     kept: dict[str, Receipt] = {}
     members: dict[str, bool] = {}
-    for key, receipt in sorted(committed(store, folder).items()):
-        facts = json.loads(store.read_bytes(f"{folder}/{key}.pictures.json"))
-        held = {(sha, facts["lr_only"], facts["held_out"]) for sha in facts["pictures"]}
+    for key, receipt in sorted(committed(store, folder, PICTURES).items()):
+        held = records.load(store, f"{folder}/{key}{PICTURES}", _members)
+        if held is None:
+            continue
         if held <= wanted:
             kept[key] = receipt
-            members[key] = facts["held_out"]
+            members[key] = next(iter(held))[2]
             wanted -= held
     missing = [s for s in chosen if (s.picture.sha256, s.lr_only, s.held_out) in wanted]
     tasks = _pack(missing, recipe, grid, folder, store)
     members.update({t.key: t.sources[0].held_out for t in tasks})
     return TilePlan(folder, grid, chosen, bad, kept, tuple(tasks), members)
+
+
+def _members(facts: dict[str, Any]) -> set[tuple[str, bool, bool]]:
+    """What a shard's note says of its pictures: (sha256, LR only, held out) of each."""
+    uses = bool(facts["lr_only"]), bool(facts["held_out"])
+    members = {(str(sha256), *uses) for sha256 in facts["pictures"]}
+    if not members:
+        raise ValueError("it names no picture")
+    return members
 
 
 def _pack(missing: Sequence[Source], recipe: Recipe, grid: Grid, folder: str, store: Store) -> list[TileTask]:
