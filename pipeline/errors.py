@@ -7,6 +7,11 @@ do about it. The classes are plain and picklable because they cross process bord
 from __future__ import annotations
 
 
+def shown(text: str) -> str:
+    """`text` as it can be printed and stored: bytes of a file's name that are not UTF-8 become `\\xff`."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 class FacultyError(Exception):
     """A failure with its cause first. The command exits with `exit_code`."""
 
@@ -24,4 +29,4 @@ class InputError(FacultyError):
 
     def __str__(self) -> str:
         text = f"{self.where}: expected {self.expected}, found {self.found}."
-        return f"{text} {self.remedy}" if self.remedy else text
+        return shown(f"{text} {self.remedy}" if self.remedy else text)

@@ -1,8 +1,8 @@
 """Benchmarks: a picture folder, an upscaler, and the published protocol between them.
 
 HR is cropped to a multiple of the scale, LR is its MATLAB bicubic, the prediction is clamped and rounded to 8
-bit, and PSNR and SSIM are taken on the luma with `scale` pixels shaved; a set's figure is the mean over its
-pictures.
+bit, and PSNR and SSIM are taken on the luma with `scale` pixels shaved (of a picture stored with one channel on its
+grey levels as they are); a set's figure is the mean over its files, copies included.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.data.decode import decode, scan
+from pipeline.data.decode import Survey, decode_stored, survey
 from pipeline.data.degrade import downscale, modcrop, upscale_tensor
 from pipeline.errors import FacultyError, InputError
 from pipeline.metrics import SSIM_SIDE, psnr_y, quantise, ssim_y
+from pipeline.progress import Reporter
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,13 @@ class BenchmarkSet:
     name: str
     pictures: tuple[tuple[str, str], ...]
     """(picture name, path), sorted by name."""
+    survey: Survey | None = None
+    """How the folder was read; None for pictures that were named one by one."""
+
+    @property
+    def grey(self) -> frozenset[str]:
+        """Names of the pictures that are stored with one channel."""
+        return frozenset(p.name for p in self.survey.pictures if p.grey) if self.survey else frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +59,16 @@ def load_set(folder: str | Path, scale: int) -> BenchmarkSet:
     """
     root = Path(folder).resolve()
     # What is left after the crop to a multiple of the scale and after shaving must hold one SSIM window.
-    pictures, _ = scan(root, min_side=SSIM_SIDE + 2 * scale + scale - 1, on_bad="raise")
+    found = survey(root, min_side=SSIM_SIDE + 2 * scale + scale - 1, on_bad="raise", keep_copies=True)
     name = root.parent.name if root.name == "HR" else root.name
-    return BenchmarkSet(name, tuple((p.name, p.path) for p in pictures))
+    return BenchmarkSet(name, tuple((p.name, p.path) for p in found.pictures), found)
+
+
+def announce(found: Survey, reporter: Reporter, *, tested: bool = False) -> None:
+    """One line on how a folder was narrowed; a warning where more than hidden files was left out."""
+    (reporter.warn if found.matters else reporter.say)(found.line)
+    if tested and (copies := found.copies):
+        reporter.warn(f"{found.source}: equal pictures are each counted: {', '.join(copies)}")
 
 
 def bicubic(scale: int) -> Upscaler:
@@ -111,9 +126,12 @@ def evaluate(
             )
         scores = []
         for name, path in benchmark.pictures:
-            hr = modcrop(decode(path), scale)
+            stored, grey = decode_stored(path)
+            hr = modcrop(stored, scale)
             sr = predict(upscaler, downscale(hr, scale), scale, device)
-            score = PictureScore(benchmark.name, name, psnr_y(sr, hr, scale), ssim_y(sr, hr, scale))
+            score = PictureScore(
+                benchmark.name, name, psnr_y(sr, hr, scale, grey), ssim_y(sr, hr, scale, grey)
+            )
             log.debug("%s %s: %.3f dB %.4f", score.set_name, name, score.psnr_y, score.ssim_y)
             scores.append(score)
             if on_picture is not None:

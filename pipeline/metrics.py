@@ -1,7 +1,8 @@
 """PSNR and SSIM as the super-resolution literature reports them.
 
 The protocol: 8-bit pictures, luma of BT.601 in studio swing, `shave` pixels cut from each border (the scale
-factor in published tables), averaged over pictures by the caller. Luma stays in floating point: MATLAB's
+factor in published tables), averaged over pictures by the caller. A picture stored with one channel is taken as it is,
+in full range, as the usual MATLAB code does (`if size(im, 3) > 1, rgb2ycbcr`): pass `grey=True`. Luma of colours stays in floating point: MATLAB's
 rounding of it moves a picture by about 0.01 dB.
 """
 
@@ -18,6 +19,10 @@ Picture: TypeAlias = "np.ndarray | torch.Tensor"
 # Luma of 8-bit RGB, ITU-R BT.601 studio swing: 16 for black, 235 for white.
 LUMA = np.array([65.481, 128.553, 24.966]) / 255.0
 LUMA_OFFSET = 16.0
+# Full-range grey of an RGB prediction, BT.601: equal channels give their value.
+GREY = np.array([0.299, 0.587, 0.114])
+PROTOCOL = 2
+"""2: pictures stored with one channel are measured as they are, no longer in studio swing."""
 
 SSIM_SIDE = 11
 SSIM_SIGMA = 1.5
@@ -30,14 +35,16 @@ def quantise(x: torch.Tensor) -> torch.Tensor:
     return x.detach().float().mul(255.0).round().clamp(0.0, 255.0).to(torch.uint8).permute(0, 2, 3, 1)
 
 
-def to_y(picture: Picture) -> np.ndarray:
-    """Luma, float64 in [16, 235], of (..., 3) uint8 RGB."""
+def to_y(picture: Picture, grey: bool = False) -> np.ndarray:
+    """Luma, float64 in [16, 235], of (..., 3) uint8 RGB; with `grey` the grey levels 0..255, rounded."""
+    if grey:
+        return np.rint(_float64(picture) @ GREY)
     return _float64(picture) @ LUMA + LUMA_OFFSET
 
 
-def psnr_y(prediction: Picture, target: Picture, shave: int = 0) -> float:
+def psnr_y(prediction: Picture, target: Picture, shave: int = 0, grey: bool = False) -> float:
     """Peak signal to noise ratio in dB of the luma of two (H, W, 3) uint8 pictures, inf for equal ones."""
-    return _psnr(_shave(to_y(prediction), shave), _shave(to_y(target), shave))
+    return _psnr(_shave(to_y(prediction, grey), shave), _shave(to_y(target, grey), shave))
 
 
 def psnr_rgb(prediction: Picture, target: Picture, shave: int = 0) -> float:
@@ -45,14 +52,14 @@ def psnr_rgb(prediction: Picture, target: Picture, shave: int = 0) -> float:
     return _psnr(_shave(_float64(prediction), shave), _shave(_float64(target), shave))
 
 
-def ssim_y(prediction: Picture, target: Picture, shave: int = 0) -> float:
+def ssim_y(prediction: Picture, target: Picture, shave: int = 0, grey: bool = False) -> float:
     """Structural similarity of the luma of two (H, W, 3) uint8 RGB pictures (Wang et al., TIP 2004).
 
     An 11x11 Gaussian window of sigma 1.5, K1 = 0.01, K2 = 0.03, dynamic range 255, mean over the positions
     where the window lies inside the picture. Raises ValueError where fewer than 11 pixels a side are left
     after shaving.
     """
-    x, y = _shave(to_y(prediction), shave), _shave(to_y(target), shave)
+    x, y = _shave(to_y(prediction, grey), shave), _shave(to_y(target, grey), shave)
     if x.shape != y.shape:
         raise ValueError(f"pictures differ in size: {x.shape} and {y.shape}")
     if min(x.shape) < SSIM_SIDE:

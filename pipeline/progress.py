@@ -18,6 +18,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from pipeline.errors import shown
+
 
 class Line(Protocol):
     """One running piece of work."""
@@ -47,7 +49,7 @@ class Quiet:
         """Ignore."""
 
     def warn(self, text: str) -> None:
-        self.warnings.append(text)
+        self.warnings.append(shown(text))
 
     @contextmanager
     def line(self, what: str, total: float, unit: str = "") -> Iterator[Line]:
@@ -79,11 +81,11 @@ class Terminal:
         self._depth = 0
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False)
+        self.console.print(shown(text), markup=False)
 
     def warn(self, text: str) -> None:
-        self.warnings.append(text)
-        self.console.print(f"warning: {text}", style="yellow", markup=False)
+        self.warnings.append(shown(text))
+        self.console.print(f"warning: {shown(text)}", style="yellow", markup=False)
 
     @contextmanager
     def line(self, what: str, total: float, unit: str = "") -> Iterator[Line]:
@@ -120,9 +122,9 @@ class _Live:
         self._progress, self._task, self.note = progress, task, ""
 
     def advance(self, amount: float = 1, note: str = "") -> None:
-        self.note = note or self.note
+        self.note = shown(note) or self.note
         self._progress.update(self._task, advance=amount, note=self.note)  # type: ignore[arg-type]
 
     def to(self, done: float, note: str = "", total: float | None = None) -> None:
-        self.note = note or self.note
+        self.note = shown(note) or self.note
         self._progress.update(self._task, completed=done, total=total, note=self.note)  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from pipeline.export import export_onnx, export_pth, load_student, save_student
+from pipeline.metrics import PROTOCOL
 from pipeline.model_card import model_card
 from pipeline.pictures import comparison_strip
 from pipeline.recipe import Recipe
@@ -139,7 +140,9 @@ def finish(run: Run, outcome: Outcome, warnings: Sequence[str], mlflow: str = ""
     """
     students = {job.label: _export(run, outcome, job) for job in outcome.jobs}
     recipe = outcome.recipe
-    identity = fingerprint([[m.identity for m in outcome.models], outcome.sets, list(warnings), recipe.name])
+    identity = fingerprint(
+        [[m.identity for m in outcome.models], outcome.sets, list(warnings), recipe.name, PROTOCOL]
+    )
     report, markdown = "report/report.html", "report/report.md"
     files = Files(students, run.output.where(report), run.output.where(markdown), mlflow)
     if not stamps.intact(run.output, REPORT_STAMP, identity):
@@ -179,7 +182,7 @@ def _facts(outcome: Outcome, job: TrainJob) -> dict[str, Any]:
         "tiles": outcome.tiles.train.fingerprint,
         "teachers": {t.facts.label: t.facts.sha256 for t in outcome.taught},
         "metrics": scores_of(outcome, job.label),
-        "protocol": "Y of BT.601, 8 bit, scale pixels shaved, MATLAB bicubic LR",
+        "protocol": "Y of BT.601 (grey files as they are), 8 bit, scale pixels shaved, MATLAB bicubic LR",
     }
 
 
@@ -303,7 +306,7 @@ def _settings(recipe: Recipe, outcome: Outcome) -> dict[str, str]:
         "degradation": f"{recipe.data.degradation} (MATLAB)",
         "training tiles": f"{outcome.tiles.train.rows:,} of {recipe.data.tile} pixels",
         "budget": f"{recipe.train.steps:,} steps of {recipe.train.batch} patches of {recipe.train.patch} LR pixels",
-        "protocol": f"Y of BT.601, 8 bit, {recipe.scale} pixels shaved",
+        "protocol": f"Y of BT.601 (grey files as they are), 8 bit, {recipe.scale} pixels shaved",
         "multiply-adds": "of one 48 x 48 LR picture",
         "tiles fingerprint": outcome.tiles.train.fingerprint,
     }

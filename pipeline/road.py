@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.engines import Engine
+from pipeline.evaluate import announce
 from pipeline.progress import Reporter
 from pipeline.recipe import Aggregate, Recipe, Weighted
 from pipeline.shards import manifest as manifests
@@ -92,6 +93,8 @@ class Road:
         self.store = Store.open(recipe.cache.root)
         self.on_work = on_work
         """Called before the first thing is computed (to open the tracking run only where there is news)."""
+        self.pictures: dict[str, str] = {}
+        """Of the last `tiles`: HR pictures, by the sha256 of their pixels."""
         self.shards_written = 0
         self.shards_reused = 0
 
@@ -108,6 +111,9 @@ class Road:
     def tiles(self) -> Cached:
         """Cut the recipe's pictures into tile shards."""
         plan = tiling.plan(self.recipe, self.store)
+        for survey in plan.surveys:
+            announce(survey, self.reporter)
+        self.pictures = {s.picture.pixels: s.picture.path for s in plan.sources if not s.lr_only}
         for bad in plan.quarantined:
             self.reporter.warn(f"left out {bad.path}: {bad.reason}")
         receipts = dict(plan.kept)

@@ -15,9 +15,10 @@ import numpy as np
 
 from pipeline.engines import Engine
 from pipeline.errors import InputError
-from pipeline.evaluate import BenchmarkSet, load_set
+from pipeline.evaluate import BenchmarkSet, announce, load_set
 from pipeline.jobs import check_privileged, student_job, teacher_job
 from pipeline.methods import METHODS
+from pipeline.metrics import PROTOCOL
 from pipeline.progress import Reporter
 from pipeline.recipe import Recipe
 from pipeline.recipe_file import with_method
@@ -107,6 +108,7 @@ class Run:
         self.road = Road(recipe, engine, reporter, self.tracked.begin)
         self.output = Store.open(f"{recipe.output}/{recipe.name}")
         self.stores = (self.road.store, self.output)
+        self.tested: Sequence[BenchmarkSet] = ()
 
     def check(self, methods: Sequence[str]) -> None:
         """Refuse what cannot work before anything is started: a teacher's file, the student, a method's settings.
@@ -162,6 +164,7 @@ class Run:
         self.check(methods)
         with self.road.locked():
             tiles = self.road.tiles()
+            self._warn_of_known()
             targets = {with_method(self.recipe, m).method.target for m in methods}
             taught = self._teach(tiles) if targets - {"none"} else []
             fused = (
@@ -172,6 +175,17 @@ class Run:
         teachers = {j.folder: j for m in methods if (j := teacher_job(self.recipe, tiles, m)) is not None}
         self._train_helpers(list(teachers.values()))
         return tiles, taught, fused
+
+    def _warn_of_known(self) -> None:
+        """Name the test sets with pictures that are trained or validated on."""
+        for benchmark in self.tested:
+            pictures = benchmark.survey.pictures if benchmark.survey else []
+            if known := [p.name for p in pictures if p.pixels in self.road.pictures]:
+                named = ", ".join(known[:5]) + (", ..." if len(known) > 5 else "")
+                self.reporter.warn(
+                    f"test set {benchmark.name}: {len(known)} of {len(pictures)} pictures are among the training "
+                    f"pictures ({named}); its figures say little about other pictures"
+                )
 
     def _train_helpers(self, jobs: list[TrainJob]) -> None:
         """Train networks that students learn from. They get no scores, so their records end here."""
@@ -206,7 +220,10 @@ class Run:
     @mends
     def everything(self, methods: Sequence[str], seeds: Sequence[int]) -> Outcome:
         """The road to its end: cache, trainings, scores."""
-        sets = self.sets()
+        sets = self.tested = self.sets()
+        for benchmark in sets:
+            if benchmark.survey is not None:
+                announce(benchmark.survey, self.reporter, tested=True)
         tiles, taught, fused, jobs = self.distill(methods, seeds)
         models = self.models(taught, fused, jobs)
         scores, strip = self.score(models, sets)
@@ -260,6 +277,7 @@ class Run:
         places: dict[tuple[str, str], str] = {}
         for benchmark, name, path in ((b, n, p) for b in sets for n, p in b.pictures):
             place = f"{benchmark.name}/{name}:{file_sha256(path)[:16]}"
+            place += f":p{PROTOCOL}" if name in benchmark.grey else ""  # others are as under protocol 1
             places[benchmark.name, name] = place
             wanted = tuple(m.name for m in models if place not in books[m.name])
             if wanted:

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.data.decode import SUFFIXES
-from pipeline.errors import FacultyError, InputError
+from pipeline.data.files import counted, matters, suffixes, walk
+from pipeline.errors import FacultyError, InputError, shown
 from pipeline.shards.store import Store
 from pipeline.upscale_pictures import Layers, fill_hidden, read_layers, without_ringing, write_png
 from teachers.descriptor import pad
@@ -232,12 +232,14 @@ def _plan_folder(source: Path, out: Path) -> list[tuple[Path, str]]:
         raise InputError(
             str(out), "an output folder apart from the pictures", "the folder of the pictures itself"
         )
-    found = [p for p in sorted(source.rglob("*")) if p.suffix.lower() in SUFFIXES and p.is_file()]
+    listing = walk(source)
     # Results of an earlier run inside the source are no input.
-    paths = [path for path in found if results not in path.resolve().parents]
+    paths = [path for path in listing.pictures if results not in path.resolve().parents]
     if not paths:
-        suffixes = " ".join(sorted(SUFFIXES))
-        raise InputError(str(source), "at least one picture", f"no file named {suffixes}")
+        raise InputError(str(source), "at least one picture", f"no file named {' '.join(sorted(suffixes()))}")
+    listing.others["earlier results"] = len(listing.pictures) - len(paths)
+    line = counted(str(source), len(paths), listing.others)
+    (log.warning if matters(listing.others) else log.info)("%s", shown(line))
     # Compared without case: some file systems do not tell `A.png` from `a.png`.
     names = [path.relative_to(source) for path in paths]
     sharing = Counter(name.with_suffix("").as_posix().lower() for name in names)

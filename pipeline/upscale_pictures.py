@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
-from pipeline.data.decode import MAX_PIXELS
+from pipeline.data.decode import opened, unsuitable
 from pipeline.errors import InputError
 from pipeline.shards.store import Store
 
@@ -36,21 +35,19 @@ def read_layers(path: str | Path) -> Layers:
     channel, CMYK, animations, more than `MAX_PIXELS` pixels.
     """
     where = str(path)
-    try:
-        with Image.open(path) as picture:
-            if found := _unsuitable(picture):
-                raise InputError(
-                    where, "a still 8-bit picture, RGB or grey", found, "Convert it, or leave it out."
-                )
-            picture.load()
-            icc = picture.info.get("icc_profile")
-            upright = ImageOps.exif_transpose(picture)
-            transparent = upright.mode in ("LA", "PA", "RGBA") or "transparency" in upright.info
-            grey = upright.mode in ("1", "L", "LA")
-            rgba = np.array(upright.convert("RGBA" if transparent else "RGB"))
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        found = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(where, "a complete picture", found, "Replace it, or leave it out.") from None
+    with opened(path) as (data, picture):
+        if found := unsuitable(picture, data) or (
+            "" if picture.mode in _MODES else f"{picture.mode} colours"
+        ):
+            raise InputError(
+                where, "a still 8-bit picture, RGB or grey", found, "Convert it, or leave it out."
+            )
+        picture.load()
+        icc = picture.info.get("icc_profile")
+        upright = ImageOps.exif_transpose(picture)
+        transparent = upright.mode in ("LA", "PA", "RGBA") or "transparency" in upright.info
+        grey = upright.mode in ("1", "L", "LA")
+        rgba = np.array(upright.convert("RGBA" if transparent else "RGB"))
     return Layers(rgba[:, :, :3], rgba[:, :, 3] if transparent else None, grey, icc)
 
 
@@ -106,17 +103,3 @@ def _fill(weighted: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
     coarse = _fill(halved(weighted), halved(weight)).repeat(2, 0).repeat(2, 1)[:height, :width]
     return np.where(weight > 0, known, coarse)
-
-
-def _unsuitable(picture: Image.Image) -> str:
-    """Say what is wrong with an opened, undecoded picture; nothing if it will do."""
-    width, height = picture.size
-    if width * height > MAX_PIXELS:
-        return f"{width}x{height}, more than {MAX_PIXELS} pixels"
-    # Pillow decodes 16-bit RGB to 8 bits without a word; the decoder's raw mode tells
-    if picture.mode.startswith("I") or any(";16" in str(tile[3]) for tile in getattr(picture, "tile", ())):
-        return "16 or more bits a channel"
-    # the second frame of an MPO is a camera's preview
-    if (frames := getattr(picture, "n_frames", 1)) > 1 and picture.format != "MPO":
-        return f"{frames} frames"
-    return "" if picture.mode in _MODES else f"{picture.mode} colours"

@@ -51,12 +51,16 @@ def _evaluate(options: argparse.Namespace) -> None:
     import torch
 
     from pipeline.cost import multiply_adds
-    from pipeline.evaluate import bicubic, evaluate, load_set
+    from pipeline.evaluate import announce, bicubic, evaluate, load_set
     from pipeline.progress import Terminal
     from teachers.loading import load_teacher
 
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     sets = [load_set(folder, options.scale) for folder in options.data]
+    reporter = Terminal()
+    for benchmark in sets:
+        if benchmark.survey is not None:
+            announce(benchmark.survey, reporter, tested=True)
     parameters = operations = None
     if options.model == "bicubic":
         upscaler = bicubic(options.scale)
@@ -68,7 +72,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         teacher = load_teacher(options.model, scale=options.scale).to(device)
         upscaler, parameters = teacher, teacher.info.parameters
         operations = multiply_adds(teacher.network, (1, 1 if teacher.convention.luma else 3, 48, 48))
-    with Terminal().line("evaluate", sum(len(s.pictures) for s in sets), "pictures") as line:
+    with reporter.line("evaluate", sum(len(s.pictures) for s in sets), "pictures") as line:
         found = evaluate(
             upscaler, sets, options.scale, device, on_picture=lambda s: line.advance(note=s.picture)
         )

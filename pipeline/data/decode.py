@@ -6,20 +6,25 @@ import hashlib
 import io
 import os
 import struct
+import zlib
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from PIL import Image
 
+from pipeline.data.depth import depth
+from pipeline.data.files import counted, matters, suffixes, walk
 from pipeline.errors import InputError
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 MAX_PIXELS = 2**28
-_REMEDY = "Convert it to an 8-bit RGB picture, or set the policy for bad pictures to quarantine."
+COPY, BAD = "copies of others", "bad"
+_REMEDY = "Convert it to an 8-bit RGB picture, or leave it out."
 _FOUND = {
     "1": "a 1-bit picture",
     "CMYK": "CMYK colours",
@@ -29,8 +34,22 @@ _FOUND = {
     "HSV": "HSV colours",
 }
 
-# What Pillow raises on damaged files: its parsers, and its C decoders' OSError.
-_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, Image.DecompressionBombError)
+# What Pillow raises on damaged files: its parsers trust lengths, offsets and tags, and name no class of their own.
+DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    EOFError,
+    MemoryError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 
 # Pillow's own limit is lower and only warns up to twice its value; the check in `_unsuitable` decides here.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
@@ -47,6 +66,10 @@ class Picture:
     """Of the file's bytes: the picture's identity."""
     height: int
     width: int
+    grey: bool = field(default=False, compare=False)
+    """Stored with one channel."""
+    pixels: str = field(default="", compare=False)
+    """sha256 of what it decodes to: equal where only the files differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +78,41 @@ class Quarantined:
 
     path: str
     reason: str
+    kind: str = BAD
+    """The reason in a word or two, for counting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What was found under a folder."""
+
+    source: str
+    pictures: list[Picture]
+    left_out: list[Quarantined]
+    others: Counter[str]
+    """Reason -> how many files were not even opened."""
+
+    @property
+    def narrowed(self) -> Counter[str]:
+        """Reason -> how many files are not among `pictures`."""
+        return self.others + Counter(item.kind for item in self.left_out)
+
+    @property
+    def line(self) -> str:
+        """How many files were found, used and left out, by reason."""
+        return counted(self.source, len(self.pictures), self.narrowed)
+
+    @property
+    def matters(self) -> bool:
+        """Whether anything but hidden files was left out."""
+        return matters(self.narrowed)
+
+    @property
+    def copies(self) -> list[str]:
+        """`b.png = a.png` for each picture that was counted although an earlier one has its bytes."""
+        first: dict[str, str] = {}
+        pairs = [(p.name, first.setdefault(p.sha256, p.name)) for p in self.pictures]
+        return [f"{name} = {earlier}" for name, earlier in pairs if name != earlier]
 
 
 def decode(path: str | Path) -> np.ndarray:
@@ -64,6 +122,11 @@ def decode(path: str | Path) -> np.ndarray:
     InputError, naming the file, for anything else: damaged or truncated files, 16-bit, 1-bit, CMYK,
     transparency, several frames, more than `MAX_PIXELS`, files that are no pictures.
     """
+    return decode_stored(path)[0]
+
+
+def decode_stored(path: str | Path) -> tuple[np.ndarray, bool]:
+    """Like `decode`, and whether the file stores one channel (grey, with or without alpha)."""
     return _decode(_read(Path(path)), str(path))
 
 
@@ -76,47 +139,60 @@ def scan(
     `min_side`, is left out under "quarantine"; under "raise" the first by name raises its InputError. Raises
     InputError if no good picture is found.
     """
+    found = survey(source, min_side=min_side, on_bad=on_bad)
+    return found.pictures, found.left_out
+
+
+def survey(
+    source: str | Path,
+    *,
+    min_side: int = 1,
+    on_bad: Literal["raise", "quarantine"] = "raise",
+    keep_copies: bool = False,
+) -> Survey:
+    """Like `scan`, with what was not opened; `keep_copies` counts files of equal bytes each, as a test set does."""
     source = Path(source)
     if not source.exists():
         raise InputError(str(source), "a folder of pictures or a picture file", "nothing there")
-    root, paths = (source.parent, [source]) if source.is_file() else (source, sorted(_pictures(source)))
+    others: Counter[str] = Counter()
+    root, paths = source.parent, [source]
+    if source.is_dir():
+        listing = walk(source)
+        root, paths, others = source, listing.pictures, listing.others
     good: dict[str, Picture] = {}
     left_out: list[Quarantined] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = pool.map(lambda path: _examine(path, root, min_side), paths)
         for path, result in zip(paths, results, strict=True):
             if isinstance(result, Picture):
-                first = good.setdefault(result.sha256, result)
+                key = result.name if keep_copies else result.sha256
+                first = good.setdefault(key, result)
                 if first is not result:
-                    left_out.append(Quarantined(str(path), f"duplicate of {first.name}"))
+                    left_out.append(Quarantined(str(path), f"duplicate of {first.name}", COPY))
             elif on_bad == "raise":
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise result
             else:
                 left_out.append(Quarantined(str(path), f"expected {result.expected}, found {result.found}"))
     if not good:
-        names = " ".join(f"*{suffix}" for suffix in sorted(SUFFIXES))
+        names = " ".join(f"*{suffix}" for suffix in sorted(suffixes()))
         found = f"bad ones alone ({len(left_out)})" if left_out else f"no {names}"
         raise InputError(str(source), "at least one good picture", found)
-    return list(good.values()), left_out
-
-
-def _pictures(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        if path.suffix.lower() in SUFFIXES and path.is_file():
-            yield path
+    return Survey(str(source), list(good.values()), left_out, others)
 
 
 def _examine(path: Path, root: Path, min_side: int) -> Picture | InputError:
     try:
         data = _read(path)
-        height, width, _ = _decode(data, str(path)).shape
+        picture, grey = _decode(data, str(path))
     except InputError as error:
         return error
+    height, width, _ = picture.shape
     if min(height, width) < min_side:
         return InputError(str(path), f"at least {min_side} pixels a side", f"{width}x{height}", "Remove it.")
     digest = hashlib.sha256(data).hexdigest()
-    return Picture(path.relative_to(root).as_posix(), str(path), digest, height, width)
+    pixels = hashlib.sha256(f"{height}x{width}".encode() + picture.tobytes()).hexdigest()
+    return Picture(path.relative_to(root).as_posix(), str(path), digest, height, width, grey, pixels)
 
 
 def _read(path: Path) -> bytes:
@@ -126,37 +202,65 @@ def _read(path: Path) -> bytes:
         raise InputError(str(path), "a readable picture file", error.strerror or str(error)) from error
 
 
-def _decode(data: bytes, where: str) -> np.ndarray:
+@contextmanager
+def opened(
+    path: str | Path, remedy: str = "Replace it, or leave it out."
+) -> Iterator[tuple[bytes, Image.Image]]:
+    """The file's bytes and the opened picture. Whatever Pillow raises in the block is an InputError that names the
+    file.
+    """
+    data = _read(Path(path))
+    with _guarded(data, str(path), remedy) as picture:
+        yield data, picture
+
+
+@contextmanager
+def _guarded(data: bytes, where: str, remedy: str = "Replace it, or leave it out.") -> Iterator[Image.Image]:
     try:
         with Image.open(io.BytesIO(data)) as probe:
             if probe.format == "PNG":
                 probe.verify()  # Pillow checks a PNG's checksums here alone, and the picture is spent afterwards
         with Image.open(io.BytesIO(data)) as picture:
-            if found := _unsuitable(picture):
-                raise InputError(where, "an 8-bit RGB or grey picture", found, _REMEDY)
-            picture.load()
-            if picture.mode in ("LA", "PA", "RGBA") or "transparency" in picture.info:
-                rgba = picture.convert("RGBA")
-                if rgba.getchannel("A").getextrema() != (255, 255):
-                    raise InputError(where, "an 8-bit RGB or grey picture", "transparent pixels", _REMEDY)
-                return np.asarray(rgba)[:, :, :3].copy()
-            return np.array(picture.convert("RGB"))
-    except _DAMAGE as error:
-        remedy = "Replace it, or set the policy for bad pictures to quarantine."
-        raise InputError(where, "a complete picture", str(error).replace("\n", " "), remedy) from error
+            yield picture
+    except Image.UnidentifiedImageError as error:  # its text is the address of an object in memory
+        raise InputError(
+            where, "a complete picture", "a file that no picture format begins", remedy
+        ) from error
+    except DAMAGE as error:
+        found = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(where, "a complete picture", found, remedy) from error
 
 
-def _unsuitable(picture: Image.Image) -> str:
-    """Say what is wrong with a picture that is open but not decoded yet; nothing if it will do."""
+def _decode(data: bytes, where: str) -> tuple[np.ndarray, bool]:
+    with _guarded(data, where) as picture:
+        if found := _unsuitable(picture, data):
+            raise InputError(where, "an 8-bit RGB or grey picture", found, _REMEDY)
+        picture.load()
+        grey = picture.mode in ("L", "LA")
+        if picture.mode in ("LA", "PA", "RGBA") or "transparency" in picture.info:
+            rgba = picture.convert("RGBA")
+            if rgba.getchannel("A").getextrema() != (255, 255):
+                raise InputError(where, "an 8-bit RGB or grey picture", "transparent pixels", _REMEDY)
+            return np.asarray(rgba)[:, :, :3].copy(), grey
+        return np.array(picture.convert("RGB")), grey
+
+
+def unsuitable(picture: Image.Image, data: bytes) -> str:
+    """What is wrong with an open, undecoded picture whatever it is used for: its size, depth, frames; else nothing."""
     width, height = picture.size
     if width * height > MAX_PIXELS:
         return f"{width}x{height}, more than {MAX_PIXELS} pixels"
-    # Pillow reads 16-bit RGB files as 8-bit "RGB" without a word; only the decoder's raw mode tells.
-    if picture.mode.startswith("I;16") or any(";16" in str(tile[3]) for tile in getattr(picture, "tile", ())):
-        return "16 bits a channel"
-    # Cameras store a preview as a second frame in MPO files; the first is the picture.
-    if (frames := getattr(picture, "n_frames", 1)) > 1 and picture.format != "MPO":
+    if found := depth(picture, data):
+        return found
+    # Cameras store a preview as a second frame in MPO files; a PSD's frames are its layers, after the whole.
+    if (frames := getattr(picture, "n_frames", 1)) > 1 and picture.format not in ("MPO", "PSD"):
         return f"{frames} frames"
+    return ""
+
+
+def _unsuitable(picture: Image.Image, data: bytes) -> str:
+    if found := unsuitable(picture, data):
+        return found
     if picture.mode not in ("RGB", "L", "P", "LA", "PA", "RGBA"):
         return _FOUND.get(picture.mode, f"mode {picture.mode}")
     return ""

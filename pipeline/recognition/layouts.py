@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.data.decode import SUFFIXES
+from pipeline.data.files import HIDDEN, counted, walk
 from pipeline.errors import InputError
 from pipeline.recognition.recipe import RecognitionData, Task
 
@@ -88,6 +89,12 @@ def find(data: RecognitionData, task: Task) -> Found:
         raise InputError("data.classes", f"labels among {', '.join(names)}", ", ".join(unknown))
     if len(names) < 2 and data.layout != "masks":
         raise InputError(data.root or "data", "at least two classes or identities", f"{len(names)}")
+    if data.layout in ("folders", "market1501", "masks"):
+        others = walk(Path(data.root)).others
+        if any(count for reason, count in others.items() if reason != HIDDEN):
+            left_out.insert(
+                0, f"files: {counted(data.root, len(kept), others + Counter(copies=len(left_out)))}"
+            )
     return Found(tuple(kept.values()), names, tuple(left_out))
 
 
@@ -114,7 +121,7 @@ def _folders(data: RecognitionData, task: Task) -> tuple[list[Item], list[str]]:
     folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     items = []
     for folder in folders:
-        files = sorted(_pictures(folder))
+        files = walk(folder).pictures
         if not files:
             raise InputError(str(folder), "pictures of this class", "none", "Remove the folder or fill it.")
         items += [_file_item(path, root, folder.name) for path in files]
@@ -126,7 +133,7 @@ def _market(data: RecognitionData, task: Task) -> tuple[list[Item], list[str]]:
     roles = {"bounding_box_train": "train", "query": "query", "bounding_box_test": "gallery"}
     items = []
     for name, role in roles.items():
-        for path in sorted(_pictures(_folder(str(root / name)))):
+        for path in walk(_folder(str(root / name))).pictures:
             person, camera = market_name(path)
             if person == "-1":  # junk detections: neither right nor wrong answers, by the data set's rule
                 continue
@@ -145,7 +152,7 @@ def market_name(path: Path) -> tuple[str, int]:
 def _masks(data: RecognitionData, task: Task) -> tuple[list[Item], list[str]]:
     root = _folder(data.root)
     items = []
-    for path in sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()):
+    for path in walk(root).pictures:
         if path.stem.endswith(MASK):
             continue
         mask = path.with_name(f"{path.stem}{MASK}.png")
@@ -256,10 +263,6 @@ def _folder(path: str) -> Path:
     if not path or not root.is_dir():
         raise InputError("data.root", "a folder", f"{path!r}, which is none")
     return root
-
-
-def _pictures(folder: Path) -> Iterator[Path]:
-    return (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
 
 
 def split(found: Found, data: RecognitionData, task: Task = "classification") -> dict[str, list[Item]]:

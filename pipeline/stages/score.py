@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load as load_tensors
 
 from pipeline.cost import multiply_adds, parameters
-from pipeline.data.decode import decode
+from pipeline.data.decode import decode_stored
 from pipeline.data.degrade import downscale, modcrop, upscale
 from pipeline.evaluate import predict
 from pipeline.metrics import psnr_y, ssim_y
@@ -58,13 +58,17 @@ class ScoreTask:
     keep_pictures: bool = False
 
     def run(self, device: str = "cpu") -> Scored:
-        hr = modcrop(decode(self.path), self.scale)
+        stored, grey = decode_stored(self.path)
+        hr = modcrop(stored, self.scale)
         lr = downscale(hr, self.scale)
         pictures: dict[str, np.ndarray] = {}
         for model in self.models:
             pictures[model.name] = self._picture(model, lr, hr, pictures, device)
         scores = {
-            name: (psnr_y(pictures[name], hr, self.scale), ssim_y(pictures[name], hr, self.scale))
+            name: (
+                psnr_y(pictures[name], hr, self.scale, grey),
+                ssim_y(pictures[name], hr, self.scale, grey),
+            )
             for name in self.wanted
         }
         kept = {"LR": lr, **pictures, "HR": hr} if self.keep_pictures else {}

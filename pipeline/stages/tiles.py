@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.decode import Picture, Quarantined, decode, scan
+from pipeline.data.decode import COPY, Picture, Quarantined, Survey, decode, survey
 from pipeline.data.tiles import Grid, Tile, columns, cut, positions, tile_id
-from pipeline.errors import InputError
+from pipeline.errors import InputError, shown
 from pipeline.recipe import Recipe
 from pipeline.shards import records
 from pipeline.shards.fingerprint import fingerprint
@@ -84,6 +84,8 @@ class TilePlan:
     tasks: tuple[TileTask, ...]
     members: dict[str, bool]
     """Shard key -> held out."""
+    surveys: tuple[Survey, ...] = ()
+    """How each folder was read."""
 
     def fingerprint(self, held_out: bool) -> str:
         """Of the tiles themselves: folder (grid, degradation, scale) and pictures, whatever the packing."""
@@ -95,17 +97,22 @@ class TilePlan:
         chosen = [s for s in self.sources if s.held_out == held_out]
         inputs = {
             "pictures": {
-                s.picture.sha256[:16]: {"name": s.picture.name, "lr_only": s.lr_only} for s in chosen
+                s.picture.sha256[:16]: {"name": shown(s.picture.name), "lr_only": s.lr_only} for s in chosen
             },
             "grid": {"scale": self.grid.scale, "size": self.grid.size, "margin": self.grid.margin},
             "degradation": self.folder,
-            "quarantined": {q.path: q.reason for q in self.quarantined},
+            "quarantined": {shown(q.path): shown(q.reason) for q in self.quarantined},
         }
         shards = tuple(receipts[key] for key in sorted(self.members) if self.members[key] == held_out)
         return Manifest(kind="tiles", fingerprint=self.fingerprint(held_out), inputs=inputs, shards=shards)
 
 
 def sources(recipe: Recipe) -> tuple[tuple[Source, ...], tuple[Quarantined, ...]]:
+    """Like `surveyed`, without the surveys."""
+    return surveyed(recipe)[:2]
+
+
+def surveyed(recipe: Recipe) -> tuple[tuple[Source, ...], tuple[Quarantined, ...], tuple[Survey, ...]]:
     """Every training picture, with its use. The held-out ones are chosen by their content, so adding pictures
     moves none.
 
@@ -113,16 +120,26 @@ def sources(recipe: Recipe) -> tuple[tuple[Source, ...], tuple[Quarantined, ...]
     """
     found: dict[str, Source] = {}
     bad: list[Quarantined] = []
+    surveys: list[Survey] = []
     for folder, lr_only in [(f, False) for f in recipe.data.train] + [(f, True) for f in recipe.data.lr_only]:
         # Absolute, because the pictures may be cut by a process in another folder.
-        pictures, quarantined = scan(
-            Path(folder).absolute(), min_side=2 * recipe.scale, on_bad=recipe.data.on_bad
-        )
-        bad.extend(quarantined)
-        for picture in pictures:
-            if picture.sha256 in found:
-                bad.append(Quarantined(picture.path, f"duplicate of {found[picture.sha256].picture.path}"))
-                continue
+        try:
+            read = survey(Path(folder).absolute(), min_side=2 * recipe.scale, on_bad=recipe.data.on_bad)
+        except InputError as error:
+            if recipe.data.on_bad == "quarantine" or error.where == str(Path(folder).absolute()):
+                raise
+            remedy = f"{error.remedy} data.on_bad: quarantine leaves such pictures out."
+            raise InputError(error.where, error.expected, error.found, remedy.strip()) from None
+        again = [
+            Quarantined(p.path, f"duplicate of {found[p.sha256].picture.path}", COPY)
+            for p in read.pictures
+            if p.sha256 in found
+        ]
+        fresh = [p for p in read.pictures if p.sha256 not in found]
+        read = Survey(read.source, fresh, read.left_out + again, read.others)
+        surveys.append(read)
+        bad.extend(read.left_out)
+        for picture in fresh:
             rank = int(picture.sha256[:8], 16) / 2**32
             held_out = not lr_only and rank < recipe.data.holdout
             found[picture.sha256] = Source(picture, lr_only, held_out)
@@ -135,7 +152,7 @@ def sources(recipe: Recipe) -> tuple[tuple[Source, ...], tuple[Quarantined, ...]
         raise InputError(
             "data.train", "at least one picture to train on", "none", "Add pictures or lower data.holdout."
         )
-    return tuple(chosen), tuple(bad)
+    return tuple(chosen), tuple(bad), tuple(surveys)
 
 
 def plan(recipe: Recipe, store: Store) -> TilePlan:
@@ -149,7 +166,7 @@ def plan(recipe: Recipe, store: Store) -> TilePlan:
         "degradation": recipe.data.degradation,
     }
     folder = f"tiles/x{recipe.scale}-{fingerprint(inputs)}"
-    chosen, bad = sources(recipe)
+    chosen, bad, surveys = surveyed(recipe)
     wanted = {(s.picture.sha256, s.lr_only, s.held_out) for s in chosen}
     kept: dict[str, Receipt] = {}
     members: dict[str, bool] = {}
@@ -164,7 +181,7 @@ def plan(recipe: Recipe, store: Store) -> TilePlan:
     missing = [s for s in chosen if (s.picture.sha256, s.lr_only, s.held_out) in wanted]
     tasks = _pack(missing, recipe, grid, folder, store)
     members.update({t.key: t.sources[0].held_out for t in tasks})
-    return TilePlan(folder, grid, chosen, bad, kept, tuple(tasks), members)
+    return TilePlan(folder, grid, chosen, bad, kept, tuple(tasks), members, surveys)
 
 
 def _members(facts: dict[str, Any]) -> set[tuple[str, bool, bool]]:
