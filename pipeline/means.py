@@ -1,7 +1,7 @@
 """How a set's mean treats a picture that comes out exactly right: its PSNR is infinite.
 
-One such picture (a black one is enough: bicubic reproduces it) would make the mean infinite, whatever the others are. So
-a picture that any of the compared models reproduces exactly is left out of the PSNR mean of all of them (means over
+One such picture (a black one is enough: bicubic reproduces it) would make the mean infinite, whatever the others are.
+So a picture that any of the compared models reproduces exactly is left out of the PSNR mean of all of them (means over
 different pictures could not be compared) and is named. SSIM, 1 for it, counts it. Where no picture would be left, all
 count, and the mean of a model with an exact one is infinite: tables say `exact`.
 """
@@ -47,8 +47,8 @@ def exact_note(set_name: str, exact: Collection[str], images: int) -> str:
     if len(exact) == images:
         return f"{set_name}: every picture is reproduced exactly by some model (infinite PSNR): {names}"
     return (
-        f"{set_name}: {len(exact)} of {images} pictures left out of the PSNR mean, because a model reproduces them exactly "
-        f"(infinite PSNR): {names}"
+        f"{set_name}: {len(exact)} of {images} pictures left out of the PSNR mean, because a model reproduces them "
+        f"exactly (infinite PSNR): {names}"
     )
 
 

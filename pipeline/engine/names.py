@@ -1,9 +1,9 @@
 """Names as MLflow takes them, one to one.
 
 MLflow 3.17 takes letters and digits of any script, `_ - . /` and spaces, for pictures ASCII alone; a server on Windows
-refuses the colon. Whatever else a name holds is spelled `_xHHHH_`, its code point in hexadecimal (as in SQL/XML), and so
-is an underscore that would read as the start of such a spelling. Two names never become one, and every process spells
-a name alike.
+refuses the colon. Whatever else a name holds is spelled `_xHHHH_`, its code point in hexadecimal (as in SQL/XML), and
+so is an underscore that would read as the start of such a spelling. Two names never become one, and every process
+spells a name alike.
 """
 
 from __future__ import annotations
