@@ -98,7 +98,7 @@ def ladder(rows: Sequence[Row], name: str, metric: Metric = PSNR) -> str:
     axes.ticklabel_format(axis="x", useOffset=False)
     axes.set_xlabel(note, loc="left")
     unit = f" ({metric.unit})" if metric.unit else ""
-    axes.set_title(f"{_plain(name)}: {metric.label}{unit}", loc="left", fontsize=10.5, color=INK)
+    axes.set_title(f"{plain(name)}: {metric.label}{unit}", loc="left", fontsize=10.5, color=INK)
     return _svg(figure, f"ladder {name} {metric.key}")
 
 
@@ -125,7 +125,7 @@ def cost(rows: Sequence[Row], name: str, metric: Metric = PSNR) -> str | None:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("multiply-adds")
     unit = f" ({metric.unit})" if metric.unit else ""
-    axes.set_title(f"{_plain(name)}: {metric.label}{unit} against cost", loc="left", fontsize=10.5, color=INK)
+    axes.set_title(f"{plain(name)}: {metric.label}{unit} against cost", loc="left", fontsize=10.5, color=INK)
     return _svg(figure, f"cost {name} {metric.key}")
 
 
@@ -220,6 +220,6 @@ def _finite(row: Row, name: str, metric: Metric) -> bool:
     return bool(values := row.values(name, metric)) and bool(np.isfinite(values).all())
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """Text that matplotlib shows as it is: between two dollars it would read mathematics."""
     return name.replace("$", r"\$")

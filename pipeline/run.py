@@ -10,14 +10,13 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from pipeline.engines import Engine
 from pipeline.errors import InputError
 from pipeline.evaluate import BenchmarkSet, load_set
-from pipeline.jobs import check_privileged, student_job, teacher_job
+from pipeline.jobs import check_privileged, student_job, teacher_job, told_apart
 from pipeline.means import exact_note, exact_pictures
 from pipeline.methods import METHODS
 from pipeline.progress import Reporter
@@ -28,7 +27,8 @@ from pipeline.shards.fingerprint import file_sha256, fingerprint
 from pipeline.shards.store import Store
 from pipeline.stages.distill import TrainJob
 from pipeline.stages.score import BOOKS, Model, Scored, ScoreTask
-from pipeline.tracking_null import NullTracker, RunTracker, Status
+from pipeline.tracked import Tracked
+from pipeline.tracking_null import RunTracker
 from students import build
 
 SCORES_AT_RISK = 16
@@ -55,43 +55,6 @@ class Outcome:
     def exact(self, set_name: str) -> list[str]:
         """The set's pictures that no mean of PSNR counts: some model reproduces them exactly."""
         return exact_pictures(by_set[set_name] for by_set in self.scores.values())
-
-
-class Tracked:
-    """The run's record in MLflow, opened when the first thing is computed."""
-
-    def __init__(self, open_run: Callable[[], RunTracker] | None) -> None:
-        self._open = open_run
-        self.parent: RunTracker | None = None
-        self.trainings: dict[str, RunTracker] = {}
-        """By label, open until the students' scores are in."""
-
-    def begin(self) -> None:
-        if self.parent is None:
-            self.parent = self._open() if self._open else NullTracker()
-
-    def child(self, name: str, params: dict[str, Any] | None = None) -> RunTracker:
-        self.begin()
-        assert self.parent is not None
-        return self.parent.child(name, params=params)
-
-    def training(self, job: TrainJob) -> RunTracker:
-        """A child run for a training, open until the scores are in."""
-        record = self.child(job.label, _params(job))
-        record.tags({"fingerprint": job.fingerprint})
-        self.trainings[job.label] = record
-        return record
-
-    def end(self, label: str) -> None:
-        """Close the record of a training that gets no scores, so that its duration is its own."""
-        if (record := self.trainings.pop(label, None)) is not None:
-            record.finish()
-
-    def finish(self, status: Status) -> None:
-        for record in self.trainings.values():
-            record.finish(status)
-        if self.parent is not None:
-            self.parent.finish(status)
 
 
 class Run:
@@ -168,7 +131,7 @@ class Run:
                 else None
             )
         teachers = {j.folder: j for m in methods if (j := teacher_job(self.recipe, tiles, m)) is not None}
-        self._train_helpers(list(teachers.values()))
+        self._train_helpers(told_apart(list(teachers.values())))
         return tiles, taught, fused
 
     def _train_helpers(self, jobs: list[TrainJob]) -> None:
@@ -349,13 +312,3 @@ def _book_file(model: Model) -> str:
 
 def _score(task: ScoreTask, device: str) -> Scored:
     return task.run(device)
-
-
-def _params(job: TrainJob) -> dict[str, Any]:
-    dump = job.recipe
-    shown = (
-        ("scale", "fusion")
-        if job.kind == "aggregation"
-        else ("scale", "method", "student", "train", "fusion")
-    )
-    return {**{k: dump[k] for k in shown}, "seed": job.seed}
