@@ -18,14 +18,17 @@ from road_kit import Road, content, faculty, picture, recipe, recipe_file, teach
 from pipeline.charts import all_charts
 from pipeline.data.decode import decode
 from pipeline.data.degrade import downscale, modcrop, upscale
+from pipeline.engines import InlineEngine
 from pipeline.errors import InputError
 from pipeline.evaluate import bicubic, evaluate, load_set
 from pipeline.jobs import teacher_job, told_apart
 from pipeline.means import exact_pictures, set_means
 from pipeline.metrics import psnr_y, ssim_y
+from pipeline.progress import Quiet
 from pipeline.recipe import Recipe
 from pipeline.recipe_file import checked
 from pipeline.recognition.recipe import Recognition
+from pipeline.recognition.run import RecognitionRun
 from pipeline.road import Cached
 from pipeline.shards.manifest import Manifest
 from pipeline.table import PSNR, Row, arrange, gains, render_table
@@ -251,6 +254,35 @@ def test_teachers_of_pisr_in_one_comparison_have_labels_of_their_own(tmp_path: P
     jobs = {j.folder: j for m in ("pisr", "strong", "same") if (j := teacher_job(settings, tiles, m))}
     labels = [job.label for job in told_apart(list(jobs.values()))]
     assert len(labels) == len(set(labels)) == 2 and labels[1].endswith("-strong")
+
+
+def test_assistants_of_a_comparison_keep_records_of_their_own(tmp_path: Path) -> None:
+    budget = {"steps": 2, "batch": 8, "lr": 1e-3}
+    net = {"name": "resnet8", "options": {"width": 4}, "embedding": 8}
+    raw = {
+        "name": "r",
+        "task": "classification",
+        "output": str(tmp_path / "runs"),
+        "cache": {"root": str(tmp_path / "cache")},
+        "data": {"size": 8, "views": {"count": 1}},
+        "teacher": {"network": net, "train": budget},
+        "student": net,
+        "method": {"name": "horkd"},
+        "train": budget,
+        "compare": {
+            "variants": {
+                "warm": {"name": "horkd", "temperature": 8.0},
+                "same": {"name": "horkd", "gamma": 1.0},
+            }
+        },
+        "tracking": {"enabled": False},
+    }
+    run = RecognitionRun(Recognition.model_validate(raw), InlineEngine("cpu"), Quiet())
+    outcome = run.everything(["horkd", "warm", "same"], [0])
+    helpers = {"teacher", "assistant", "assistant-warm"}
+    assert set(run.tracked.trainings) == helpers | {job.label for job in outcome.jobs}
+    assert outcome.assistant is not None and outcome.assistant.job is not None
+    assert outcome.assistant.job.label == "assistant" in outcome.scores
 
 
 def test_two_classes_of_one_name_are_refused() -> None:
