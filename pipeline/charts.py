@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,8 @@ ROLE_COLOURS = {
 }
 INK, LINE = "#010203", "#040506"  # stand for the page's colours until the SVG is written
 VARIABLES = {INK: "var(--ink, #7d8590)", LINE: "var(--line, #7d859055)"}
+STEM_LENGTH = 60
+"""Characters of a name in a file's name: systems take 255 bytes, and a character may have four."""
 POINTS = 300
 """More points a curve than this are averaged in bins: they would not be told apart, only slow the page
 down.
@@ -71,11 +74,12 @@ def ladder(rows: Sequence[Row], name: str, metric: Metric = PSNR) -> str:
     Bicubic is named below instead where it is so far off that the others would be one dot.
     """
     measured = sorted(
-        (row for row in rows if row.values(name, metric)),
+        (row for row in rows if _finite(row, name, metric)),
         key=lambda row: mean(row.values(name, metric)),
         reverse=not metric.higher_is_better,
     )
-    note = ""
+    exact = [row.name for row in rows if row.values(name, metric) and not _finite(row, name, metric)]
+    note = f"{', '.join(exact)}: exact" if exact else ""
     others = [mean(row.values(name, metric)) for row in measured if row.role != "bicubic"]
     for row in [row for row in measured if row.role == "bicubic" and len(others) > 1]:
         value = mean(row.values(name, metric))
@@ -95,13 +99,13 @@ def ladder(rows: Sequence[Row], name: str, metric: Metric = PSNR) -> str:
     axes.ticklabel_format(axis="x", useOffset=False)
     axes.set_xlabel(note, loc="left")
     unit = f" ({metric.unit})" if metric.unit else ""
-    axes.set_title(f"{name}: {metric.label}{unit}", loc="left", fontsize=10.5, color=INK)
+    axes.set_title(f"{plain(name)}: {metric.label}{unit}", loc="left", fontsize=10.5, color=INK)
     return _svg(figure, f"ladder {name} {metric.key}")
 
 
 def cost(rows: Sequence[Row], name: str, metric: Metric = PSNR) -> str | None:
     """A metric against multiply-adds; None where fewer than two methods have both."""
-    known = [row for row in rows if row.multiply_adds and row.values(name, metric)]
+    known = [row for row in rows if row.multiply_adds and _finite(row, name, metric)]
     if len({row.multiply_adds for row in known}) < 2:
         return None
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
@@ -122,21 +126,31 @@ def cost(rows: Sequence[Row], name: str, metric: Metric = PSNR) -> str | None:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("multiply-adds")
     unit = f" ({metric.unit})" if metric.unit else ""
-    axes.set_title(f"{name}: {metric.label}{unit} against cost", loc="left", fontsize=10.5, color=INK)
+    axes.set_title(f"{plain(name)}: {metric.label}{unit} against cost", loc="left", fontsize=10.5, color=INK)
     return _svg(figure, f"cost {name} {metric.key}")
 
 
 def all_charts(
     rows: Sequence[Row], metric: Metric, lines: Mapping[str, Mapping[str, Points]]
 ) -> dict[str, str]:
-    """Every chart that the results allow: file stem -> SVG."""
-    charts = {f"ladder_{_stem(name)}": ladder(rows, name, metric) for name in sets_of(rows)}
+    """Every chart that the results allow: file stem -> SVG. A stem is short, and no two are one file anywhere."""
+    charts: dict[str, str] = {}
+
+    def add(kind: str, name: str, svg: str) -> None:
+        stem = first = f"{kind}_" + re.sub(r"[^\w-]+", "_", name)[:STEM_LENGTH]
+        number = 1
+        while stem.casefold() in {known.casefold() for known in charts}:
+            stem = f"{first}-{(number := number + 1)}"
+        charts[stem] = svg
+
+    for name in sets_of(rows):
+        add("ladder", name, ladder(rows, name, metric))
     for name in sets_of(rows)[:1]:
         if svg := cost(rows, name, metric):
-            charts[f"cost_{_stem(name)}"] = svg
+            add("cost", name, svg)
     for label, methods in lines.items():
         if any(methods.values()):
-            charts[f"curve_{_stem(label)}"] = curves(label, methods)
+            add("curve", label, curves(label, methods))
     return charts
 
 
@@ -191,7 +205,8 @@ def _svg(figure: Figure, salt: str) -> str:
 
     buffer = io.StringIO()
     # matplotlib measures text with its own font; the page's is about as wide.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the page's has them
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
@@ -203,5 +218,10 @@ def _svg(figure: Figure, salt: str) -> str:
     return text.replace("<svg ", '<svg font-family="system-ui, sans-serif" ', 1).strip()
 
 
-def _stem(name: str) -> str:
-    return re.sub(r"[^\w-]+", "_", name)
+def _finite(row: Row, name: str, metric: Metric) -> bool:
+    return bool(values := row.values(name, metric)) and bool(np.isfinite(values).all())
+
+
+def plain(name: str) -> str:
+    """Text that matplotlib shows as it is: between two dollars it would read mathematics."""
+    return name.replace("$", r"\$")

@@ -2,22 +2,26 @@
 
 HR is cropped to a multiple of the scale, LR is its MATLAB bicubic, the prediction is clamped and rounded to 8
 bit, and PSNR and SSIM are taken on the luma with `scale` pixels shaved (of a picture stored with one channel on its
-grey levels as they are); a set's figure is the mean over its files, copies included.
+grey levels as they are); a set's figure is the mean over its files, copies included, in the PSNR's without those that
+the model or bicubic reproduces exactly (pipeline/means.py).
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from pipeline.data.decode import Survey, decode_stored, survey
-from pipeline.data.degrade import downscale, modcrop, upscale_tensor
+from pipeline.data.degrade import downscale, modcrop, upscale, upscale_tensor
 from pipeline.errors import FacultyError, InputError
+from pipeline.means import exact_pictures, set_means
 from pipeline.metrics import SSIM_SIDE, psnr_y, quantise, ssim_y
 from pipeline.progress import Reporter
 
@@ -108,14 +112,15 @@ def evaluate(
     scale: int,
     device: torch.device | str = "cpu",
     on_picture: Callable[[PictureScore], None] | None = None,
-) -> dict[str, dict[str, float]]:
-    """`{set name: {"images": n, "psnr_y": dB, "ssim_y": value}}` of an upscaler.
+) -> dict[str, dict[str, Any]]:
+    """`{set name: {"images": n, "psnr_y": dB, "ssim_y": value}}` of an upscaler, with `exact: names` of the pictures
+    that the mean PSNR leaves out, where there are any.
 
     The upscaler takes LR as (1, 3, h, w) in [0, 1] and returns (1, 3, h * scale, w * scale).
 
     `on_picture` is called after each picture, for progress lines and per-picture tables.
     """
-    results: dict[str, dict[str, float]] = {}
+    results: dict[str, dict[str, Any]] = {}
     for benchmark in sets:
         if benchmark.name in results:
             raise InputError(
@@ -124,21 +129,21 @@ def evaluate(
                 "two of one name",
                 "Rename a folder.",
             )
-        scores = []
+        scores: dict[str, tuple[float, float]] = {}
+        baseline: dict[str, tuple[float, float]] = {}
         for name, path in benchmark.pictures:
             stored, grey = decode_stored(path)
             hr = modcrop(stored, scale)
-            sr = predict(upscaler, downscale(hr, scale), scale, device)
+            lr = downscale(hr, scale)
+            sr = predict(upscaler, lr, scale, device)
             score = PictureScore(
                 benchmark.name, name, psnr_y(sr, hr, scale, grey), ssim_y(sr, hr, scale, grey)
             )
             log.debug("%s %s: %.3f dB %.4f", score.set_name, name, score.psnr_y, score.ssim_y)
-            scores.append(score)
+            scores[name] = (score.psnr_y, score.ssim_y)
+            # So that a model's figures and bicubic's are means over the same pictures, as in a run's table.
+            baseline[name] = (psnr_y(upscale(lr, scale), hr, scale, grey), math.nan)
             if on_picture is not None:
                 on_picture(score)
-        results[benchmark.name] = {
-            "images": len(scores),
-            "psnr_y": float(np.mean([s.psnr_y for s in scores])),
-            "ssim_y": float(np.mean([s.ssim_y for s in scores])),
-        }
+        results[benchmark.name] = set_means(scores, exact_pictures([scores, baseline]))
     return results

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.errors import InputError
@@ -31,6 +33,12 @@ def teacher_job(recipe: Recipe, tiles: Cached, method: str) -> TrainJob | None:
         fingerprint=print_,
         method=method,
     )
+
+
+def told_apart(jobs: list[TrainJob]) -> list[TrainJob]:
+    """The same trainings; where several have one label, each says the method or variant that it is for."""
+    count = Counter(job.label for job in jobs)
+    return [replace(j, label=f"{j.label}-{j.method}") if count[j.label] > 1 else j for j in jobs]
 
 
 def check_privileged(recipe: Recipe) -> None:

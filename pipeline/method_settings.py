@@ -32,7 +32,7 @@ class KD(Section):
     name: Literal["kd"]
     """Always `kd`."""
     teacher: str = "best"
-    """The teacher's name, or `best`: the highest PSNR on the held-out tiles."""
+    """The teacher's name, or `best`: the highest PSNR on the held-out tiles. No teacher may be called `best` then."""
     distill: Weight = 1.0
     """Weight of L1 against the teacher."""
     hr: Weight = 1.0

@@ -1,9 +1,9 @@
 """PSNR and SSIM as the super-resolution literature reports them.
 
 The protocol: 8-bit pictures, luma of BT.601 in studio swing, `shave` pixels cut from each border (the scale
-factor in published tables), averaged over pictures by the caller. A picture stored with one channel is taken as it is,
-in full range, as the usual MATLAB code does (`if size(im, 3) > 1, rgb2ycbcr`): pass `grey=True`. Luma of colours stays in floating point: MATLAB's
-rounding of it moves a picture by about 0.01 dB.
+factor in published tables), averaged over pictures by the caller. A picture stored with one channel is taken as
+it is, in full range, as the usual MATLAB code does (`if size(im, 3) > 1, rgb2ycbcr`): pass `grey=True`. Luma of
+colours stays in floating point: MATLAB's rounding of it moves a picture by about 0.01 dB.
 """
 
 from __future__ import annotations

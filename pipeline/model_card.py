@@ -11,10 +11,11 @@ import students
 from pipeline.cost import multiply_adds, parameters
 from pipeline.export import StudentInfo
 from pipeline.shards.store import Store
+from pipeline.table import figure
 
 COST_SIDE = 48
 """LR pixels a side of the picture for which multiply-adds are given."""
-_HEADS = {"images": "pictures", "psnr_y": "PSNR (dB)", "ssim_y": "SSIM"}
+_HEADS = {"images": "pictures", "psnr_y": "PSNR (dB)", "ssim_y": "SSIM", "exact": "not in the PSNR (exact)"}
 _SHOWN = ("method", "teachers", "metrics", "protocol")
 
 
@@ -105,7 +106,9 @@ def _plain(value: object) -> str:
 
 
 def _number(value: object) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else "" if value is None else str(value)
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return figure(value, 4) if isinstance(value, float) else "" if value is None else str(value)
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:

@@ -22,7 +22,9 @@ class Data(Section):
     supervision.
     """
     test: tuple[str, ...] = ()
-    """Folders of high-resolution benchmark pictures; never trained on. A set is named after its folder."""
+    """Folders of high-resolution benchmark pictures; never trained on. A set is named after its folder. A picture that
+    a model reproduces exactly is named, and no mean of PSNR counts it.
+    """
     holdout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
     """Share of the training pictures (chosen by their sha256) kept out of training to judge fusion and progress."""
     degradation: Literal["bicubic"] = "bicubic"
@@ -253,6 +255,11 @@ class Recipe(Section):
                 and isinstance(self.fusion.weights, dict)
                 and set(self.fusion.weights) != set(labels),
                 f"fusion.weights must name exactly the teachers {labels}",
+            ),
+            (
+                isinstance(self.method, KD) and self.method.teacher == "best" and "best" in labels,
+                "method.teacher: `best` means the teacher of the highest PSNR, and a teacher is called so; give that "
+                "teacher (teachers) another `name`",
             ),
             (
                 isinstance(self.method, KD) and self.method.teacher not in ("best", *labels),

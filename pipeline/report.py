@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.charts import Points, all_charts
+from pipeline.means import EXACT
 from pipeline.report_html import Page, figure, link, page
 from pipeline.table import (
     PSNR,
@@ -29,6 +30,7 @@ from pipeline.table import (
     Row,
     arrange,
     base_of,
+    gain_over,
     gains,
     mean,
     milliseconds,
@@ -37,6 +39,7 @@ from pipeline.table import (
     short,
     spread,
 )
+from pipeline.table import figure as show
 
 __all__ = ["PSNR", "SSIM", "File", "Metric", "Report", "Row", "render_table", "write_report"]
 
@@ -138,7 +141,7 @@ def _markdown_table(report: Report) -> str:
         "parameters",
         "multiply-adds",
         *(["ms a picture"] if timed else []),
-        *(f"{name} {metric.label}" for name, metric in table.columns),
+        *(f"{_plain(name)} {metric.label}" for name, metric in table.columns),
     ]
     lines = [head, [":--", *["--:"] * (len(head) - 1)]]
     for row, cells in zip(table.rows, table.cells):
@@ -197,11 +200,12 @@ def _cards(report: Report) -> list[tuple[str, str, str]]:
         if deviation is not None
         else ""
     )
-    cards = [(f"{value:.{metric.digits}f}{unit}", f"{best.name} on {names[0]}", seeds)]
-    bicubic = next((r for r in report.rows if r.name == "bicubic"), None)
+    shown = show(value, metric.digits)
+    cards = [(shown + unit * (shown != EXACT), f"{best.name} on {names[0]}", seeds)]
+    bicubic = next((r for r in report.rows if r.role == "bicubic"), None)
     for row in (base_of(best, report.rows, report.baseline), bicubic):
-        if row is not None and row.values(names[0], metric):
-            gain = value - mean(row.values(names[0], metric))
+        theirs = row.values(names[0], metric) if row is not None else ()
+        if row is not None and (gain := gain_over(best.values(names[0], metric), theirs)) is not None:
             cards.append((f"{gain:+.{metric.digits}f}{unit}", f"over {row.name}", names[0]))
     teachers = [row for row in report.rows if row.role == "teacher"]
     costs = [row.multiply_adds for row in teachers if row.multiply_adds]

@@ -15,18 +15,19 @@ from typing import Any
 import yaml
 
 from pipeline.export import export_onnx, export_pth, load_student, save_student
+from pipeline.means import set_means
 from pipeline.metrics import PROTOCOL
 from pipeline.model_card import model_card
 from pipeline.pictures import comparison_strip
 from pipeline.recipe import Recipe
 from pipeline.report import File, Report, portable, write_report
-from pipeline.run import Outcome, Run
+from pipeline.run import Outcome, Run, student_identity
 from pipeline.shards import stamps
 from pipeline.shards.fingerprint import fingerprint
 from pipeline.stages import weights
 from pipeline.stages.distill import TrainJob
-from pipeline.stages.score import Model, cost
-from pipeline.table import Row, render_table
+from pipeline.stages.score import cost
+from pipeline.table import TESTED, Row, render_table
 from pipeline.tracking_null import RunTracker
 from students import deployed
 
@@ -51,15 +52,11 @@ class Files:
         return "\n".join([*lines, f"MLflow: {self.ui}"] if self.ui else lines)
 
 
-def scores_of(outcome: Outcome, model: str) -> dict[str, dict[str, float]]:
-    """{set: {"images", "psnr_y", "ssim_y"}}: means over pictures."""
+def scores_of(outcome: Outcome, identity: str) -> dict[str, dict[str, Any]]:
+    """{set: `set_means`} of the model of that identity."""
     return {
-        name: {
-            "images": len(pictures),
-            "psnr_y": statistics.fmean(p for p, _ in pictures.values()),
-            "ssim_y": statistics.fmean(s for _, s in pictures.values()),
-        }
-        for name, pictures in outcome.scores[model].items()
+        name: set_means(pictures, outcome.exact(name))
+        for name, pictures in outcome.scores[identity].items()
         if pictures
     }
 
@@ -68,8 +65,8 @@ def table_rows(outcome: Outcome) -> list[Row]:
     """A row a model; the seeds of one method and student share a row."""
     rows: dict[str, Row] = {}
     for model in outcome.models:
-        name = group(model)
-        found = scores_of(outcome, model.name)
+        name = model.group
+        found = scores_of(outcome, model.identity)
         scores = {s: {"psnr_y": [v["psnr_y"]], "ssim_y": [v["ssim_y"]]} for s, v in found.items()}
         if name in rows:
             for set_name, metrics in scores.items():
@@ -81,11 +78,6 @@ def table_rows(outcome: Outcome) -> list[Row]:
     return list(rows.values())
 
 
-def group(model: Model) -> str:
-    """A model's name without its seed."""
-    return model.name.rsplit("-s", 1)[0] if model.role == "student" else model.name
-
-
 def table(outcome: Outcome) -> str:
     """The table for the terminal."""
     return render_table(table_rows(outcome), baseline=baseline(outcome), colour=sys.stdout.isatty())
@@ -93,24 +85,24 @@ def table(outcome: Outcome) -> str:
 
 def baseline(outcome: Outcome) -> str | None:
     """The row that gains are measured against: the student trained alone."""
-    names = [group(m) for m in outcome.models if m.role == "student"]
-    return next((n for n in names if n.startswith("scratch-")), None)
+    alone = [job for job in outcome.jobs if job.recipe["method"]["name"] == "scratch"]
+    return next((job.group for job in sorted(alone, key=lambda job: job.method != "scratch")), None)
 
 
 def compare_rows(outcome: Outcome) -> list[dict[str, Any]]:
-    """[{method, student, seed, set, psnr_y, ssim_y}], one a student, seed and set."""
+    """[{method, student, seed, set, psnr_y, ssim_y[, exact]}], one a student, seed and set."""
     rows = []
     for job in outcome.jobs:
         recipe = job.spec
-        for name, score in scores_of(outcome, job.label).items():
+        for name, score in scores_of(outcome, student_identity(job)).items():
+            del score["images"]
             rows.append(
                 {
                     "method": job.method,
                     "student": recipe.student.label,
                     "seed": job.seed,
                     "set": name,
-                    "psnr_y": score["psnr_y"],
-                    "ssim_y": score["ssim_y"],
+                    **score,
                 }
             )
     return rows
@@ -127,7 +119,7 @@ def summary(outcome: Outcome, files: Files) -> dict[str, Any]:
                 "role": model.role,
                 "parameters": counted[0],
                 "multiply_adds": counted[1],
-                "sets": scores_of(outcome, model.name),
+                "sets": scores_of(outcome, model.identity),
             }
         )
     return {"name": outcome.recipe.name, "rows": rows, "students": files.students, "report": files.report}
@@ -160,7 +152,7 @@ def _export(run: Run, outcome: Outcome, job: TrainJob) -> dict[str, str]:
         "card": f"{folder}/README.md",
     }
     stamp = f"{folder}/stamp.json"
-    identity = [job.fingerprint, scores_of(outcome, job.label)]
+    identity = [job.fingerprint, scores_of(outcome, student_identity(job))]
     if not stamps.intact(run.output, stamp, identity):
         facts = _facts(outcome, job)
         with tempfile.TemporaryDirectory() as temporary:
@@ -181,7 +173,7 @@ def _facts(outcome: Outcome, job: TrainJob) -> dict[str, Any]:
         "training": job.fingerprint,
         "tiles": outcome.tiles.train.fingerprint,
         "teachers": {t.facts.label: t.facts.sha256 for t in outcome.taught},
-        "metrics": scores_of(outcome, job.label),
+        "metrics": scores_of(outcome, student_identity(job)),
         "protocol": "Y of BT.601 (grey files as they are), 8 bit, scale pixels shaved, MATLAB bicubic LR",
     }
 
@@ -225,7 +217,8 @@ def _report(run: Run, outcome: Outcome, warnings: Sequence[str], files: Files, i
     rows = table_rows(outcome)
     pictures = []
     if outcome.strip:
-        shown = [(name, picture) for name, picture in outcome.strip.items() if name != "HR"]
+        names = {"LR": "LR", **{m.identity: m.name for m in outcome.models}}
+        shown = [(names[key], picture) for key, picture in outcome.strip.items() if key != "HR"]
         strip = comparison_strip(shown, outcome.strip["HR"], shave=recipe.scale, title=recipe.name)
         pictures.append(("One test picture by every model, with the error of each below", strip))
     report = Report(
@@ -261,15 +254,16 @@ def _record(run: Run, outcome: Outcome, rows: list[Row], folder: Path, pictures:
     assert tracker is not None
     for row in rows:
         values = {
-            f"{set_name}/{key}/{row.name}": statistics.fmean(metrics[key])
+            f"{TESTED}/{set_name}/{key}/{row.name}": statistics.fmean(metrics[key])
             for set_name, metrics in row.scores.items()
             for key in metrics
         }
         tracker.metrics({k: v for k, v in values.items() if math.isfinite(v)}, 0)
     for job in outcome.jobs:
         record = run.tracked.trainings.get(job.label) or _earlier(run, job)
-        for set_name, score in scores_of(outcome, job.label).items():
-            record.metrics({f"{set_name}/psnr_y": score["psnr_y"], f"{set_name}/ssim_y": score["ssim_y"]}, 0)
+        for set_name, score in scores_of(outcome, student_identity(job)).items():
+            values = {f"{TESTED}/{set_name}/{key}": score[key] for key in ("psnr_y", "ssim_y")}
+            record.metrics({k: v for k, v in values.items() if math.isfinite(v)}, 0)
     tracker.tags({"tiles": outcome.tiles.train.fingerprint})
     tracker.tags({f"sha256.{t.facts.label}": t.facts.sha256 for t in outcome.taught})
     if outcome.fused is not None:
@@ -324,7 +318,7 @@ def _curves(jobs: Sequence[TrainJob]) -> dict[str, dict[str, list[tuple[int, flo
     """{metric: {training: points}} of every student's last phase; one seed a method."""
     curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for job in jobs:
-        name = job.label.rsplit("-s", 1)[0]
+        name = job.group
         result = job.result()
         if result is None:
             continue

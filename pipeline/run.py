@@ -5,6 +5,7 @@ already is skipped.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,7 +17,8 @@ import numpy as np
 from pipeline.engines import Engine
 from pipeline.errors import InputError
 from pipeline.evaluate import BenchmarkSet, announce, load_set
-from pipeline.jobs import check_privileged, student_job, teacher_job
+from pipeline.jobs import check_privileged, student_job, teacher_job, told_apart
+from pipeline.means import exact_note, exact_pictures
 from pipeline.methods import METHODS
 from pipeline.metrics import PROTOCOL
 from pipeline.progress import Reporter
@@ -28,14 +30,15 @@ from pipeline.shards.fingerprint import file_sha256, fingerprint
 from pipeline.shards.mending import mends
 from pipeline.shards.store import Store
 from pipeline.stages.distill import TrainJob
-from pipeline.stages.score import Model, Scored, ScoreTask
-from pipeline.tracking_null import NullTracker, RunTracker, Status
+from pipeline.stages.score import BOOKS, Model, Scored, ScoreTask
+from pipeline.tracked import Tracked
+from pipeline.tracking_null import RunTracker
 from students import build
 
 SCORES_AT_RISK = 16
 """Pictures between two savings of the scores: what a kill can cost."""
 Scores = dict[str, dict[str, dict[str, tuple[float, float]]]]
-"""{model: {set: {picture: (PSNR dB, SSIM)}}}"""
+"""{identity of the model: {set: {picture: (PSNR dB, SSIM)}}}"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,46 +54,11 @@ class Outcome:
     scores: Scores
     sets: list[str]
     strip: dict[str, np.ndarray] = field(default_factory=dict)
-    """One test picture by every model: {"LR": ..., name: ..., "HR": ...}, each HWC uint8."""
+    """One test picture by every model: {"LR": ..., identity: ..., "HR": ...}, each HWC uint8."""
 
-
-class Tracked:
-    """The run's record in MLflow, opened when the first thing is computed."""
-
-    def __init__(self, open_run: Callable[[], RunTracker] | None) -> None:
-        self._open = open_run
-        self.parent: RunTracker | None = None
-        self.trainings: dict[str, RunTracker] = {}
-        """By label, open until the students' scores are in."""
-
-    def begin(self) -> None:
-        if self.parent is None:
-            self.parent = self._open() if self._open else NullTracker()
-
-    def child(self, name: str, params: dict[str, Any] | None = None) -> RunTracker:
-        self.begin()
-        assert self.parent is not None
-        return self.parent.child(name, params=params)
-
-    def training(self, job: TrainJob) -> RunTracker:
-        """A child run for a training, open until the scores are in."""
-        if (before := self.trainings.pop(job.label, None)) is not None:  # a damaged file made it begin again
-            before.finish("FAILED")
-        record = self.child(job.label, _params(job))
-        record.tags({"fingerprint": job.fingerprint})
-        self.trainings[job.label] = record
-        return record
-
-    def end(self, label: str) -> None:
-        """Close the record of a training that gets no scores, so that its duration is its own."""
-        if (record := self.trainings.pop(label, None)) is not None:
-            record.finish()
-
-    def finish(self, status: Status) -> None:
-        for record in self.trainings.values():
-            record.finish(status)
-        if self.parent is not None:
-            self.parent.finish(status)
+    def exact(self, set_name: str) -> list[str]:
+        """The set's pictures that no mean of PSNR counts: some model reproduces them exactly."""
+        return exact_pictures(by_set[set_name] for by_set in self.scores.values())
 
 
 class Run:
@@ -173,7 +141,7 @@ class Run:
                 else None
             )
         teachers = {j.folder: j for m in methods if (j := teacher_job(self.recipe, tiles, m)) is not None}
-        self._train_helpers(list(teachers.values()))
+        self._train_helpers(told_apart(list(teachers.values())))
         return tiles, taught, fused
 
     def _warn_of_known(self) -> None:
@@ -228,28 +196,34 @@ class Run:
         models = self.models(taught, fused, jobs)
         scores, strip = self.score(models, sets)
         names = [benchmark.name for benchmark in sets]
-        return Outcome(self.recipe, tiles, taught, fused, jobs, models, scores, names, strip)
+        outcome = Outcome(self.recipe, tiles, taught, fused, jobs, models, scores, names, strip)
+        for benchmark in sets:
+            if exact := outcome.exact(benchmark.name):
+                self.reporter.warn(exact_note(benchmark.name, exact, len(benchmark.pictures)))
+        return outcome
 
     def models(self, taught: Sequence[Taught], fused: Fused | None, jobs: Sequence[TrainJob]) -> list[Model]:
-        """Everything that the table compares, baselines first."""
+        """Everything that the table compares, baselines first. A teacher called as another of them shows its role."""
         scale = self.recipe.scale
         models = [Model("bicubic", "bicubic", f"bicubic-x{scale}")]
+        taken = {"bicubic", "LR", "HR", *(job.label for job in jobs), *(job.group for job in jobs)}
         for t in taught:
             identity = f"teacher-x{scale}-{t.facts.sha256[:16]}-{t.facts.precision}"
-            models.append(Model(t.facts.label, "teacher", identity, facts=t.facts))
+            name = f"{t.facts.label} (teacher)" if t.facts.label in taken else t.facts.label
+            models.append(Model(name, "teacher", identity, facts=t.facts))
         if fused is not None and fused.kind != "best":
             fusion = {
                 "kind": fused.kind,
                 "weights": fused.weights,
                 "config": self.recipe.fusion.model_dump(),
-                "teachers": [t.facts.label for t in taught],
+                "teachers": [m.identity for m in models if m.role == "teacher"],
             }
             weights = (self.road.store.uri, fused.network) if fused.network else None
             identity = "fused-" + fused.cached.folder.split("-")[-1]
             models.append(Model(f"fused ({fused.kind})", "fused", identity, weights=weights, fusion=fusion))
         for job in jobs:
             weights = (job.output().uri, "weights.safetensors")
-            models.append(Model(job.label, "student", f"student-{job.fingerprint}", weights=weights))
+            models.append(Model(job.label, "student", student_identity(job), weights=weights, row=job.group))
         return models
 
     def sets(self) -> list[BenchmarkSet]:
@@ -262,7 +236,10 @@ class Run:
             benchmark = load_set(folder, self.recipe.scale)
             if benchmark.name in found:
                 raise InputError(
-                    f"data.test: {folder}", "sets of different names", f"a second {benchmark.name}"
+                    f"data.test: {folder}",
+                    "sets of different names",
+                    f"a second {benchmark.name}",
+                    "Rename a folder.",
                 )
             found[benchmark.name] = benchmark
         return list(found.values())
@@ -272,18 +249,18 @@ class Run:
     ) -> tuple[Scores, dict[str, np.ndarray]]:
         """Every model on every test picture; known scores are read, one picture is kept to look at."""
         recipe = self.recipe
-        books = {m.name: self._book(m) for m in models}
+        books = {m.identity: self._book(m) for m in models}
         tasks = []
         places: dict[tuple[str, str], str] = {}
         for benchmark, name, path in ((b, n, p) for b in sets for n, p in b.pictures):
             place = f"{benchmark.name}/{name}:{file_sha256(path)[:16]}"
             place += f":p{PROTOCOL}" if name in benchmark.grey else ""  # others are as under protocol 1
             places[benchmark.name, name] = place
-            wanted = tuple(m.name for m in models if place not in books[m.name])
+            wanted = tuple(key for key, book in books.items() if place not in book)
             if wanted:
-                needs_teachers = any(m.role == "fused" and m.name in wanted for m in models)
+                needs_teachers = any(m.role == "fused" and m.identity in wanted for m in models)
                 chosen = tuple(
-                    m for m in models if m.name in wanted or (needs_teachers and m.role == "teacher")
+                    m for m in models if m.identity in wanted or (needs_teachers and m.role == "teacher")
                 )
                 tasks.append(ScoreTask(benchmark.name, name, path, recipe.scale, chosen, wanted))
         if tasks:
@@ -291,24 +268,24 @@ class Run:
             unsaved = 0
             with self.reporter.line("evaluate", len(tasks), "pictures") as line:
                 for scored in self.engine.map(_score, tasks, gpus=recipe.teach.gpus_per_actor):
-                    for name, score in scored.scores.items():
-                        books[name][places[scored.set_name, scored.picture]] = score
+                    for key, score in scored.scores.items():
+                        books[key][places[scored.set_name, scored.picture]] = score
                     line.advance(note=f"{scored.set_name}/{scored.picture}")
                     unsaved += 1
                     if unsaved == SCORES_AT_RISK:
                         self._save_books(models, books)
                         unsaved = 0
             self._save_books(models, books)
-        scores: Scores = {m.name: {b.name: {} for b in sets} for m in models}
+        scores: Scores = {m.identity: {b.name: {} for b in sets} for m in models}
         for (set_name, picture), place in places.items():
             for model in models:
-                psnr, ssim = books[model.name][place]
-                scores[model.name][set_name][picture] = (psnr, ssim)
+                psnr, ssim = books[model.identity][place]
+                scores[model.identity][set_name][picture] = (psnr, ssim)
         return scores, self._strip(models, scores, sets)
 
     def _save_books(self, models: list[Model], books: dict[str, dict[str, tuple[float, float]]]) -> None:
         for model in models:
-            records.save(self._shelf(model), _book_file(model), books[model.name])
+            records.save(self._shelf(model), _book_file(model), books[model.identity])
 
     def _book(self, model: Model) -> dict[str, tuple[float, float]]:
         return records.load(self._shelf(model), _book_file(model), _pairs) or {}
@@ -323,19 +300,21 @@ class Run:
         """One seed of each method on the test picture where the last gains most over the first (or over bicubic)."""
         seen: dict[str, Model] = {}
         for m in models:
-            seen.setdefault(m.name.rsplit("-s", 1)[0] if m.role == "student" else m.name, m)
+            seen.setdefault(m.group, m)
         chosen = tuple(seen.values())
-        students = [m.name for m in chosen if m.role == "student"]
+        students = [m.identity for m in chosen if m.role == "student"]
         if not sets or not students:
             return {}
         benchmark = sets[0]
+        base = students[0] if len(students) > 1 else models[0].identity
 
         def gain(picture: str) -> float:
-            base = scores[students[0] if len(students) > 1 else "bicubic"][benchmark.name][picture][0]
-            return scores[students[-1]][benchmark.name][picture][0] - base
+            ours, theirs = (scores[key][benchmark.name][picture][0] for key in (students[-1], base))
+            # An exact picture shows no difference to look at: it is taken where there is no other.
+            return ours - theirs if math.isfinite(ours) and math.isfinite(theirs) else -math.inf
 
         name, path = max(benchmark.pictures, key=lambda p: gain(p[0]))
-        print_ = fingerprint([m.identity for m in chosen] + [file_sha256(path)])
+        print_ = fingerprint([BOOKS, *(m.identity for m in chosen), file_sha256(path)])
         rel, stamp = f"strips/{print_}.npz", f"strips/{print_}.json"
         if not stamps.intact(self.output, stamp, print_):
             task = ScoreTask(benchmark.name, name, path, self.recipe.scale, chosen, (), keep_pictures=True)
@@ -347,8 +326,13 @@ class Run:
             return {key: stored[key] for key in stored.files}
 
 
+def student_identity(job: TrainJob) -> str:
+    """Of the model that a training makes."""
+    return f"student-{job.fingerprint}"
+
+
 def _book_file(model: Model) -> str:
-    return f"scores/{model.identity}.json"
+    return f"{BOOKS}/{model.identity}.json"
 
 
 def _pairs(book: dict[str, Any]) -> dict[str, tuple[float, float]]:
@@ -357,13 +341,3 @@ def _pairs(book: dict[str, Any]) -> dict[str, tuple[float, float]]:
 
 def _score(task: ScoreTask, device: str) -> Scored:
     return task.run(device)
-
-
-def _params(job: TrainJob) -> dict[str, Any]:
-    dump = job.recipe
-    shown = (
-        ("scale", "fusion")
-        if job.kind == "aggregation"
-        else ("scale", "method", "student", "train", "fusion")
-    )
-    return {**{k: dump[k] for k in shown}, "seed": job.seed}

@@ -20,10 +20,11 @@ from pipeline.recipe_file import changed
 from pipeline.recognition.recipe import Recognition
 from pipeline.recognition.run import RecognitionRun
 from pipeline.recognition.tasks import METRICS
-from pipeline.run import Run, Tracked
+from pipeline.run import Run
 from pipeline.shards.store import Store
 from pipeline.stages.distill import TrainJob
 from pipeline.table import Metric
+from pipeline.tracked import Tracked
 from pipeline.tracking_null import RunTracker, Status
 from students import build
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
+
+from pipeline.means import EXACT
 
 Role = Literal["bicubic", "teacher", "assistant", "fused", "student"]
 ROLES: tuple[Role, ...] = ("bicubic", "teacher", "assistant", "fused", "student")
@@ -33,6 +36,8 @@ class Metric:
     higher_is_better: bool = True
 
 
+TESTED = "benchmark"
+"""What the tracking store's names of test figures start with, so that no name of a set is taken for a curve's."""
 PSNR = Metric("psnr_y", "PSNR", 2, "dB")
 SSIM = Metric("ssim_y", "SSIM", 4)
 
@@ -87,8 +92,19 @@ def mean(values: Sequence[float]) -> float:
 
 
 def spread(values: Sequence[float]) -> float | None:
-    """Sample standard deviation over seeds; None below two."""
-    return statistics.stdev(values) if len(values) > 1 else None
+    """Sample standard deviation over seeds; None below two, and where a value is infinite."""
+    return statistics.stdev(values) if len(values) > 1 and math.isfinite(mean(values)) else None
+
+
+def gain_over(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
+    """Difference of the means; None where one is missing or infinite."""
+    gain = mean(ours) - mean(theirs) if ours and theirs else math.nan
+    return gain if math.isfinite(gain) else None
+
+
+def figure(value: float, digits: int) -> str:
+    """A figure for people; `exact` for the infinite PSNR of pictures that are all reproduced exactly."""
+    return EXACT if value == math.inf else f"{value:.{digits}f}"
 
 
 Baseline = str | Mapping[str, str] | None
@@ -131,10 +147,10 @@ def _cell(row: Row, name: str, metric: Metric, rows: Sequence[Row], base: Row | 
     ]
     value, deviation = mean(values), spread(values)
     gain = None
-    if base is not None and row.role == "student" and row is not base and base.values(name, metric):
-        gain = value - mean(base.values(name, metric))
+    if base is not None and row.role == "student" and row is not base:
+        gain = gain_over(values, base.values(name, metric))
     return Cell(
-        f"{value:.{metric.digits}f}",
+        figure(value, metric.digits),
         "" if deviation is None else f"{PLUS_MINUS}{deviation:.{metric.digits}f}",
         len(peers) > 1 and round(value, metric.digits) == (max if metric.higher_is_better else min)(peers),
         gain,
@@ -151,17 +167,16 @@ def gains(rows: Sequence[Row], metric: Metric = PSNR, baseline: Baseline = None)
         if row.role != "student" or base is None:
             continue
         parts = [
-            _gain(name, row.values(name, metric), base.values(name, metric), metric)
+            _gain(name, gain, row.values(name, metric), base.values(name, metric), metric)
             for name in sets_of(rows)
-            if row.values(name, metric) and base.values(name, metric)
+            if (gain := gain_over(row.values(name, metric), base.values(name, metric))) is not None
         ]
         if parts:
             sentences.append(f"{row.name} against {base.name}: {', '.join(parts)}.")
     return sentences
 
 
-def _gain(name: str, ours: Sequence[float], theirs: Sequence[float], metric: Metric) -> str:
-    gain = mean(ours) - mean(theirs)
+def _gain(name: str, gain: float, ours: Sequence[float], theirs: Sequence[float], metric: Metric) -> str:
     unit = f" {metric.unit}" if metric.unit else ""
     text = f"{name} {gain:+.{metric.digits}f}{unit}"
     spreads = [s for s in (spread(ours), spread(theirs)) if s is not None]
@@ -202,17 +217,17 @@ def render_table(
         max((len(cells[i].spread) for cells in table.cells), default=0) for i in range(len(table.columns))
     ]
 
-    def figure(text: str, spread: str, i: int) -> str:
+    def padded(text: str, spread: str, i: int) -> str:
         return f"{text} {spread:<{spreads[i]}}" if spreads[i] else text
 
     timed = any(row.latency_ms is not None for row in rows)
     head = ["method", *(["parameters", "mult-adds"] if costs else []), *(["ms"] if timed else [])]
     first = len(head)
-    head += [figure(metric.label, "", i) for i, (_, metric) in enumerate(table.columns)]
+    head += [padded(metric.label, "", i) for i, (_, metric) in enumerate(table.columns)]
     body = [
         [f"  {row.name}", *([short(row.parameters), short(row.multiply_adds)] if costs else [])]
         + ([milliseconds(row.latency_ms)] if timed else [])
-        + [figure(cell.text, cell.spread, i) for i, cell in enumerate(cells)]
+        + [padded(cell.text, cell.spread, i) for i, cell in enumerate(cells)]
         for row, cells in zip(table.rows, table.cells)
     ]
     widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]

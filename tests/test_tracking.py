@@ -90,7 +90,7 @@ def test_metrics_params_tags_and_status_arrive(folder):
     assert [step for step, _ in stored] == list(range(2501))
     assert stored[7][1] == pytest.approx(1 / 8)
     assert np.isnan(stored[2500][1])
-    assert points(tracker, "odd name_ _x_") == [(2500, 1.0)]
+    assert points(tracker, "odd name_x003A_ _x0028_x_x0029_") == [(2500, 1.0)]
 
 
 def test_pictures_are_indexed_by_step_and_artefacts_keep_their_bytes(folder, tmp_path):

@@ -52,6 +52,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     from pipeline.cost import multiply_adds
     from pipeline.evaluate import announce, bicubic, evaluate, load_set
+    from pipeline.means import EXACT, decibels, exact_note
     from pipeline.progress import Terminal
     from teachers.loading import load_teacher
 
@@ -85,9 +86,10 @@ def _evaluate(options: argparse.Namespace) -> None:
     }
     lines = [f"{options.model} x{options.scale}" + (f"  {parameters:,} parameters" if parameters else "")]
     lines += [
-        f"{n:12} {int(s['images']):>4} pictures  {s['psnr_y']:.2f} dB  {s['ssim_y']:.4f}"
+        f"{n:12} {s['images']:>4} pictures  {decibels(s['psnr_y'])}  {s['ssim_y']:.4f}"
         for n, s in found.items()
     ]
+    lines += [exact_note(n, s[EXACT], s["images"]) for n, s in found.items() if EXACT in s]
     emit(options, result, "\n".join(lines))
 
 

@@ -80,7 +80,7 @@ def _compare(options: argparse.Namespace) -> None:
     if isinstance(recipe, Recognition):
         return recognition.compare(options, recipe)
     named = options.methods or ",".join([*recipe.compare.methods, recipe.method.name])
-    methods = [m.strip() for m in named.split(",") if m.strip()]
+    methods = list(dict.fromkeys(m.strip() for m in named.split(",") if m.strip()))
     known(recipe, methods)
     with running(options, recipe, reporter, Run) as run:
         outcome = run.everything(methods, seeds(recipe, options.seeds))

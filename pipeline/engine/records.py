@@ -1,13 +1,12 @@
 """What a tracker records, as values: made in the caller's thread, sent or spooled in another.
 
 Names and lengths are made legal here (MLflow 3.17 refuses other names and cuts at these lengths), so that
-no record is refused later, far from the line that made it.
+no record is refused later, far from the line that made it. Two names never become one.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,13 +15,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pipeline.engine.names import legal
+
 Kind = Literal["metrics", "params", "tags", "image", "artifact", "text", "status"]
 
-NAME_LENGTH = 250
 PARAM_LENGTH = 6000
 TAG_LENGTH = 8000
-
-_ILLEGAL = re.compile(r"[^\w\-./ ]", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +44,6 @@ def now() -> int:
     return time.time_ns() // 1_000_000
 
 
-def legal(name: str) -> str:
-    """`name` with the characters that MLflow refuses replaced by an underscore."""
-    return _ILLEGAL.sub("_", name)[:NAME_LENGTH].strip("/") or "_"
-
-
 def metrics(values: Mapping[str, float], step: int) -> Record:
     """Scalars at a global step; NaN and infinities are kept."""
     return Record("metrics", now(), step=int(step), values={legal(k): float(v) for k, v in values.items()})
@@ -70,7 +63,7 @@ def image(name: str, picture: np.ndarray, step: int) -> Record:
     """A copy of a picture (H, W, 3) uint8. Raises ValueError for another shape or type."""
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
         raise ValueError(f"image {name}: expected (H, W, 3) uint8, found {picture.shape} {picture.dtype}")
-    return Record("image", now(), name=legal(name), step=int(step), payload=picture.copy())
+    return Record("image", now(), name=legal(name, ascii_only=True), step=int(step), payload=picture.copy())
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from pipeline.charts import PALETTE
+from pipeline.charts import PALETTE, plain
 from pipeline.recognition.sampler import Gallery, ViewBatch, student_pictures
 
 if TYPE_CHECKING:
@@ -53,8 +53,9 @@ def confusion(matrices: Mapping[str, Any], classes: tuple[str, ...]) -> Drawing:
         if i == 0:
             axes.set_ylabel("true class", fontsize=7)
         if len(classes) <= 20:
-            axes.set_xticks(range(len(classes)), classes, rotation=90, fontsize=7)
-            axes.set_yticks(range(len(classes)), classes, fontsize=7)
+            names = [plain(name) for name in classes]
+            axes.set_xticks(range(len(classes)), names, rotation=90, fontsize=7)
+            axes.set_yticks(range(len(classes)), names, fontsize=7)
         if len(classes) <= 12:
             for (y, x), value in np.ndenumerate(matrix):
                 if value >= 0.005:
@@ -108,7 +109,7 @@ def overlays(run: RecognitionRun, outcome: Outcome) -> Drawing:
     networks = [(outcome.teacher.source, run.store, 1, "teacher")]
     seen = set()
     for job in outcome.jobs:
-        name = job.label.rsplit("-s", 1)[0]
+        name = job.group
         if name not in seen:
             seen.add(name)
             networks.append((job.source(), run.output, job.gap, name))

@@ -60,6 +60,11 @@ class RecognitionJob:
         return Recognition.model_validate(self.recipe)
 
     @property
+    def group(self) -> str:
+        """The label without the seed: what the seeds of one training share."""
+        return self.label.removesuffix(f"-s{self.seed}")
+
+    @property
     def settings(self) -> Budget:
         """Its length and optimiser."""
         return settings_of(self.spec, self.role)

@@ -316,6 +316,8 @@ class Recognition(Section):
                 f"train.batch ({self.train.batch}) must be sampling.identities x sampling.pictures "
                 f"({self.sampling.identities * self.sampling.pictures})"
             )
+        if len(set(self.data.classes)) < len(self.data.classes):
+            raise ValueError(f"data.classes: names must differ, found {list(self.data.classes)}")
         if self.data.split == "identities" and self.task not in ("verification", "retrieval"):
             raise ValueError(
                 f"data.split: identities does not go with {self.task}: its classes must be known"

@@ -22,7 +22,7 @@ from pipeline.report import File, Report, portable, write_report
 from pipeline.shards import stamps
 from pipeline.shards.fingerprint import fingerprint
 from pipeline.stages import weights
-from pipeline.table import Role, Row, render_table
+from pipeline.table import TESTED, Role, Row, render_table
 
 REPORT_STAMP = "report/stamp.json"
 
@@ -67,9 +67,10 @@ def table_rows(outcome: Outcome) -> list[Row]:
 
 def baseline(outcome: Outcome) -> dict[str, str]:
     """Of each student the one that its gains are measured against: trained alone, at the same gap."""
-    alone = {job.gap: job for job in outcome.jobs if job.recipe["method"]["name"] == "scratch"}
-    groups = {job.label.rsplit("-s", 1)[0]: job.gap for job in outcome.jobs}
-    return {name: alone[gap].label.rsplit("-s", 1)[0] for name, gap in groups.items() if gap in alone}
+    scratch = [job for job in outcome.jobs if job.recipe["method"]["name"] == "scratch"]
+    # The method itself, before variants of it, wherever it stands.
+    alone = {job.gap: job.group for job in sorted(scratch, key=lambda job: job.method == "scratch")}
+    return {job.group: alone[job.gap] for job in outcome.jobs if job.gap in alone}
 
 
 def table(outcome: Outcome) -> str:
@@ -195,7 +196,7 @@ def _record(
     assert tracker is not None
     for row in rows:
         found = {
-            f"{name}/{key}/{row.name}": statistics.fmean(values)
+            f"{TESTED}/{name}/{key}/{row.name}": statistics.fmean(values)
             for name, metrics in row.scores.items()
             for key, values in metrics.items()
         }
@@ -203,7 +204,7 @@ def _record(
     for label, record in run.tracked.trainings.items():
         if label in outcome.scores:
             values = outcome.scores[label].values
-            record.metrics({f"{outcome.sets[0]}/{key}": value for key, value in values.items()}, 0)
+            record.metrics({f"{TESTED}/{outcome.sets[0]}/{key}": value for key, value in values.items()}, 0)
     tracker.tags({"teacher": outcome.teacher.source.identity})
     tracker.tags({"pictures": outcome.data.splits["train"].fingerprint})
     for name, (_, picture) in pictures.items():
@@ -254,8 +255,7 @@ def _curves(outcome: Outcome) -> dict[str, dict[str, list[tuple[int, float]]]]:
         result = job.result()
         for metric, points in (result["curves"]["train"] if result else {}).items():
             if metric in shown:
-                name = job.label.rsplit("-s", 1)[0]
-                curves.setdefault(metric, {}).setdefault(name, [(int(s), v) for s, v in points])
+                curves.setdefault(metric, {}).setdefault(job.group, [(int(s), v) for s, v in points])
     return curves
 
 

@@ -5,9 +5,9 @@ What is there already is skipped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,6 @@ from pipeline.recognition.networks import build, load_weights
 from pipeline.recognition.recipe import HORKD, METHODS, Network, Recognition
 from pipeline.recognition.score import Scored, ScoreTask
 from pipeline.recognition.teach import OutputTask, Source
-from pipeline.run import Tracked
 from pipeline.shards import manifest as manifests
 from pipeline.shards import records, stamps
 from pipeline.shards.fingerprint import file_sha256
@@ -32,6 +31,7 @@ from pipeline.shards.mending import mends
 from pipeline.shards.store import Store
 from pipeline.stages.teach import STATS, read_stats
 from pipeline.stages.weights import pack
+from pipeline.tracked import Tracked
 from pipeline.tracking_null import RunTracker
 
 
@@ -150,11 +150,11 @@ class RecognitionRun:
             )
             wanted = any(m != "scratch" for m in methods) and not recipe.cache.online
             teacher = self._outputs(source, data, job) if wanted else Helper(source, None, job=job)
-            helpers = {}
+            helpers: dict[str, Helper] = {}
             for method in methods:
                 chosen = with_method(recipe, method)
                 if isinstance(chosen.method, HORKD) and chosen.method.assistant:
-                    helpers[method] = self._assistant(chosen, data, teacher)
+                    helpers[method] = self._assistant(chosen, method, data, teacher, helpers.values())
         return data, teacher, helpers
 
     @mends
@@ -233,9 +233,15 @@ class RecognitionRun:
         seconds = sum(s["seconds"] for s in stats)
         return Helper(source, manifest_path(folder, manifest), seconds, job)
 
-    def _assistant(self, recipe: Recognition, data: Data, teacher: Helper) -> Helper:
+    def _assistant(
+        self, recipe: Recognition, method: str, data: Data, teacher: Helper, others: Iterable[Helper]
+    ) -> Helper:
+        """The method's assistant. One unlike the first has a label of its own: the first's is a row of the table."""
         outputs = {"teacher": teacher.outputs} if teacher.outputs else {}
         job = self._job(recipe, "assistant", data, 1, recipe.seed, outputs, {"teacher": teacher.source})
+        first = next((helper.job for helper in others if helper.job), job)
+        if first.fingerprint != job.fingerprint:
+            job = replace(job, label=f"{job.label}-{method}")
         self._train([job])
         return self._outputs(job.source(), data, job)
 

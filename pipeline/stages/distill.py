@@ -70,6 +70,11 @@ class TrainJob:
     def spec(self) -> Recipe:
         return Recipe.model_validate(self.recipe)
 
+    @property
+    def group(self) -> str:
+        """The label without the seed: what the seeds of one training share."""
+        return self.label.removesuffix(f"-s{self.seed}")
+
     def output(self) -> Store:
         recipe = self.spec
         root = f"{recipe.output}/{recipe.name}" if self.kind == "student" else recipe.cache.root

@@ -27,6 +27,8 @@ from students import build, deployed
 
 Role = Literal["bicubic", "teacher", "fused", "student"]
 COST_SIDE = 48
+BOOKS = "scores/2"
+"""Where known scores lie, with the version of what is kept: in the first, two models of one name could share a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +36,22 @@ class Model:
     """Something that turns LR into HR, by value."""
 
     name: str
+    """How tables call it: no other of a run is called so."""
     role: Role
     identity: str
-    """Equal identities give equal pictures."""
+    """Equal identities give equal pictures. Whatever is kept of a model is kept under it, never under its name."""
     facts: TeacherFacts | None = None
     weights: tuple[str, str] | None = None
     """(store, file) of a student's or an aggregation network's safetensors."""
     fusion: dict[str, Any] | None = None
-    """Of the fused: {"kind", "weights", "config", "teachers": names in order}."""
+    """Of the fused: {"kind", "weights", "config", "teachers": their identities in order}."""
+    row: str = ""
+    """The table's row, which the seeds of one training share; empty: a row of its own."""
+
+    @property
+    def group(self) -> str:
+        """The name of its row."""
+        return self.row or self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +64,7 @@ class ScoreTask:
     scale: int
     models: tuple[Model, ...]
     wanted: tuple[str, ...]
-    """Names whose scores are asked for."""
+    """Identities whose scores are asked for."""
     keep_pictures: bool = False
 
     def run(self, device: str = "cpu") -> Scored:
@@ -63,13 +73,13 @@ class ScoreTask:
         lr = downscale(hr, self.scale)
         pictures: dict[str, np.ndarray] = {}
         for model in self.models:
-            pictures[model.name] = self._picture(model, lr, hr, pictures, device)
+            pictures[model.identity] = self._picture(model, lr, hr, pictures, device)
         scores = {
-            name: (
-                psnr_y(pictures[name], hr, self.scale, grey),
-                ssim_y(pictures[name], hr, self.scale, grey),
+            key: (
+                psnr_y(pictures[key], hr, self.scale, grey),
+                ssim_y(pictures[key], hr, self.scale, grey),
             )
-            for name in self.wanted
+            for key in self.wanted
         }
         kept = {"LR": lr, **pictures, "HR": hr} if self.keep_pictures else {}
         return Scored(self.set_name, self.picture, scores, kept)
@@ -82,7 +92,7 @@ class ScoreTask:
         if model.role != "fused":
             return predict(upscaler(model, self.scale, device), lr, self.scale, device)
         assert model.fusion is not None
-        outputs = [pictures[name] for name in model.fusion["teachers"]]
+        outputs = [pictures[key] for key in model.fusion["teachers"]]
         if model.fusion["kind"] != "aggregate":
             return fuse_levels(
                 model.fusion["kind"], [o[None] for o in outputs], hr[None], model.fusion["weights"]
@@ -94,7 +104,7 @@ class ScoreTask:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """One picture's scores {model: (PSNR dB, SSIM)} and, where asked for, its pictures."""
+    """One picture's scores {identity: (PSNR dB, SSIM)} and, where asked for, its pictures: LR, HR, and by identity."""
 
     set_name: str
     picture: str

@@ -248,7 +248,9 @@ def luma_error(sr: np.ndarray, hr: np.ndarray, shave: int) -> tuple[float, int]:
 
 
 def psnr(stats: list[dict[str, float]]) -> float:
-    """PSNR in dB over all tiles together (from the pooled squared error, so flat tiles do not weigh)."""
+    """PSNR in dB over all tiles together, from the pooled squared error: a tile that comes out exactly right is a part
+    without errors like any other. At most 148.13 dB, which is what is found where all are exactly right.
+    """
     error, pixels = sum(s["squared_error"] for s in stats), sum(s["pixels"] for s in stats)
     if not pixels:
         return float("nan")
