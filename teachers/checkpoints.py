@@ -10,19 +10,12 @@ import hashlib
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pipeline.errors import InputError
-
-NESTS = ("params_ema", "params-ema", "params", "model_state_dict", "state_dict", "model", "net")
-"""Keys under which training code keeps the tensors, averaged weights first."""
-PREFIXES = ("module.", "netG.", "model.")
-"""Put before every key by parallel and training wrappers."""
 
 
 def file_sha256(path: Path) -> str:
@@ -53,7 +46,21 @@ def read_checkpoint(path: Path) -> tuple[Any, dict[str, str]]:
     except (InputError, MemoryError):
         raise
     except Exception as error:  # the bytes are foreign: unpickler, zip reader and safetensors raise all kinds
-        raise _unreadable(path, error) from None
+        raise (_onnx(path) or _unreadable(path, error)) from None
+
+
+def _onnx(path: Path) -> InputError | None:
+    """What to say of an ONNX file where tensors are wanted; None where it is none, or a damaged one."""
+    import onnx
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception:  # bytes that are no ONNX file: protobuf raises all kinds
+        return None
+    if not model.graph.node:  # a few bytes parse as a message without a content
+        return None
+    remedy = "Name the network's own checkpoint (.pth, .safetensors); `faculty upscale --student` takes ONNX files."
+    return InputError(str(path), "a checkpoint, of tensors alone", "an ONNX file, which is intact", remedy)
 
 
 def _check_archive(path: Path) -> None:
@@ -80,30 +87,3 @@ def _unreadable(path: Path, error: Exception) -> InputError:
     reason = re.split(r"\. | Check the documentation", reason)[0][:120]
     found = f"{path.stat().st_size} bytes that are none, or no longer ({type(error).__name__}: {reason})"
     return InputError(str(path), "a whole checkpoint, of tensors alone", found, "Download or copy it again.")
-
-
-def unwrap(checkpoint: Any, where: str) -> dict[str, Tensor]:
-    """The flat state dict inside a checkpoint: nesting keys and the prefixes of wrappers are taken away.
-
-    Raises InputError, with `where` as its place, when there is none.
-    """
-    state = checkpoint
-    while isinstance(state, Mapping):
-        nested = next((state[nest] for nest in NESTS if isinstance(state.get(nest), Mapping)), None)
-        if nested is None and len(state) == 1:
-            only = next(iter(state.values()))
-            nested = only if isinstance(only, Mapping) else None
-        if nested is None:
-            break
-        state = nested
-    if not isinstance(state, Mapping) or not state:
-        found = "an empty one" if isinstance(state, Mapping) else type(state).__name__
-        raise InputError(where, "a state dict", found)
-    flat = {str(key): value for key, value in state.items()}
-    for prefix in PREFIXES:
-        if all(key.startswith(prefix) for key in flat):
-            flat = {key.removeprefix(prefix): value for key, value in flat.items()}
-    odd = next((key for key, value in flat.items() if not isinstance(value, Tensor)), None)
-    if odd is not None:
-        raise InputError(where, "a state dict of tensors", f"{type(flat[odd]).__name__} under {odd!r}")
-    return flat

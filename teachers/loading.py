@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from pipeline.errors import InputError
 from teachers import zoo
-from teachers.checkpoints import file_sha256, read_checkpoint, unwrap
+from teachers.checkpoints import file_sha256, read_checkpoint
 from teachers.descriptor import PLAIN, Convention, Teacher, TeacherInfo
 from teachers.networks import NATIVES
 from teachers.networks.native import Native, State
 from teachers.spandrel_import import import_spandrel
+from teachers.unwrapping import unwrap
 
 SCALES = (2, 3, 4)
 ATTENDING = frozenset(
@@ -79,7 +80,14 @@ def load_teacher(
     if "faculty" in metadata:
         found = _student(checkpoint, metadata["faculty"], where)
     else:
-        found = _network(unwrap(checkpoint, where), scale, architecture, where)
+        state = unwrap(
+            checkpoint,
+            where,
+            lambda state: _recognised(state, architecture),
+            expected=f"a checkpoint of {architecture or 'a known network'}",
+            remedy=lambda: f"Known networks: {', '.join(_known())}.",  # spandrel is slow to import
+        )
+        found = _network(state, scale, architecture, where)
     if scale not in (None, found.scale):
         raise _wrong_scale(where, scale, found.architecture, (found.scale,))
     if found.scale not in SCALES:
@@ -111,6 +119,27 @@ def load_teacher(
 def _wrong_scale(where: str, scale: int | None, architecture: str, served: tuple[int, ...]) -> InputError:
     found = f"scale {' or '.join(map(str, served))} ({architecture})"
     return InputError(where, f"scale {scale}", found, "Name a checkpoint made for the recipe's scale.")
+
+
+def _recognised(state: State, architecture: str | None) -> bool:
+    """Whether a flat state dict is a network (that one, where it is named) that we or spandrel can build."""
+    return (
+        any(architecture in (None, n.architecture) and n.recognises(n.adapt(state)) for n in NATIVES)
+        or _support(state, architecture) is not None
+    )
+
+
+def _known() -> list[str]:
+    natives = {native.architecture for native in NATIVES}
+    return sorted(natives | {str(arch.architecture.id) for arch in import_spandrel().MAIN_REGISTRY})
+
+
+def _support(state: State, architecture: str | None) -> Any | None:
+    """spandrel's architecture that detects these keys."""
+    for arch in import_spandrel().MAIN_REGISTRY.architectures("detection"):
+        if architecture in (None, arch.architecture.id) and arch.detect(state):
+            return arch
+    return None
 
 
 def _network(state: dict[str, Tensor], scale: int | None, architecture: str | None, where: str) -> Found:
@@ -167,22 +196,9 @@ class SpandrelNetwork(nn.Module):
 
 def _spandrel(state: dict[str, Tensor], architecture: str | None, where: str) -> Found:
     spandrel = import_spandrel()
-    registry = spandrel.MAIN_REGISTRY
     keys = f"{len(state)} tensors ({', '.join(list(state)[:4])}, ...)"
-    support = next(
-        (
-            arch
-            for arch in registry.architectures("detection")
-            if architecture in (None, arch.architecture.id) and arch.detect(state)
-        ),
-        None,
-    )
-    if support is None:
-        tried = sorted(
-            {native.architecture for native in NATIVES} | {arch.architecture.id for arch in registry}
-        )
-        expected = f"a checkpoint of {architecture or 'a known network'}"
-        raise InputError(where, expected, keys, f"Known networks: {', '.join(tried)}.")
+    support = _support(state, architecture)
+    assert support is not None, "only what is recognised is loaded"
     name = str(support.architecture.id)
     try:
         descriptor = support.architecture.load(state)

@@ -218,10 +218,17 @@ def load_weights(model: nn.Module, file: str) -> nn.Module:
     path = Path(file)
     if not path.is_file():
         raise InputError(file, "a checkpoint", "no such file")
-    from teachers.checkpoints import read_checkpoint, unwrap
+    from teachers.checkpoints import read_checkpoint
+    from teachers.unwrapping import unwrap
 
-    state = unwrap(read_checkpoint(path)[0], file)
     own = model.state_dict()
+    state = unwrap(
+        read_checkpoint(path)[0],
+        file,
+        lambda state: state.keys() == own.keys(),
+        expected=f"the weights of this network ({len(own)} tensors: {', '.join(list(own)[:4])}, ...)",
+        remedy=lambda: "Name in teacher.network the network that the file was made with.",
+    )
     for name in ("classify.weight",):
         if name in state and name in own and state[name].shape[0] != own[name].shape[0]:
             raise InputError(
