@@ -6,10 +6,28 @@ do about it. The classes are plain and picklable because they cross process bord
 
 from __future__ import annotations
 
+import re
+
+_CLASS = re.compile(r"\[?\b[\w.]+(?:Error|Exception)\b\]?[\s:]*(\d+ : [A-Z_]+ : )?")
+"""An exception's name in a text, with the numbers that ONNX Runtime puts after it."""
+_SILENT: dict[type[BaseException], str] = {
+    EOFError: "it ends too early",
+    MemoryError: "it needs more memory than there is",
+}
+LONGEST = 300
+
 
 def shown(text: str) -> str:
     """`text` as it can be printed and stored: bytes of a file's name that are not UTF-8 become `\\xff`."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def reason(error: BaseException) -> str:
+    """What a library's exception says, in one line for people: no class names, at most `LONGEST` characters."""
+    text = _CLASS.sub("", " ".join(str(error).split())).strip(" :")
+    if isinstance(error, KeyError):
+        text = f"no {text}"
+    return text[:LONGEST] or _SILENT.get(type(error), "no reason given")
 
 
 class FacultyError(Exception):

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import students
-from pipeline.errors import FacultyError, InputError
+from pipeline.errors import FacultyError, InputError, reason
 from pipeline.shards.store import Store
 from pipeline.stages.weights import pack
 from students.by_spandrel import SpandrelStudent
@@ -79,7 +79,7 @@ def read_network(path: str | Path, expected: str) -> tuple[dict[str, Tensor], di
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise InputError(where, expected, f"{type(error).__name__}: {error}") from None
+        raise InputError(where, expected, f"one that cannot be read ({reason(error)})") from None
     try:
         facts = json.loads(metadata["faculty"])
     except (KeyError, ValueError):
@@ -99,8 +99,9 @@ def load_student(path: str | Path) -> tuple[nn.Module, StudentInfo]:
         model = students.build(info.architecture, info.scale, **info.options)
         model.load_state_dict(tensors)
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
-        found = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        raise InputError(where, "tensors and metadata of one student", found, "Export it again.") from None
+        raise InputError(
+            where, "tensors and metadata of one student", reason(error), "Export it again."
+        ) from None
     return model.eval(), info
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, reason
 from teachers.spandrel_import import import_spandrel
 
 _SCALE = ("scale", "upscale", "upscale_factor", "upscaling_factor", "up_scale")
@@ -71,8 +71,7 @@ def build_spandrel(name: str, scale: int, options: dict[str, Any]) -> SpandrelSt
         with torch.no_grad():
             size = tuple(student(torch.zeros(1, 3, 16, 16)).shape)
     except Exception as error:  # third-party constructors fail in their own ways on a wrong value
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        raise InputError(where, f"hyper-parameters that fit ({options})", reason) from error
+        raise InputError(where, f"hyper-parameters that fit ({options})", reason(error)) from error
     if descriptor.scale != scale or size != (1, 3, 16 * scale, 16 * scale):
         remedy = "Its `upsampler` option decides." if "upsampler" in allowed else ""
         found_text = f"scale {descriptor.scale}, 16x16 pixels to {size}"

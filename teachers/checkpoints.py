@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, reason
 
 
 def file_sha256(path: Path) -> str:
@@ -82,8 +82,8 @@ def _unreadable(path: Path, error: Exception) -> InputError:
         found = f"a pickle that asks for {asked[1].strip('.,')}, which can run code"
         remedy = "Do not open it elsewhere unless you trust its maker; ask for a safetensors file."
         return InputError(str(path), "tensors only", found, remedy)
-    # torch adds advice to what went wrong, some of it dangerous: only the reason is passed on
-    reason = text.rpartition("WeightsUnpickler error: ")[2]
-    reason = re.split(r"\. | Check the documentation", reason)[0][:120]
-    found = f"{path.stat().st_size} bytes that are none, or no longer ({type(error).__name__}: {reason})"
+    # torch adds advice to what went wrong, some of it dangerous: only the cause is passed on
+    cause = reason(error).rpartition("WeightsUnpickler ")[2]
+    cause = re.split(r"\. | Check the documentation", cause)[0][:120]
+    found = f"{path.stat().st_size} bytes that are none, or no longer ({cause})"
     return InputError(str(path), "a whole checkpoint, of tensors alone", found, "Download or copy it again.")

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, reason
 from teachers import zoo
 from teachers.checkpoints import file_sha256, read_checkpoint
 from teachers.descriptor import PLAIN, Convention, Teacher, TeacherInfo
@@ -175,11 +175,7 @@ def _load_strictly(network: nn.Module, state: State, architecture: str, where: s
     try:
         network.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        raise InputError(where, f"the tensors of {architecture}", _short(error)) from None
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:400]
+        raise InputError(where, f"the tensors of {architecture}", reason(error)) from None
 
 
 class SpandrelNetwork(nn.Module):
@@ -203,7 +199,7 @@ def _spandrel(state: dict[str, Tensor], architecture: str | None, where: str) ->
     try:
         descriptor = support.architecture.load(state)
     except Exception as error:  # third-party loaders guess sizes from shapes and fail in their own ways
-        raise InputError(where, f"the tensors of {name}", f"{keys}; {_short(error)}") from None
+        raise InputError(where, f"the tensors of {name}", f"{keys}; {reason(error)}") from None
     channels = (getattr(descriptor, "input_channels", 0), getattr(descriptor, "output_channels", 0))
     if not isinstance(descriptor, spandrel.ImageModelDescriptor) or channels not in ((3, 3), (1, 1)):
         raise InputError(where, "a network from RGB or luminance to the same", f"{name}, channels {channels}")
@@ -230,8 +226,9 @@ def _student(state: dict[str, Tensor], described: str, where: str) -> Found:
         facts = json.loads(described)
         name, scale, options = facts["architecture"], int(facts["scale"]), dict(facts["options"])
     except (ValueError, TypeError, KeyError) as error:
-        found = f"{type(error).__name__}: {error}"
-        raise InputError(where, "JSON with architecture, scale and options as metadata", found) from None
+        raise InputError(
+            where, "JSON with architecture, scale and options as metadata", reason(error)
+        ) from None
     network = students.build(name, scale, **options)
     _load_strictly(network, state, name, where)
     parameters = sum(parameter.numel() for parameter in network.parameters())

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from pipeline import __version__
 from pipeline.cli import cache, models, plan, road, setup, submit, tune
-from pipeline.errors import FacultyError
+from pipeline.errors import FacultyError, InputError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FacultyError as error:
         if options.debug:
             raise
-        _say(str(error))
+        _say(_placed(error, options))
         return error.exit_code
     except KeyboardInterrupt:
         _say("stopped. The same command goes on from what is committed.")
@@ -57,6 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(f"{type(error).__name__}: {error}")
         _say("run it again with --debug before the command's name for the whole traceback")
         return 1
+
+
+def _placed(error: FacultyError, options: argparse.Namespace) -> str:
+    """The error's text. A key of the recipe is found sooner with the recipe's file before it."""
+    recipe = getattr(options, "recipe", None)
+    key = isinstance(error, InputError) and not error.where.startswith("-") and "/" not in error.where
+    return f"{recipe}: {error}" if recipe and key and str(recipe) not in str(error) else str(error)
 
 
 def _say(text: str) -> None:

@@ -20,7 +20,7 @@ from PIL import Image
 
 from pipeline.data.depth import depth
 from pipeline.data.files import counted, matters, suffixes, walk
-from pipeline.errors import InputError
+from pipeline.errors import InputError, reason
 
 MAX_PIXELS = 2**28
 COPY, BAD = "copies of others", "bad"
@@ -227,8 +227,7 @@ def _guarded(data: bytes, where: str, remedy: str = "Replace it, or leave it out
             where, "a complete picture", "a file that no picture format begins", remedy
         ) from error
     except DAMAGE as error:
-        found = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(where, "a complete picture", found, remedy) from error
+        raise InputError(where, "a complete picture", reason(error), remedy) from error
 
 
 def _decode(data: bytes, where: str) -> tuple[np.ndarray, bool]:

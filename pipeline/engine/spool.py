@@ -145,6 +145,8 @@ def sync(where: str | Path, uri: str | None = None) -> dict[str, int]:
     files = [root] if root.is_file() else sorted(root.rglob(f"*{SUFFIX}"))
     total: Counter[str] = Counter(files=0, records=0, busy=0)
     for path in files:
+        if not path.is_file():
+            raise InputError(str(path), "a spool file", "a folder", "Move it away.")
         with open(path, "rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -199,7 +201,10 @@ def _upload(path: Path, write: Callable[[list[Record]], int]) -> tuple[int, int]
 
 
 def _decode(path: Path, line: bytes) -> Record:
-    record = Record(**_parse(path, line))
+    try:
+        record = Record(**_parse(path, line))
+    except TypeError:
+        raise _damaged(path, line) from None
     if record.kind in ("image", "artifact"):
         return replace(record, payload=_copies(path) / str(record.payload))
     return record
@@ -208,10 +213,13 @@ def _decode(path: Path, line: bytes) -> Record:
 def _parse(path: Path, line: bytes) -> dict[str, Any]:
     try:
         return dict(json.loads(line))
-    except ValueError as error:
-        raise InputError(
-            str(path), "one JSON record a line", repr(line[:60]), "The file is damaged."
-        ) from error
+    except (ValueError, TypeError):
+        raise _damaged(path, line) from None
+
+
+def _damaged(path: Path, line: bytes) -> InputError:
+    remedy = "The file is damaged: move it away, and what other files hold is uploaded."
+    return InputError(str(path), "one JSON record a line", repr(line[:60]), remedy)
 
 
 def _copies(path: Path) -> Path:

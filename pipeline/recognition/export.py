@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.cost import multiply_adds, parameters
-from pipeline.errors import InputError
+from pipeline.errors import InputError, reason
 from pipeline.export import onnx_bytes, onnx_session, read_network, require_parity, write_whole
 from pipeline.recognition.networks import Recogniser, build
 from pipeline.recognition.recipe import Network
@@ -46,8 +46,7 @@ def load_recogniser(path: str | Path) -> tuple[Recogniser, dict[str, Any]]:
         net = build(network, (height, width), facts["classes"], segment=segment)
         net.load_state_dict(tensors)
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
-        found = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        raise InputError(where, "tensors and metadata of one recognition network", found) from None
+        raise InputError(where, "tensors and metadata of one recognition network", reason(error)) from None
     return net.eval(), facts
 
 
