@@ -97,8 +97,11 @@ class Sink:
         if (record.name, record.step) in self._images:
             return
         source: Any = record.payload
-        with sorted_errors():
+        try:
             picture = source if isinstance(source, np.ndarray) else np.asarray(Image.open(source))
+        except Exception as error:  # a spooled picture that was damaged: whatever Pillow makes of it
+            raise Rejected(f"{source} cannot be read as a picture") from error
+        with sorted_errors():
             self.store.client.log_image(
                 self.run_id,
                 picture,

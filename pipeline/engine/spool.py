@@ -21,20 +21,22 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, get_args
 
 import numpy as np
 from PIL import Image
 
-from pipeline.engine.records import Record
+from pipeline.engine.records import Kind, Record
 from pipeline.engine.sink import Sink
-from pipeline.engine.store import Store, Unavailable, public, resolve_uri
+from pipeline.engine.store import Rejected, Store, Unavailable, public, resolve_uri
 from pipeline.errors import FacultyError, InputError
+from pipeline.tracking_null import Status
 
 log = logging.getLogger(__name__)
 
 BATCH = 500
 SUFFIX = ".spool.jsonl"
+_HEADER = {"id", "local", "experiment", "name", "artifacts", "tags", "start", "parent"}
 
 
 class Spool:
@@ -146,7 +148,7 @@ def sync(where: str | Path, uri: str | None = None) -> dict[str, int]:
     total: Counter[str] = Counter(files=0, records=0, busy=0)
     for path in files:
         if not path.is_file():
-            raise InputError(str(path), "a spool file", "a folder", "Move it away.")
+            raise InputError(str(path), "a spool file", "a folder", "Move it elsewhere.")
         with open(path, "rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -163,14 +165,14 @@ def _sync_file(path: Path, uri: str | None) -> Counter[str]:
     if not first.endswith(b"\n"):  # killed while the header was written: there is nothing after it
         _remove(path)
         return Counter()
-    opening = _parse(path, first)
-    if "header" not in opening:
-        raise InputError(str(path), "a spool file, which starts with its run's header", repr(first[:40]))
-    store = Store(uri or opening["uri"])
+    header, meant = _opening(path, first)
+    store = Store(uri or meant)
     try:
         store.initialise()
-        sink = Sink(store, store.locate(opening["header"], create=True), fresh=False)
+        sink = Sink(store, store.locate(header, create=True), fresh=False)
         records, _ = _upload(path, sink.write)
+    except Rejected as error:
+        raise InputError(str(path), "a run that the store takes", str(error), "The file is kept.") from error
     except Unavailable as error:
         raise FacultyError(
             f"cannot upload {path} to {public(store.uri)}: {error}. It is kept; try again."
@@ -201,25 +203,47 @@ def _upload(path: Path, write: Callable[[list[Record]], int]) -> tuple[int, int]
 
 
 def _decode(path: Path, line: bytes) -> Record:
-    try:
-        record = Record(**_parse(path, line))
-    except TypeError:
-        raise _damaged(path, line) from None
+    values = _parse(path, line)
+    kinds = {"kind": str, "name": str, "time": int, "step": int, "values": dict}
+    odd = values.keys() - {*kinds, "payload"} or values.get("kind") not in get_args(Kind)
+    if odd or not all(type(values.get(key)) is kind for key, kind in kinds.items()):
+        raise _damaged(path, line)
+    record = Record(**values)
+    if record.kind == "status" and record.name not in get_args(Status) + ("RUNNING",):
+        raise _damaged(path, line)
     if record.kind in ("image", "artifact"):
         return replace(record, payload=_copies(path) / str(record.payload))
     return record
 
 
+def _opening(path: Path, line: bytes) -> tuple[dict[str, Any], str]:
+    """The header of the run in the first line, and the store that it was meant for."""
+    opening = _parse(path, line)
+    header, uri = opening.get("header"), opening.get("uri")
+    while isinstance(header, dict) and set(header) == _HEADER and isinstance(header["tags"], dict):
+        texts = all(isinstance(header[key], str) for key in ("id", "experiment", "name", "artifacts"))
+        if not texts or type(header["start"]) is not int:
+            break
+        if header["parent"] is None and isinstance(uri, str):
+            return opening["header"], uri
+        header = header["parent"]
+    raise _damaged(path, line)
+
+
 def _parse(path: Path, line: bytes) -> dict[str, Any]:
     try:
-        return dict(json.loads(line))
-    except (ValueError, TypeError):
-        raise _damaged(path, line) from None
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise _damaged(path, line)
+    return found
 
 
 def _damaged(path: Path, line: bytes) -> InputError:
-    remedy = "The file is damaged: move it away, and what other files hold is uploaded."
-    return InputError(str(path), "one JSON record a line", repr(line[:60]), remedy)
+    shown = ascii(line[:60].decode(errors="replace"))
+    remedy = "The file is damaged. Remove it; what it holds besides is lost to the store."
+    return InputError(str(path), "one JSON record of a run a line, its header first", shown, remedy)
 
 
 def _copies(path: Path) -> Path:
@@ -232,7 +256,8 @@ def _mark_of(path: Path) -> Path:
 
 def _position(path: Path) -> int:
     mark = _mark_of(path)
-    return int(mark.read_text()) if mark.exists() else 0
+    text = mark.read_bytes() if mark.exists() else b"0"
+    return int(text) if text.isdigit() else 0  # a damaged mark: from the start, for nothing is stored twice
 
 
 def _mark(path: Path, position: int) -> None:
