@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.files import counted, matters, suffixes, walk
-from pipeline.errors import FacultyError, InputError, shown
+from pipeline.errors import FacultyError, InputError, reason, shown
 from pipeline.shards.store import Store
 from pipeline.upscale_pictures import Layers, fill_hidden, read_layers, without_ringing, write_png
 from teachers.descriptor import pad
@@ -43,7 +43,7 @@ class OnnxUpscaler:
         try:
             self.session = onnxruntime.InferenceSession(where, providers=providers)
         except Exception as error:  # onnxruntime has an exception class for each of its status codes
-            raise InputError(where, "an ONNX network", " ".join(str(error).split())[:300]) from None
+            raise InputError(where, "an ONNX network", reason(error)) from None
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         shape, kind = inputs[0].shape, inputs[0].type
         free = (
