@@ -110,6 +110,29 @@ def test_without_a_token_it_says_what_to_do(head: Head, stranger: Path, clone: P
     assert "Error" not in said and "does not answer" not in said
 
 
+@pytest.mark.slow
+def test_rays_own_submit_works_as_the_documentation_says(head: Head, home: Path, clone: Path) -> None:
+    """`export RAY_AUTH_MODE=token`, and the program by its whole path."""
+    shared = clone.parent / "plain"
+    (clone / "plain.yaml").write_text(
+        (clone / "recipe.yaml").read_text().replace("${SHARED_PLACE}", str(shared))
+    )
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--working-dir", "."),
+            *("--address", head.address, "--", sys.executable, "-m", "pipeline.cli", "teach", "plain.yaml"),
+        ],
+        cwd=clone,
+        env={"HOME": str(home), "PATH": os.defpath, "RAY_AUTH_MODE": "token"},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(shared.rglob("*.arrow"))
+
+
+@pytest.mark.slow
 def test_the_remedies_lead_on(head: Head, home: Path, stranger: Path, clone: Path) -> None:
     asked = ("doctor", "--address", f"127.0.0.1:{head.gcs}", "--cache", clone.parent / "c")
     file = home / ".ray" / "auth_token"
