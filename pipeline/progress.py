@@ -56,6 +56,29 @@ class Quiet:
         yield _Ignored()
 
 
+class Once:
+    """Passes every text on once: what is planned again (a trial, a run that mended a file) is not told again."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._told: set[str] = set()
+
+    def say(self, text: str) -> None:
+        """Pass a new text on."""
+        if text not in self._told:
+            self._told.add(text)
+            self._reporter.say(text)
+
+    def warn(self, text: str) -> None:
+        """Pass a new warning on."""
+        if text not in self._told:
+            self._told.add(text)
+            self._reporter.warn(text)
+
+    def line(self, what: str, total: float, unit: str = "") -> AbstractContextManager[Line]:
+        return self._reporter.line(what, total, unit)
+
+
 class _Ignored:
     def advance(self, amount: float = 1, note: str = "") -> None:
         """Ignore."""

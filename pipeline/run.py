@@ -21,7 +21,7 @@ from pipeline.jobs import check_privileged, student_job, teacher_job, told_apart
 from pipeline.means import exact_note, exact_pictures
 from pipeline.methods import METHODS
 from pipeline.metrics import PROTOCOL
-from pipeline.progress import Reporter
+from pipeline.progress import Once, Reporter
 from pipeline.recipe import Recipe
 from pipeline.recipe_file import with_method
 from pipeline.road import Cached, Fused, Road, Taught
@@ -71,9 +71,9 @@ class Run:
         reporter: Reporter,
         open_run: Callable[[], RunTracker] | None = None,
     ) -> None:
-        self.recipe, self.engine, self.reporter = recipe, engine, reporter
+        self.recipe, self.engine, self.reporter = recipe, engine, Once(reporter)
         self.tracked = Tracked(open_run)
-        self.road = Road(recipe, engine, reporter, self.tracked.begin)
+        self.road = Road(recipe, engine, self.reporter, self.tracked.begin)
         self.output = Store.open(f"{recipe.output}/{recipe.name}")
         self.stores = (self.road.store, self.output)
         self.tested: Sequence[BenchmarkSet] = ()

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from pipeline.engines import Engine, tracked, with_line
 from pipeline.errors import FacultyError
-from pipeline.progress import Reporter
+from pipeline.progress import Once, Reporter
 from pipeline.recipe import Distill
 from pipeline.space import text
 from pipeline.stages.distill import Stopped
@@ -45,7 +45,7 @@ class Conductor:
         reopen: Callable[[Mapping[str, Any]], RunTracker] | None = None,
     ) -> None:
         """`parent`: the sweep's tracking run; `reopen`: makes a tracker of a trial's earlier record."""
-        self.sweep, self.engine, self.reporter = sweep, engine, reporter
+        self.sweep, self.engine, self.reporter = sweep, engine, Once(reporter)
         self.parent = parent or NullTracker()
         self._reopen = reopen or (lambda handle: NullTracker())
         self._records: dict[int, RunTracker] = {}

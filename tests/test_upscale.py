@@ -294,7 +294,7 @@ def bad_pictures(folder: Path) -> dict[str, str]:
     frames[0].save(folder / "moving.webp", save_all=True, append_images=frames[1:], lossless=True)
     return {
         "cut.jpg": "truncated",
-        "text.png": "cannot identify",
+        "text.png": "that no picture format begins",
         "deep.png": "16 or more bits",
         "print.tif": "CMYK",
         "moving.webp": "2 frames",

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.engines import Engine
 from pipeline.errors import InputError
-from pipeline.progress import Reporter
+from pipeline.progress import Once, Reporter
 from pipeline.recipe_file import checked
 from pipeline.recognition import pictures as picturing
 from pipeline.recognition import teach as teaching
@@ -104,7 +104,7 @@ class RecognitionRun:
         reporter: Reporter,
         open_run: Callable[[], RunTracker] | None = None,
     ) -> None:
-        self.recipe, self.engine, self.reporter = recipe, engine, reporter
+        self.recipe, self.engine, self.reporter = recipe, engine, Once(reporter)
         self.tracked = Tracked(open_run)
         self.store = Store.open(recipe.cache.root)
         self.output = Store.open(f"{recipe.output}/{recipe.name}")
