@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Callable
@@ -16,77 +15,19 @@ import torch
 from torch import Tensor
 
 from pipeline.data.files import counted, matters, suffixes, walk
-from pipeline.errors import FacultyError, InputError, reason, shown
+from pipeline.errors import FacultyError, InputError, shown
+from pipeline.onnx_network import OnnxUpscaler
 from pipeline.shards.store import Store
 from pipeline.upscale_pictures import Layers, fill_hidden, read_layers, without_ringing, write_png
-from teachers.descriptor import pad
 from teachers.tiling import starts
 
 log = logging.getLogger(__name__)
-
-ONNX_SIDE = 16
-"""Smaller pictures are mirrored up to this before they go into an ONNX graph: few graphs take a single pixel."""
-
-
-class OnnxUpscaler:
-    """A network in ONNX: (N, 3, h, w) RGB in [0, 1] on any device -> (N, 3, scale*h, scale*w) on the same one."""
-
-    def __init__(self, path: str | Path) -> None:
-        """Raises InputError for a file that ONNX Runtime cannot open or that is no RGB network of free size."""
-        import onnxruntime
-
-        where = str(path)
-        if not Path(path).is_file():
-            raise InputError(where, "an .onnx file", "nothing there")
-        wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-        providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
-        try:
-            self.session = onnxruntime.InferenceSession(where, providers=providers)
-        except Exception as error:  # onnxruntime has an exception class for each of its status codes
-            raise InputError(where, "an ONNX network", reason(error)) from None
-        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
-        shape, kind = inputs[0].shape, inputs[0].type
-        free = (
-            len(shape) == 4 and shape[1] in (3, "3") and not any(isinstance(side, int) for side in shape[2:])
-        )
-        if len(inputs) != 1 or len(outputs) != 1 or not free or kind != "tensor(float)":
-            found = f"{len(inputs)} inputs, {len(outputs)} outputs, the first input {kind} {shape}"
-            raise InputError(
-                where, "one float32 input (batch, 3, height, width) of free size, one output", found
-            )
-        self._input = inputs[0].name
-        self.scale = self._scale(where)
-
-    def _scale(self, where: str) -> int:
-        """From the metadata of Faculty's own files, else from a small picture."""
-        metadata = self.session.get_modelmeta().custom_metadata_map
-        if "faculty" in metadata:
-            return int(json.loads(metadata["faculty"])["scale"])
-        shape = self._run(torch.zeros(1, 3, 32, 32)).shape
-        if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or shape[2] % 32 or shape[2] < 32:
-            raise InputError(where, "a network that enlarges RGB pictures", f"32x32 pixels to {tuple(shape)}")
-        return shape[2] // 32
-
-    def _run(self, lr: Tensor) -> Tensor:
-        return torch.from_numpy(
-            self.session.run(None, {self._input: lr.float().cpu().contiguous().numpy()})[0]
-        )
-
-    def __call__(self, lr: Tensor) -> Tensor:
-        height, width = lr.shape[-2:]
-        sr = self._run(pad(lr, ONNX_SIDE, 1))
-        return sr[..., : height * self.scale, : width * self.scale].to(lr.device)
-
-
-def open_onnx(path: str | Path) -> OnnxUpscaler:
-    """Open an .onnx file, Faculty's or another. See `OnnxUpscaler`."""
-    return OnnxUpscaler(path)
 
 
 def open_network(path: str | Path, device: str = "cpu") -> tuple[Callable[[Tensor], Tensor], int]:
     """Return (network, scale) for a student's .safetensors, any checkpoint a teacher can be, or an .onnx file."""
     if str(path).endswith(".onnx"):
-        graph = open_onnx(path)
+        graph = OnnxUpscaler(path)
         return graph, graph.scale
     from teachers.loading import load_teacher
 
@@ -111,8 +52,8 @@ def upscale_folder(
     `overlap` (None: always in one piece). Grey stays grey, transparency is enlarged as a picture of its own, EXIF
     orientation is applied, the colour profile is kept. `on_picture(done, total, path)` is called after each.
 
-    A picture that cannot be read does not stop the others. Raises InputError at the end for those, and at the start
-    where nothing is found, a result would replace an input, or `student` cannot be opened.
+    A picture that cannot be read, or that the network refuses, does not stop the others. Raises InputError at the end
+    for those, and at the start where nothing is found, a result would replace an input, or `student` cannot be opened.
     """
     if tile is not None and (overlap < 0 or tile <= 2 * overlap):
         raise InputError("tile", f"more than twice the overlap of {overlap} pixels", str(tile))
@@ -121,21 +62,24 @@ def upscale_folder(
     network, scale = open_network(student, device)
     store = Store.open(folder)
     written: list[Path] = []
-    refused: list[InputError] = []
+    refused: list[tuple[Path, FacultyError]] = []
     for done, (path, rel) in enumerate(plan, start=1):
         try:
             layers = read_layers(path)
-        except InputError as error:
-            log.warning("%s", error)
-            refused.append(error)
+            large = enlarge(network, layers, scale, tile=tile, overlap=overlap, device=device)
+        except FacultyError as error:
+            log.warning("%s", error if path.name in str(error) else f"{shown(str(path))}: {error}")
+            refused.append((path, error))
         else:
-            write_png(enlarge(network, layers, scale, tile=tile, overlap=overlap, device=device), store, rel)
+            write_png(large, store, rel)
             written.append(folder / rel)
         if on_picture is not None:
             on_picture(done, len(plan), path)
     if refused:
-        first = refused[0]
-        found = f"{len(refused)} unreadable ({first.where}: {first.found})"
+        path, first = refused[0]
+        why = first.found if isinstance(first, InputError) else str(first)
+        readable = isinstance(first, InputError) and first.where == str(path)
+        found = f"{len(refused)} {'unreadable' if readable else 'that the network refused'} ({path}: {why})"
         raise InputError(
             str(source), f"{len(plan)} readable pictures", found, f"The other {len(written)} are done."
         )

@@ -155,14 +155,17 @@ class Teacher:
         return tiled(self, lr, self.info.scale, tile, overlap)
 
 
-def pad(x: Tensor, minimum: int, multiple: int) -> Tensor:
+def pad(x: Tensor, minimum: int | tuple[int, int], multiple: int) -> Tensor:
     """Mirrors (N, C, H, W) beyond the lower and right border up to `minimum` and a multiple of `multiple`.
+
+    `minimum` is a side, or (height, width).
 
     Half-sample mirroring repeated as often as needed, so that a picture of one pixel works too.
     """
-    for dim in (2, 3):
+    least = (minimum, minimum) if isinstance(minimum, int) else minimum
+    for dim, smallest in zip((2, 3), least):
         side = x.shape[dim]
-        target = -(-max(side, minimum) // multiple) * multiple
+        target = -(-max(side, smallest) // multiple) * multiple
         if target > side:
             index = torch.arange(target, device=x.device) % (2 * side)
             x = x.index_select(dim, torch.where(index < side, index, 2 * side - 1 - index))

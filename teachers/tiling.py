@@ -17,25 +17,28 @@ def starts(length: int, tile: int, overlap: int) -> list[int]:
     return [*range(0, length - tile, tile - 2 * overlap), length - tile]
 
 
-def tiled(fn: Callable[[Tensor], Tensor], lr: Tensor, scale: int, tile: int, overlap: int) -> Tensor:
+def tiled(
+    fn: Callable[[Tensor], Tensor], lr: Tensor, scale: int, tile: int | tuple[int, int], overlap: int
+) -> Tensor:
     """Runs `fn` ((N, C, h, w) -> (N, C', scale*h, scale*w)) on tiles and joins them.
 
-    Tiles are `tile` LR pixels a side (or the picture's side, where that is smaller). Each keeps what lies at
-    least `overlap` LR pixels away from its cut edges; edges of the picture are not cut. So the result equals
+    Tiles are `tile` LR pixels a side, or (height, width), or the picture's side where that is smaller. Each keeps what
+    lies at least `overlap` LR pixels away from its cut edges; edges of the picture are not cut. So the result equals
     `fn(lr)` everywhere when no output pixel looks further than `overlap` pixels; where a network looks further,
     or pools over the whole picture, results differ slightly.
 
     Raises InputError when `tile` is not larger than twice `overlap`.
     """
-    if overlap < 0 or tile <= 2 * overlap:
+    rows, columns = (tile, tile) if isinstance(tile, int) else tile
+    if overlap < 0 or min(rows, columns) <= 2 * overlap:
         raise InputError("tile", f"more than twice the overlap of {overlap} pixels", str(tile))
     height, width = lr.shape[-2:]
-    if height <= tile and width <= tile:
+    if height <= rows and width <= columns:
         return fn(lr)
     out: Tensor | None = None
-    for y in starts(height, tile, overlap):
-        for x in starts(width, tile, overlap):
-            part = lr[..., y : y + tile, x : x + tile]
+    for y in starts(height, rows, overlap):
+        for x in starts(width, columns, overlap):
+            part = lr[..., y : y + rows, x : x + columns]
             h, w = part.shape[-2:]
             result = fn(part)
             if out is None:

@@ -15,7 +15,8 @@ from torch import Tensor
 import students
 from pipeline.errors import FacultyError, InputError
 from pipeline.export import export_onnx, export_pth, save_student
-from pipeline.upscale import enlarge, open_network, open_onnx, upscale_folder
+from pipeline.onnx_network import OnnxUpscaler
+from pipeline.upscale import enlarge, open_network, upscale_folder
 from pipeline.upscale_pictures import Layers, fill_hidden, without_ringing
 
 OPTIONS = {"features": 4, "convs": 1}
@@ -256,7 +257,7 @@ def onnx_file(path: Path, *, shape: list, output: list, out_of: str = "Resize") 
 
 def test_a_foreign_onnx_file_tells_its_scale(tmp_path: Path) -> None:
     path = onnx_file(tmp_path / "f.onnx", shape=["n", 3, "h", "w"], output=["n", 3, "H", "W"])
-    network = open_onnx(path)
+    network = OnnxUpscaler(path)
     x = torch.rand(1, 3, 2, 5)
     assert network.scale == 3
     assert torch.equal(network(x), F.interpolate(x, scale_factor=3, mode="nearest"))
@@ -264,12 +265,16 @@ def test_a_foreign_onnx_file_tells_its_scale(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("shape", "told"),
-    [([1, 3, 64, 64], "free size"), (["n", 1, "h", "w"], "free size"), (["n", "h", "w"], "free size")],
+    [
+        ([1, 3, 64, 64, 1], "3, height, width"),
+        (["n", 1, "h", "w"], "3, height"),
+        (["n", "h", "w"], "3, height"),
+    ],
 )
 def test_onnx_files_that_cannot_serve_are_refused(shape: list, told: str, tmp_path: Path) -> None:
     path = onnx_file(tmp_path / "f.onnx", shape=shape, output=[None] * len(shape), out_of="Identity")
     with pytest.raises(InputError, match=told):
-        open_onnx(path)
+        OnnxUpscaler(path)
 
 
 def test_networks_that_cannot_be_opened_are_named(source: Path, tmp_path: Path) -> None:
@@ -295,7 +300,7 @@ def bad_pictures(folder: Path) -> dict[str, str]:
     return {
         "cut.jpg": "truncated",
         "text.png": "that no picture format begins",
-        "deep.png": "16 or more bits",
+        "deep.png": "16 bits a channel",
         "print.tif": "CMYK",
         "moving.webp": "2 frames",
     }

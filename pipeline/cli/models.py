@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from pipeline.cli.common import add_json, emit
+from pipeline.errors import InputError
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -66,9 +67,11 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.model == "bicubic":
         upscaler = bicubic(options.scale)
     elif options.model.endswith(".onnx"):
-        from pipeline.upscale import open_onnx
+        from pipeline.onnx_network import OnnxUpscaler
 
-        upscaler = open_onnx(options.model)
+        upscaler = OnnxUpscaler(options.model)
+        if upscaler.scale != options.scale:
+            raise InputError("--scale", f"{upscaler.scale}, as {options.model} enlarges", str(options.scale))
     else:
         teacher = load_teacher(options.model, scale=options.scale).to(device)
         upscaler, parameters = teacher, teacher.info.parameters

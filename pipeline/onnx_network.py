@@ -1,0 +1,107 @@
+"""An ONNX file as a network: ONNX Runtime opens it, and what sizes the graph takes is found out by asking it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.errors import InputError, reason
+from teachers.descriptor import pad
+from teachers.tiling import tiled
+
+SMALLEST = 16
+"""Smaller pictures are mirrored up to this before they go into a graph: few graphs take a single pixel."""
+MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
+"""Of which a graph may want its sides to be, as window and U networks do."""
+TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+
+class OnnxUpscaler:
+    """(N, 3, h, w) RGB in [0, 1] on any device -> (N, 3, scale*h, scale*w) float32 on the same one.
+
+    Graphs of one picture at a time, of a fixed size (done in tiles of it) and of sides that must be multiples of
+    something (padded and cropped) take any pictures so.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Raises InputError for a file that ONNX Runtime cannot open and for one that does not enlarge RGB pictures."""
+        import onnxruntime
+
+        self.where = str(path)
+        if not Path(path).is_file():
+            raise InputError(self.where, "an .onnx file", "nothing there")
+        wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
+        settings = onnxruntime.SessionOptions()
+        settings.log_severity_level = 4  # a size that does not fit is no news here
+        try:
+            self.session = onnxruntime.InferenceSession(self.where, settings, providers=providers)
+        except Exception as error:  # onnxruntime has an exception class for each of its status codes
+            raise InputError(self.where, "an ONNX network", reason(error)) from None
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        shape = inputs[0].shape if inputs else []
+        fits = len(shape) == 4 and (shape[1] == 3 or not isinstance(shape[1], int))
+        if len(inputs) != 1 or len(outputs) != 1 or not fits or inputs[0].type not in TYPES:
+            first = f", the first input {inputs[0].type} {shape}" if inputs else ""
+            found = f"{len(inputs)} inputs, {len(outputs)} outputs{first}"
+            expected = "one float32 or float16 input (batch, 3, height, width) and one output"
+            raise InputError(self.where, expected, found)
+        self._input, self._type = inputs[0].name, TYPES[inputs[0].type]
+        self._one = shape[0] == 1
+        fixed = [side if isinstance(side, int) else None for side in shape[2:]]
+        self.tile: tuple[int, int] | None = None
+        """(height, width) of all that a graph of fixed size takes."""
+        if any(fixed):
+            side = max(s or 0 for s in fixed)
+            self.tile = (fixed[0] or side, fixed[1] or side)
+        self.multiple, self.scale = self._explore()
+
+    def _explore(self) -> tuple[int, int]:
+        """(what sides must be multiples of, scale), from the smallest pictures that tell."""
+        if self.tile is not None:
+            return 1, self._scale_at(*self.tile)
+        failure: InputError | None = None
+        for multiple in MULTIPLES:
+            # Odd multiples: a graph that wants twice as much refuses them.
+            times = max(1, -(-SMALLEST // multiple)) | 1
+            try:
+                return multiple, self._scale_at(times * multiple, (times + 2) * multiple)
+            except InputError as error:
+                failure = failure or error
+        assert failure is not None
+        raise failure
+
+    def _scale_at(self, height: int, width: int) -> int:
+        shape = tuple(self._run(torch.full((1, 3, height, width), 0.5)).shape)
+        scale = shape[2] // height if len(shape) == 4 else 0
+        if shape != (1, 3, scale * height, scale * width) or scale < 1:
+            found = f"one that makes {shape} of (1, 3, {height}, {width})"
+            raise InputError(self.where, "a network that enlarges RGB pictures", found)
+        return scale
+
+    def _run(self, lr: Tensor) -> Tensor:
+        pictures: Any = lr.float().cpu().contiguous().numpy().astype(self._type)
+        parts = np.split(pictures, len(pictures)) if self._one else [pictures]
+        try:
+            made = [self.session.run(None, {self._input: part})[0] for part in parts]
+        except Exception as error:  # as above
+            found = f"{' x '.join(map(str, lr.shape[2:]))} pixels refused ({reason(error)})"
+            raise InputError(self.where, "a network that takes pictures of any size", found) from None
+        return torch.from_numpy(np.concatenate(made).astype(np.float32))
+
+    def __call__(self, lr: Tensor) -> Tensor:
+        height, width = lr.shape[-2:]
+        if self.tile:
+            return tiled(self._whole, lr, self.scale, self.tile, min(self.tile) // 8).to(lr.device)
+        sr = self._run(pad(lr, SMALLEST, self.multiple))
+        return sr[..., : height * self.scale, : width * self.scale].to(lr.device)
+
+    def _whole(self, lr: Tensor) -> Tensor:
+        """A picture of at most the graph's own size."""
+        assert self.tile is not None
+        height, width = lr.shape[-2:]
+        return self._run(pad(lr, self.tile, 1))[..., : height * self.scale, : width * self.scale]
