@@ -15,10 +15,9 @@ from pipeline.recipe_file import load_recipe
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_a_recipe_may_have_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
-    file = recipe_file(tmp_path, name="größer")
-    expected = load_recipe(file)
-    file.write_bytes(file.read_text().replace(r"gr\xF6\xDFer", "größer").encode(encoding))
-    assert load_recipe(file) == expected and expected.name == "größer"
+    file = recipe_file(tmp_path)
+    file.write_bytes(file.read_text().replace(str(tmp_path / "runs"), "größer").encode(encoding))
+    assert load_recipe(file).output == "größer"
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16-le", "utf-16-be"])

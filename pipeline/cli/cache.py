@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -109,9 +110,9 @@ def _verify(options: argparse.Namespace) -> int:
         lines.append(
             "To mend it, run this and then the command that made the cache; it makes these alone again:"
         )
-        lines += [f"rm -f {path}" for path in damaged]
+        lines += [shlex.join(["rm", "-f", path]) for path in damaged]
     if len(damaged) < len(bad):
-        lines.append(f"`faculty cache gc {options.root}` deletes what is extra.")
+        lines.append(f"`{shlex.join(['faculty', 'cache', 'gc', options.root])}` deletes what is extra.")
     if options.rerun:
         if damaged:
             raise FacultyError("\n".join([*lines, "--rerun needs a sound cache."]))
@@ -161,7 +162,7 @@ def _rerun(store: Store, options: argparse.Namespace) -> dict[str, float]:
 
 
 def _unknown(label: str, options: argparse.Namespace) -> FacultyError:
-    text = f"{label}: no outputs of this recipe in {options.root}; run `faculty teach {options.rerun}` first"
+    text = f"{label}: no outputs of this recipe in {options.root}; run `{shlex.join(['faculty', 'teach', options.rerun])}` first"
     return FacultyError(text)
 
 

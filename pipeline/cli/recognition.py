@@ -29,7 +29,7 @@ def compare(options: argparse.Namespace, recipe: Recognition) -> None:
 
     reporter = Terminal()
     named = options.methods or ",".join(METHODS)
-    methods = [m.strip() for m in named.split(",") if m.strip()]
+    methods = list(dict.fromkeys(m.strip() for m in named.split(",") if m.strip()))
     known = [*METHODS, *recipe.compare.variants]
     if wrong := [m for m in methods if m not in known] or ([] if methods else ["nothing"]):
         raise InputError("--methods", f"some of {', '.join(known)}", ", ".join(wrong))
