@@ -162,8 +162,8 @@ def _rerun(store: Store, options: argparse.Namespace) -> dict[str, float]:
 
 
 def _unknown(label: str, options: argparse.Namespace) -> FacultyError:
-    text = f"{label}: no outputs of this recipe in {options.root}; run `{shlex.join(['faculty', 'teach', options.rerun])}` first"
-    return FacultyError(text)
+    teach = shlex.join(["faculty", "teach", options.rerun])
+    return FacultyError(f"{label}: no outputs of this recipe in {options.root}; run `{teach}` first")
 
 
 def _gc(options: argparse.Namespace) -> None:
