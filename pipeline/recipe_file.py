@@ -40,9 +40,16 @@ def load_any(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe | Reco
     expected and what was found.
     """
     content = _read(path, overrides)
-    if "task" in content:
-        return checked(Recognition, content, str(path))
-    return checked(Recipe, content, str(path))
+    return checked(_kind(content), content, str(path))
+
+
+def kind_of(path: str | Path, overrides: tuple[str, ...] = ()) -> type[Recipe] | type[Recognition]:
+    """What a recipe's file is meant to be, valid or not. Raises InputError for a file that is no table of settings."""
+    return _kind(_read(path, overrides))
+
+
+def _kind(content: Mapping[str, Any]) -> type[Recipe] | type[Recognition]:
+    return Recognition if "task" in content else Recipe
 
 
 def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
@@ -88,6 +95,10 @@ def read_text(file: Path) -> str:
         raise InputError(str(file), "a readable file", error.strerror or "an error of the disk") from None
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     name = "UTF-16" if wide else "UTF-8"
+    if not wide and b"\0" in data:
+        unmarked = "UTF-16BE" if data.startswith(b"\0") else "UTF-16LE" if data[1:2] == b"\0" else ""
+        remedy = _convert(file, unmarked) if unmarked else ""
+        raise InputError(str(file), "a text in UTF-8", "NUL bytes in it", remedy)
     try:
         text = data.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
@@ -97,9 +108,7 @@ def read_text(file: Path) -> str:
             str(file), "a text in UTF-8", found, "" if wide else _convert(file, "LATIN1")
         ) from None
     if "\0" in text:
-        unmarked = {data[:1] == b"\0": "UTF-16BE", data[1:2] == b"\0": "UTF-16LE"}.get(True)
-        remedy = _convert(file, unmarked) if unmarked else ""
-        raise InputError(str(file), "a text in UTF-8", "NUL bytes in it", remedy)
+        raise InputError(str(file), "a text in UTF-8", "NUL characters in it")
     return text
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
 
 from pipeline import __version__
 from pipeline.cli import cache, models, plan, road, setup, submit, tune
-from pipeline.errors import FacultyError, InputError
+from pipeline.errors import FacultyError
+from pipeline.recipe import Recipe
+from pipeline.recognition.recipe import Recognition
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FacultyError as error:
         if options.debug:
             raise
-        _say(_placed(error, options))
+        _say(_located(error, options))
         return error.exit_code
     except KeyboardInterrupt:
         _say("stopped. The same command goes on from what is committed.")
@@ -59,11 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _placed(error: FacultyError, options: argparse.Namespace) -> str:
-    """The error's text. A key of the recipe is found sooner with the recipe's file before it."""
-    recipe = getattr(options, "recipe", None)
-    key = isinstance(error, InputError) and not error.where.startswith("-") and "/" not in error.where
-    return f"{recipe}: {error}" if recipe and key and str(recipe) not in str(error) else str(error)
+def _located(error: FacultyError, options: argparse.Namespace) -> str:
+    """The error, after the recipe's file where it speaks of one of its settings without saying whose."""
+    file, where = getattr(options, "recipe", None), getattr(error, "where", "")
+    setting = re.split(r"[^a-z_]", where, maxsplit=1)[0]
+    ours = setting in Recipe.model_fields or setting in Recognition.model_fields
+    return f"{file}: {error}" if file and ours and str(file) not in str(error) else str(error)
 
 
 def _say(text: str) -> None:

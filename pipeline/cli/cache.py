@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -141,12 +142,12 @@ def _verified(options: argparse.Namespace, store: Store) -> int:
     ]
     if damaged:
         lines.append(
-            f"`faculty cache verify {options.root} --repair` sets the damaged files aside; the command that made the "
+            f"`{shlex.join(['faculty', 'cache', 'verify', options.root, '--repair'])}` sets the damaged files aside; the command that made the "
             "cache then makes these alone again. By hand:"
         )
-        lines += [f"rm -f {store.where(b['file'])}" for b in damaged]
+        lines += [shlex.join(["rm", "-f", store.where(b["file"])]) for b in damaged]
     if len(damaged) < len(bad):
-        lines.append(f"`faculty cache gc {options.root}` deletes what is extra.")
+        lines.append(f"`{shlex.join(['faculty', 'cache', 'gc', options.root])}` deletes what is extra.")
     if options.rerun:
         if damaged:
             raise FacultyError("\n".join([*lines, "--rerun needs a sound cache."]))
@@ -231,8 +232,8 @@ def _rerun(store: Store, options: argparse.Namespace) -> dict[str, float]:
 
 
 def _unknown(label: str, options: argparse.Namespace) -> FacultyError:
-    text = f"{label}: no outputs of this recipe in {options.root}; run `faculty teach {options.rerun}` first"
-    return FacultyError(text)
+    teach = shlex.join(["faculty", "teach", options.rerun])
+    return FacultyError(f"{label}: no outputs of this recipe in {options.root}; run `{teach}` first")
 
 
 def _gc(options: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ from pipeline.errors import InputError
 from pipeline.methods import METHODS
 from pipeline.progress import Terminal
 from pipeline.recipe import Recipe
+from pipeline.recipe_file import kind_of
 from pipeline.recognition.recipe import METHODS as RECOGNITION_METHODS
 from pipeline.recognition.recipe import Recognition
 from pipeline.run import Run
@@ -139,13 +140,13 @@ def _distill(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    recipe = read_any(options)
-    if options.schema:
-        write(documentation(type(recipe)))
+    if options.schema:  # also of a recipe that is refused: it is then that one asks
+        write(documentation(kind_of(options.recipe, tuple(options.overrides))))
         write("\nWhere a setting is a loss term's weight, it is a number or one of these schedules:")
         for schedule in (Ramp, Piecewise):
             write(f"  {' '.join((schedule.__doc__ or '').split())}\n{documentation(schedule, '    ')}")
         return
+    recipe = read_any(options)
     write(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, width=110))
     write(f"# {options.recipe}: valid. `--schema` explains every setting.")
 

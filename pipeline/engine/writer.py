@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import logging
 import queue
+import shlex
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -99,7 +100,7 @@ class Writer:
             self._hurry.set()
             self._keep([*self._unsent, *self._waiting()])
         if not self._spool.empty:
-            where, folder = public(self._store.uri), self._folder
+            where, folder = public(self._store.uri), shlex.quote(str(self._folder))
             log.warning("tracking: %s has not everything; later: faculty track sync %s", where, folder)
             self._spool.release()
 
