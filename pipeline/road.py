@@ -154,7 +154,11 @@ class Road:
                 for found in self.engine.map(_look, asked, gpus=recipe.teach.gpus_per_actor):
                     known[found.label] = found
                     line.advance(note=f"{found.label}: {found.architecture}, {found.precision}")
-        return [facts for s in recipe.teachers if (facts := known[s.label]) is not None]
+        all_facts = [facts for s in recipe.teachers if (facts := known[s.label]) is not None]
+        for facts in all_facts:
+            for warning in facts.warnings:
+                self.reporter.warn(warning)
+        return all_facts
 
     def teach(self, tiles: Cached) -> list[Taught]:
         """Every teacher's output for every tile that has none yet."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,9 @@ from pipeline.shards.node import damaged
 from pipeline.shards.store import Store
 from teachers import zoo
 from teachers.descriptor import Precision, Teacher
-from teachers.gate import check, precision_gate
+from teachers.gate import Finding, check, name
 from teachers.loading import load_teacher
+from teachers.precision_gate import precision_gate
 
 VERSION = 1
 STATS = ".stats.json"
@@ -49,6 +50,20 @@ class TeacherFacts:
     multiply_adds: int
     """For one 48 x 48 LR tile."""
     precision: Precision
+    reading: dict[str, Any] = field(default_factory=dict)
+    """`Convention` as the recipe has it, where that is not what the loader knows."""
+    findings: tuple[Finding, ...] = ()
+    """What the gate has against it."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """The gate's findings, in the words of an error."""
+        where = f"teacher {self.label} ({self.architecture} x{self.scale})"
+        return [str(finding.error(where)) for finding in self.findings]
+
+    def record(self) -> dict[str, Any]:
+        """The JSON that the cache keeps. What is as it mostly is, is left out."""
+        return {k: v for k, v in asdict(self).items() if k not in ("reading", "findings") or v}
 
     def identity(self, tiles_folder: str, dtype: str) -> dict[str, object]:
         return {
@@ -58,6 +73,7 @@ class TeacherFacts:
             "scale": self.scale,
             "precision": self.precision,
             "dtype": dtype,
+            **({"reading": self.reading} if self.reading else {}),
         }
 
     def folder(self, tiles_folder: str, dtype: str) -> str:
@@ -71,15 +87,20 @@ class TeacherFacts:
 def find_facts(spec: TeacherSpec, scale: int, cache: str, device: str = "cpu") -> TeacherFacts:
     """Load a teacher, put it through the gate, choose its precision. Known facts are read from the cache.
 
-    Raises InputError for a missing, damaged, unknown or misfitting checkpoint and for one that the gate refuses.
+    Raises InputError for a missing, damaged, unknown or misfitting checkpoint and, under `gate: check`, for one of
+    which the gate is certain. What else it finds is in the facts.
     """
     store = Store.open(cache)
     kind = device.split(":")[0]
     if (known := known_facts(spec, scale, store, kind)) is not None:
         return known
     path, sha256 = resolve(spec.checkpoint)
-    teacher = load_teacher(spec.checkpoint, scale=scale, name=spec.label).to(device)
-    check(teacher)
+    as_known = load_teacher(spec.checkpoint, scale=scale, name=spec.label).to(device)
+    teacher = as_known.with_convention(**spec.convention)
+    findings = tuple(check(teacher)) if spec.gate != "off" else ()
+    for finding in findings:
+        if finding.certain and spec.gate == "check":
+            raise finding.error(name(teacher))
     precision = spec.precision
     if precision == "auto":
         precision = precision_gate(teacher)
@@ -93,8 +114,10 @@ def find_facts(spec: TeacherSpec, scale: int, cache: str, device: str = "cpu") -
         parameters=info.parameters,
         multiply_adds=multiply_adds(teacher.network, (1, 1 if teacher.convention.luma else 3, 48, 48)),
         precision=precision,
+        reading={k: v for k, v in spec.convention.items() if v != getattr(as_known.convention, k)},
+        findings=findings,
     )
-    records.save(store, _facts_file(sha256, scale, spec, kind), asdict(facts))
+    records.save(store, _facts_file(sha256, scale, spec, kind), facts.record())
     return facts
 
 
@@ -106,7 +129,8 @@ def known_facts(spec: TeacherSpec, scale: int, store: Store, kind: str) -> Teach
     def own(facts: dict[str, Any]) -> TeacherFacts:
         if facts["sha256"] != sha256:
             raise ValueError("it describes another checkpoint")
-        return TeacherFacts(**{**facts, "label": spec.label, "path": str(path)})
+        findings = tuple(Finding(**finding) for finding in facts.pop("findings", ()))
+        return TeacherFacts(**{**facts, "label": spec.label, "path": str(path), "findings": findings})
 
     return records.load(store, rel, own)
 
@@ -133,12 +157,14 @@ def resolve(checkpoint: str) -> tuple[Path, str]:
 
 
 def _facts_file(sha256: str, scale: int, spec: TeacherSpec, kind: str) -> str:
-    return f"teachers/{sha256[:16]}-x{scale}-{spec.precision}-{kind}.json"
+    settings = [str(v) for k in ("gate", "channels", "value_range") if (v := spec.changed.get(k)) is not None]
+    return f"teachers/{'-'.join([sha256[:16], f'x{scale}', spec.precision, kind, *settings])}.json"
 
 
 def load(facts: TeacherFacts, device: str = "cpu") -> Teacher:
     """The teacher as its facts describe it, ready to run."""
-    return load_teacher(facts.path, scale=facts.scale, name=facts.label).to(device).precision(facts.precision)
+    teacher = load_teacher(facts.path, scale=facts.scale, name=facts.label).to(device)
+    return teacher.with_convention(**facts.reading).precision(facts.precision)
 
 
 @dataclass(frozen=True, slots=True)
