@@ -56,8 +56,8 @@ UNLIKE = 15.0
 """dB below which, on every picture, an output has nothing to do with the input."""
 CLEAR_GAIN = 6.0
 """dB by which another reading must be nearer to the input on every picture to be named as the right one."""
-FAITHFUL = 42.0
-"""dB from which on outputs are those of a network that is read right: nothing is certain against it, and its order of
+FAITHFUL = 45.0
+"""dB from which on outputs are those of a network that is read right: no other value range is certain, and its order of
 channels can be judged.
 """
 ORDER_GAIN = 0.1
@@ -101,6 +101,16 @@ def check(
     assert scale is not None, "an upscaler that is no Teacher needs its scale"
     given = list(crops(PHOTOGRAPHS, 144)) if pictures is None else [modcrop(p, scale) for p in pictures]
     low = [downscale(hr, scale) for hr in given]
+    size, wanted = (
+        tuple(_output(upscaler, low[0]).shape),
+        (3, low[0].shape[0] * scale, low[0].shape[1] * scale),
+    )
+    if size != wanted:
+        return [
+            Finding(
+                f"output {wanted} for x{scale}", f"{size}", "The network is made for another scale.", True
+            )
+        ]
     own = _consistency(upscaler, low, scale)
     log.info("%r: shrunk again, %.1f dB from the input", upscaler, own.mean())
     for finding in (_range(upscaler, low, scale, own), _scale(upscaler, given, own)):
@@ -187,7 +197,7 @@ def _scale(upscaler: Teacher | Upscaler, given: list[np.ndarray], own: np.ndarra
             )
             remedy = f"Name the checkpoint of the recipe's scale. {GO_ON}"
             expected = f"weights made for x{upscaler.info.scale}"
-            return Finding(expected, found, remedy, bool(own.max() < FAITHFUL))
+            return Finding(expected, found, remedy, True)
     return None
 
 
