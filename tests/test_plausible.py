@@ -73,7 +73,7 @@ def test_gate_warn_goes_on_and_the_warning_stands_in_the_report(
     file = recipe_file(place, **with_teacher(place, scaled, gate="warn"))
     assert main(["run", str(file), "--inline"]) == 0
     assert f"teacher t (compact x2): {RANGE}" in " ".join(capsys.readouterr().err.split())
-    assert RANGE in (place / "runs/r/report.md").read_text()
+    assert RANGE in (place / "runs/r/report/report.md").read_text()
     again = Road(recipe(place, **with_teacher(place, scaled, gate="warn")))
     again.teach()  # from what the cache knows
     (warning,) = again.warnings
@@ -190,7 +190,8 @@ def test_altered_networks_are_named_and_as_good_as_before_in_that_reading(
 ) -> None:
     good = load_teacher(shared / "weights" / file, scale=2)
     state = torch.load(shared / "weights" / file, map_location="cpu", weights_only=True)
-    torch.save(change(state.get("params", state)), tmp_path / "altered.pth")
+    state = {k.removeprefix("module."): v for k, v in state.get("params", state).items()}
+    torch.save(change(state), tmp_path / "altered.pth")
     altered = load_teacher(tmp_path / "altered.pth", scale=2)
     (finding,) = check(altered)
     assert f"Set `{key}` on this teacher" in finding.remedy
