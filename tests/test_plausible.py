@@ -199,3 +199,15 @@ def test_altered_networks_are_named_and_as_good_as_before_in_that_reading(
     assert check(mended) == []
     x = torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(mended(x).clamp(0, 1), good(x).clamp(0, 1), atol=2e-4, rtol=0)
+
+
+def test_the_reading_reaches_ray_s_actors(ray_local: None, place: Path, scaled: Path) -> None:
+    from pipeline.engine.ray_engine import RayEngine
+
+    _, (inline,) = Road(recipe(place, **with_teacher(place, TEACHERS / "compact_x2.safetensors"))).teach()
+    road = Road(recipe(place, **with_teacher(place, scaled, value_range=255)), RayEngine())
+    _, (taught,) = road.teach()
+    assert road.warnings == [] and taught.psnr_y == pytest.approx(inline.psnr_y, abs=0.01)
+    road = Road(recipe(place, **with_teacher(place, scaled, gate="warn", precision="auto")), RayEngine())
+    road.teach()
+    assert RANGE in road.warnings[0]  # through a Ray task and back

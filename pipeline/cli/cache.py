@@ -197,7 +197,8 @@ def _rerun(store: Store, options: argparse.Namespace) -> dict[str, float]:
     """{teacher: largest difference in grey levels} between the cache and the teachers run again, here and now."""
     import torch
 
-    from pipeline.stages.teach import known_facts, load, read, to_stored
+    from pipeline.stages.teach import read, to_stored
+    from pipeline.stages.teacher_facts import known_facts, load
 
     recipe = load_recipe(options.rerun)
     device = "cuda" if torch.cuda.is_available() else "cpu"
