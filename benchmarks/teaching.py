@@ -25,7 +25,8 @@ from pipeline.recipe import Recipe
 from pipeline.road import Road
 from pipeline.shards.fingerprint import file_sha256
 from pipeline.shards.format import Receipt
-from pipeline.stages.teach import TeacherFacts, TeachTask, load, read
+from pipeline.stages.teach import TeachTask, read
+from pipeline.stages.teacher_facts import TeacherFacts, load
 from students import build
 
 FEW, MANY, ROUNDS = 2, 14, 3

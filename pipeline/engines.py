@@ -15,7 +15,8 @@ import torch
 from pipeline.progress import Line
 from pipeline.shards.format import Receipt
 from pipeline.stages.distill import Listener
-from pipeline.stages.teach import TeacherFacts, TeachTask, load
+from pipeline.stages.teach import TeachTask
+from pipeline.stages.teacher_facts import TeacherFacts, load
 from pipeline.tracking_null import NullTracker, RunTracker
 
 T = TypeVar("T")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
 from pydantic import Field, model_validator
 
 from pipeline.method_settings import KD, METHODS, PISR, Method
 from pipeline.settings import Name, Positive, Section, Train
+from pipeline.teacher_settings import TeacherSpec as TeacherSpec
 
 
 class Data(Section):
@@ -48,21 +48,6 @@ class Cache(Section):
     """Approximate size of one shard's pixels in megabytes (10^6 bytes)."""
     dtype: Literal["uint8", "float16"] = "uint8"
     """How teacher outputs are stored: `uint8` (0..255, rounded) or `float16` (0..1, unclamped)."""
-
-
-class TeacherSpec(Section):
-    """One pretrained network."""
-
-    checkpoint: str
-    """A file, or a name from `faculty teachers` such as `swinir-m-x4`."""
-    name: Name | None = None
-    """How reports call it; default: the checkpoint's name without its suffix."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto` takes bf16 where it is measured to be faster and to cost at most 0.005 dB."""
-
-    @property
-    def label(self) -> str:
-        return self.name or re.sub(r"[^A-Za-z0-9._-]", "-", Path(self.checkpoint).stem)
 
 
 class Teach(Section):

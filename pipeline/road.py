@@ -23,9 +23,11 @@ from pipeline.shards.manifest import Manifest
 from pipeline.shards.store import Store
 from pipeline.stages import fuse as fusing
 from pipeline.stages import teach as teaching
+from pipeline.stages import teacher_facts as describing
 from pipeline.stages import tiles as tiling
 from pipeline.stages.distill import Columns, TrainJob, job_fingerprint, located
-from pipeline.stages.teach import TeacherFacts, TeachTask
+from pipeline.stages.teach import TeachTask
+from pipeline.stages.teacher_facts import TeacherFacts
 from teachers.fusion import Weights
 from teachers.loading import load_teacher
 
@@ -136,7 +138,7 @@ class Road:
         recipe = self.recipe
         kind = self.engine.device_kind(recipe.teach.gpus_per_actor)
         for spec in recipe.teachers:
-            if teaching.known_facts(spec, recipe.scale, self.store, kind) is None:
+            if describing.known_facts(spec, recipe.scale, self.store, kind) is None:
                 load_teacher(spec.checkpoint, scale=recipe.scale, name=spec.label)
 
     def facts(self) -> list[TeacherFacts]:
@@ -144,17 +146,21 @@ class Road:
         recipe = self.recipe
         kind = self.engine.device_kind(recipe.teach.gpus_per_actor)
         known: dict[str, TeacherFacts | None] = {
-            s.label: teaching.known_facts(s, recipe.scale, self.store, kind) for s in recipe.teachers
+            s.label: describing.known_facts(s, recipe.scale, self.store, kind) for s in recipe.teachers
         }
         unknown = [s for s in recipe.teachers if known[s.label] is None]
         if unknown:
             self.on_work()
-            asked = [(teaching.located(spec), recipe.scale, self.store.uri) for spec in unknown]
+            asked = [(describing.located(spec), recipe.scale, self.store.uri) for spec in unknown]
             with self.reporter.line("look at teachers", len(asked), "teachers") as line:
                 for found in self.engine.map(_look, asked, gpus=recipe.teach.gpus_per_actor):
                     known[found.label] = found
                     line.advance(note=f"{found.label}: {found.architecture}, {found.precision}")
-        return [facts for s in recipe.teachers if (facts := known[s.label]) is not None]
+        all_facts = [facts for s in recipe.teachers if (facts := known[s.label]) is not None]
+        for facts in all_facts:
+            for warning in facts.warnings:
+                self.reporter.warn(warning)
+        return all_facts
 
     def teach(self, tiles: Cached) -> list[Taught]:
         """Every teacher's output for every tile that has none yet."""
@@ -339,7 +345,7 @@ def _cut(task: tiling.TileTask, device: str) -> Receipt:
 
 def _look(asked: tuple, device: str) -> TeacherFacts:
     spec, scale, cache = asked
-    return teaching.find_facts(spec, scale, cache, device)
+    return describing.find_facts(spec, scale, cache, device)
 
 
 def _fuse(task: fusing.FuseTask, device: str) -> Receipt:

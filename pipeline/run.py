@@ -208,7 +208,8 @@ class Run:
         models = [Model("bicubic", "bicubic", f"bicubic-x{scale}")]
         taken = {"bicubic", "LR", "HR", *(job.label for job in jobs), *(job.group for job in jobs)}
         for t in taught:
-            identity = f"teacher-x{scale}-{t.facts.sha256[:16]}-{t.facts.precision}"
+            read = "".join(f"-{k}-{v}" for k, v in sorted(t.facts.reading.items()))
+            identity = f"teacher-x{scale}-{t.facts.sha256[:16]}-{t.facts.precision}{read}"
             name = f"{t.facts.label} (teacher)" if t.facts.label in taken else t.facts.label
             models.append(Model(name, "teacher", identity, facts=t.facts))
         if fused is not None and fused.kind != "best":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,19 +19,27 @@ from pipeline.errors import FacultyError, InputError, shown
 from pipeline.onnx_network import OnnxUpscaler
 from pipeline.shards.store import Store
 from pipeline.upscale_pictures import Layers, fill_hidden, read_layers, without_ringing, write_png
+from teachers.gate import warn_of
 from teachers.tiling import starts
 
 log = logging.getLogger(__name__)
 
 
-def open_network(path: str | Path, device: str = "cpu") -> tuple[Callable[[Tensor], Tensor], int]:
-    """Return (network, scale) for a student's .safetensors, any checkpoint a teacher can be, or an .onnx file."""
+def open_network(
+    path: str | Path, device: str = "cpu", reading: Mapping[str, Any] | None = None
+) -> tuple[Callable[[Tensor], Tensor], int]:
+    """Return (network, scale) for a student's .safetensors, any checkpoint a teacher can be, or an .onnx file.
+
+    `reading` (`value_range`, `bgr`) overrules what is known of the network's units.
+    """
     if str(path).endswith(".onnx"):
+        from teachers.gate import read_as
+
         graph = OnnxUpscaler(path)
-        return graph, graph.scale
+        return read_as(graph, **reading) if reading else graph, graph.scale
     from teachers.loading import load_teacher
 
-    teacher = load_teacher(path).to(device)
+    teacher = load_teacher(path).with_convention(**(reading or {})).to(device)
     return teacher, teacher.info.scale
 
 
@@ -44,13 +52,16 @@ def upscale_folder(
     overlap: int = 16,
     device: str | None = None,
     on_picture: Callable[[int, int, Path], Any] | None = None,
+    reading: Mapping[str, Any] | None = None,
+    warn: Callable[[str], None] = log.warning,
 ) -> list[Path]:
     """Enlarge every picture under `source` (a folder, or one file) into PNG files under `out`; return their paths.
 
     Folders inside `source` are kept; results from an earlier call are replaced, an input never. For one file, `out`
     may be the name of a .png file. Pictures larger than `tile` LR pixels a side are done in tiles that overlap by
     `overlap` (None: always in one piece). Grey stays grey, transparency is enlarged as a picture of its own, EXIF
-    orientation is applied, the colour profile is kept. `on_picture(done, total, path)` is called after each.
+    orientation is applied, the colour profile is kept. `on_picture(done, total, path)` is called after each. `warn`
+    is told where the network seems to do something else than enlarging; `reading` as in `open_network`.
 
     A picture that cannot be read, or that the network refuses, does not stop the others. Raises InputError at the end
     for those, and at the start where nothing is found, a result would replace an input, or `student` cannot be opened.
@@ -59,7 +70,8 @@ def upscale_folder(
         raise InputError("tile", f"more than twice the overlap of {overlap} pixels", str(tile))
     folder, plan = plan_outputs(Path(source), Path(out))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    network, scale = open_network(student, device)
+    network, scale = open_network(student, device, reading)
+    warn_of(network, scale, str(student), warn, order=False)
     store = Store.open(folder)
     written: list[Path] = []
     refused: list[tuple[Path, FacultyError]] = []

@@ -8,7 +8,7 @@ a smallest side, a multiple of its window, channels_last, bf16) is handled here 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -59,6 +59,13 @@ PLAIN = Convention()
 """RGB in [0, 1], as everywhere in Faculty."""
 
 
+@runtime_checkable
+class Clamping(Protocol):
+    """A network whose call holds its output within 0..1, which is no range for one of values up to 255."""
+
+    def unclamped(self, x: Tensor) -> Tensor: ...
+
+
 class Teacher:
     """A network with its conventions. Calls run in inference mode on the device that `to` has set.
 
@@ -104,8 +111,9 @@ class Teacher:
         return self
 
     def with_convention(self, **changes: Any) -> Teacher:
-        """The same network read in other units; weights are shared."""
-        other = Teacher(self.info, self.network, replace(self.convention, **changes))
+        """The same network read in other units; weights are shared. So are the readings for other scales."""
+        variants = tuple(variant.with_convention(**changes) for variant in self.variants)
+        other = Teacher(self.info, self.network, replace(self.convention, **changes), variants)
         other.device, other.dtype = self.device, self.dtype
         return other
 
@@ -141,12 +149,18 @@ class Teacher:
         # `mul` makes a new tensor: some networks write into their input
         x = x.mul(convention.value_range).contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.dtype == "bf16"):
-            y = self.network(x)
+            y = self._call(x)
         y = y.float() / convention.value_range
         if colour is not None:
             # a wrong size is reported by the caller
             return join_luma(y, colour) if y.shape[-2:] == colour.shape[-2:] else y
         return y.flip(1) if convention.bgr else y
+
+    def _call(self, x: Tensor) -> Tensor:
+        if self.convention.value_range > 1.0 and isinstance(self.network, Clamping):
+            return self.network.unclamped(x)
+        out: Tensor = self.network(x)
+        return out
 
     def upscale(self, lr: Tensor, tile: int | None = None, overlap: int = 16) -> Tensor:
         """Like a call; pictures larger than `tile` LR pixels a side go in overlapping tiles (tiling.py)."""

@@ -1,15 +1,14 @@
-"""Looks a new teacher over before anything is learned from it.
+"""Asks whether a network does what is said of it: enlarge a picture and leave it that picture.
 
-`check` upscales a few photographs that come with scikit-image and refuses a teacher that does worse than bicubic,
-naming what would mend it: another value range, blue first, another scale. `precision_gate` says whether bf16 is
-faster here and as good.
+`check` looks for outputs that are not finite or, shrunk again, no longer the input, and names a value range, an order
+of channels or a scale only where reading the network so is better far beyond noise. How high its PSNR lies is no
+question here: networks that were trained adversarially invent texture.
 """
 
 from __future__ import annotations
 
 import importlib.resources
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,12 +17,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.data.degrade import downscale, modcrop, upscale
-from pipeline.errors import InputError
-from pipeline.metrics import psnr_rgb, psnr_y
-from teachers.descriptor import Precision, Teacher
+from pipeline.data.degrade import downscale, modcrop
+from pipeline.errors import FacultyError, InputError
+from pipeline.metrics import psnr_rgb
+from teachers.descriptor import Teacher
 
 log = logging.getLogger(__name__)
+
+Upscaler = Callable[[Tensor], Tensor]
+"""(N, 3, H, W) RGB float in [0, 1] -> (N, 3, scale*H, scale*W), the same."""
 
 PHOTOGRAPHS = (
     ("astronaut.png", 0, 120),
@@ -46,151 +48,217 @@ COLOURFUL = (
 )
 """The same for the most colourful crops of 120 pixels a side."""
 SATURATION = 4.0
-SWAPPED_GAIN = 0.05
-"""dB in RGB by which the other order of channels must win on the colourful crops for a refusal."""
-CLEAR_GAIN = 1.0  # dB by which another reading of the network must win to be named as the cause
-PERCEPTUAL_ALLOWANCE = 6.0  # dB below bicubic that an adversarially trained network may lie
-PRECISION_LOSS = 0.005  # dB that bf16 may cost
-PRECISION_SPEEDUP = 1.1  # by which it must be faster
+PLAUSIBLE = 25.0
+"""dB between an output, shrunk again, and the input: less is warned of. Of published networks, sharpening ones that
+were trained adversarially have 30 at least, others 47 at least.
+"""
+UNLIKE = 15.0
+"""dB below which, on every picture, an output has nothing to do with the input."""
+CLEAR_GAIN = 6.0
+"""dB by which another reading must be nearer to the input on every picture to be named as the right one."""
+FAITHFUL = 45.0
+"""dB from which on outputs are those of a network that is read right: no other value range is certain, and its order of
+channels can be judged.
+"""
+ORDER_GAIN = 0.1
+"""dB against HR, in the mean, that the other order of channels must be better by, and `ORDER_CERTAINTY` times the
+standard error, and on all but one picture.
+"""
+ORDER_CERTAINTY = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class GateResult:
-    """How a teacher did on the pictures of the gate, in dB; luma with `scale` pixels shaved."""
+class Finding:
+    """One thing about a network that speaks against what is said of it."""
 
-    psnr_y: float
-    bicubic_psnr_y: float
-    consistency: float
-    """PSNR of the teacher's output, downscaled again, against its input."""
+    expected: str
+    found: str
+    remedy: str
+    certain: bool
+    """Nothing good can come of it; else it may be right all the same."""
+
+    def error(self, where: str) -> InputError:
+        """The finding as the error that names `where`; its text is that of a warning as well."""
+        return InputError(where, self.expected, self.found, self.remedy)
 
 
-def check(teacher: Teacher, pictures: Sequence[np.ndarray] | None = None) -> GateResult:
-    """Raises InputError, naming the likely cause, where a teacher does not do what its descriptor says.
+GO_ON = "`gate: warn` on this teacher goes on all the same."
 
-    `pictures`: HR, (H, W, 3) uint8; left out, photographs that come with scikit-image. Refused are: worse than
-    bicubic upscaling (by more than 6 dB for a perceptual teacher); clearly better in another value range; better
-    in BGR; weights of another scale where their shapes fit several.
+
+def check(
+    upscaler: Teacher | Upscaler,
+    scale: int | None = None,
+    *,
+    pictures: Sequence[np.ndarray] | None = None,
+    order: bool = True,
+) -> list[Finding]:
+    """What speaks against a teacher, or against any upscaler of a `scale`; nothing for a plausible one.
+
+    `pictures`: HR, (H, W, 3) uint8; left out, photographs that come with scikit-image. `order=False` leaves out the
+    order of channels, the longest question. Raises InputError where the output has another size than it should.
     """
-    bundled = pictures is None
-    scale = teacher.info.scale
-    photographs = (
-        list(_crops(PHOTOGRAPHS, 144)) if pictures is None else [modcrop(p, scale) for p in pictures]
+    scale = upscaler.info.scale if isinstance(upscaler, Teacher) else scale
+    assert scale is not None, "an upscaler that is no Teacher needs its scale"
+    given = list(crops(PHOTOGRAPHS, 144)) if pictures is None else [modcrop(p, scale) for p in pictures]
+    low = [downscale(hr, scale) for hr in given]
+    size, wanted = (
+        tuple(_output(upscaler, low[0]).shape),
+        (3, low[0].shape[0] * scale, low[0].shape[1] * scale),
     )
-    outputs = [run(teacher, downscale(hr, scale)) for hr in photographs]
-    result = GateResult(
-        psnr_y=_mean(psnr_y(out, hr, scale) for out, hr in zip(outputs, photographs)),
-        bicubic_psnr_y=_mean(psnr_y(upscale(downscale(hr, scale), scale), hr, scale) for hr in photographs),
-        consistency=_consistency(outputs, photographs, scale),
-    )
-    floor = result.bicubic_psnr_y - (PERCEPTUAL_ALLOWANCE if teacher.info.perceptual else 0.0)
-    log.info("%r: %.2f dB, bicubic %.2f dB", teacher, result.psnr_y, result.bicubic_psnr_y)
-    if not result.psnr_y >= floor or teacher.info.perceptual:
-        cause = _cause(teacher, photographs, outputs, max(floor, result.psnr_y + CLEAR_GAIN))
-        if cause or not result.psnr_y >= floor:
-            raise _refusal(
-                teacher, f"{result.psnr_y:.2f} dB", f"at least {floor:.2f} dB", cause or UNKNOWN_CAUSE
+    if size != wanted:
+        return [
+            Finding(
+                f"output {wanted} for x{scale}", f"{size}", "The network is made for another scale.", True
             )
-    _check_scale(teacher, photographs, result)
-    if bundled:
-        _check_order(teacher)
-    return result
+        ]
+    own = _consistency(upscaler, low, scale)
+    log.info("%r: shrunk again, %.1f dB from the input", upscaler, own.mean())
+    for finding in (_range(upscaler, low, scale, own), _scale(upscaler, given, own)):
+        if finding is not None:
+            return [finding]
+    if not all(_output(upscaler, lr).isfinite().all() for lr in low):
+        return [Finding("finite values", "NaN or infinite ones", f"The weights are damaged. {GO_ON}", True)]
+    if own.mean() < PLAUSIBLE:
+        return [_unlike(own)]
+    swapped = _order(upscaler, scale) if order and own.mean() >= FAITHFUL else None
+    return [swapped] if swapped else []
 
 
-UNKNOWN_CAUSE = (
-    "No other value range or channel order helps: the weights are untrained, damaged, or made for another scale "
-    "or degradation. If it was trained adversarially, say so: `perceptual`."
-)
+def warn_of(
+    upscaler: Teacher | Upscaler, scale: int, where: str, warn: Callable[[str], None], *, order: bool = True
+) -> None:
+    """Say what speaks against a network, in a run's words, for commands that never refuse one for it."""
+    if isinstance(upscaler, Teacher):
+        where = name(upscaler)
+    try:
+        findings = check(upscaler, scale, order=order)
+    except FacultyError as error:  # a graph may take other sizes only; the user's pictures will tell
+        log.info("%s: not looked over: %s", where, error)
+        return
+    for finding in findings:
+        warn(str(finding.error(where)))
 
 
-def _refusal(teacher: Teacher, found: str, expected: str, remedy: str) -> InputError:
-    where = f"teacher {teacher.info.name} ({teacher.info.architecture} x{teacher.info.scale})"
-    return InputError(where, f"{expected} on the gate's pictures", found, remedy)
+def name(teacher: Teacher) -> str:
+    """How messages call a teacher."""
+    return f"teacher {teacher.info.name} ({teacher.info.architecture} x{teacher.info.scale})"
 
 
-def _cause(
-    teacher: Teacher, photographs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], enough: float
-) -> str:
-    """What reads the same network with at least `enough` dB, or an empty string."""
-    scale, convention = teacher.info.scale, teacher.convention
-    other_range = 1.0 if convention.value_range == 255.0 else 255.0
+def read_as(upscaler: Upscaler, value_range: float = 1.0, bgr: bool = False) -> Upscaler:
+    """An upscaler whose network wants white to be `value_range`, and blue first."""
 
-    def score(reading: Callable[[Tensor], Tensor]) -> float:
-        return _mean(psnr_y(run(reading, downscale(hr, scale)), hr, scale) for hr in photographs)
+    def run(lr: Tensor) -> Tensor:
+        out = upscaler((lr.flip(1) if bgr else lr) * value_range) / value_range
+        return out.flip(1) if bgr else out
 
-    def centred(lr: Tensor) -> Tensor:  # the network wants [-1, 1]
-        return (teacher.with_convention(value_range=1.0)(lr * 2.0 - 1.0) + 1.0) / 2.0
-
-    swapped = teacher.with_convention(bgr=not convention.bgr)
-    readings = {
-        f"values of 0..{other_range:g}; it was given 0..{convention.value_range:g}": score(
-            teacher.with_convention(value_range=other_range)
-        ),
-        "values of -1..1": score(centred),
-        "its output with red and blue exchanged": _mean(
-            psnr_y(np.ascontiguousarray(out[..., ::-1]), hr, scale) for out, hr in zip(outputs, photographs)
-        ),
-        "its input with red and blue exchanged": score(lambda lr: swapped(lr).flip(1)),
-    }
-    best = max(readings, key=lambda reading: readings[reading])
-    if readings[best] < enough:
-        return ""
-    return f"The network seems to want {best} ({readings[best]:.2f} dB so)."
+    return run
 
 
-def _check_scale(teacher: Teacher, photographs: Sequence[np.ndarray], result: GateResult) -> None:
-    """A network made for another scale gives pictures that do not shrink back to what it was given."""
-    for other in teacher.variants:
+def _range(
+    upscaler: Teacher | Upscaler, low: list[np.ndarray], scale: int, own: np.ndarray
+) -> Finding | None:
+    """Another value range, in which outputs are far nearer to the inputs."""
+    readings: dict[str, tuple[Upscaler, str]] = {}
+    if isinstance(upscaler, Teacher):
+        now = upscaler.convention.value_range
+        other = 1.0 if now == 255.0 else 255.0
+        readings[f"0..{other:g}"] = (
+            upscaler.with_convention(value_range=other),
+            _keys(f"value_range: {other:g}"),
+        )
+    else:
+        now = 1.0
+        readings["0..255"] = (read_as(upscaler, 255.0), _keys("value_range: 255"))
+        readings["0..255 in its output alone"] = (
+            lambda lr: upscaler(lr) / 255.0,
+            "Export it again with its output divided by 255.",
+        )
+    for wanted, (reading, remedy) in readings.items():
+        there = _consistency(reading, low, scale)
+        if there.min() >= PLAUSIBLE and (there - own).min() >= CLEAR_GAIN:
+            found = (
+                f"one of {wanted}: its outputs, shrunk again, are {there.mean():.1f} dB from the inputs so, "
+            )
+            found += f"{own.mean():.1f} dB now"
+            return Finding(f"a network of values in 0..{now:g}", found, remedy, bool(own.max() < FAITHFUL))
+    return None
+
+
+def _scale(upscaler: Teacher | Upscaler, given: list[np.ndarray], own: np.ndarray) -> Finding | None:
+    """Weights that fit several scales tell theirs alone by what their outputs shrink to."""
+    for other in upscaler.variants if isinstance(upscaler, Teacher) else ():
         scale = other.info.scale
-        cropped = [modcrop(hr, scale) for hr in photographs]
-        outputs = [run(other.to(teacher.device), downscale(hr, scale)) for hr in cropped]
-        consistency = _consistency(outputs, cropped, scale)
-        if consistency > result.consistency:
-            found = f"weights made for x{scale}: shrunk again, outputs are {consistency:.1f} dB from the input there, "
-            raise _refusal(
-                teacher,
-                found + f"{result.consistency:.1f} dB at x{teacher.info.scale}",
-                f"weights made for x{teacher.info.scale}",
-                "Name the checkpoint of the recipe's scale.",
+        low = [downscale(modcrop(hr, scale), scale) for hr in given]
+        there = _consistency(other.to(upscaler.device), low, scale)
+        if there.min() >= PLAUSIBLE and (there - own).min() >= CLEAR_GAIN:
+            found = (
+                f"weights made for x{scale}: their outputs, shrunk again, are {there.mean():.1f} dB from the inputs "
+                f"there, {own.mean():.1f} dB at x{upscaler.info.scale}"
             )
+            remedy = f"Name the checkpoint of the recipe's scale. {GO_ON}"
+            expected = f"weights made for x{upscaler.info.scale}"
+            return Finding(expected, found, remedy, True)
+    return None
 
 
-def _check_order(teacher: Teacher) -> None:
-    """A network fed with red and blue exchanged is hardly worse: it takes strong colours to tell."""
-    scale = teacher.info.scale
-    other = teacher.with_convention(bgr=not teacher.convention.bgr)
+def _unlike(own: np.ndarray) -> Finding:
+    return Finding(
+        f"outputs that, shrunk again, are {PLAUSIBLE:g} dB from the inputs or nearer",
+        f"{own.mean():.1f} dB",
+        "The network may be untrained, damaged, or made for something else than enlarging, and no `value_range` "
+        f"makes it better. {GO_ON}",
+        certain=bool(own.max() < UNLIKE),
+    )
+
+
+def _order(upscaler: Teacher | Upscaler, scale: int) -> Finding | None:
+    """A network fed with red and blue exchanged shrinks to its input all the same: only its loss against HR tells, on
+    strong colours, and by so little that it is never certain.
+    """
+    if isinstance(upscaler, Teacher):
+        now = upscaler.convention.bgr
+        if upscaler.convention.luma:
+            return None
+        other: Upscaler = upscaler.with_convention(bgr=not now)
+    else:
+        now, other = False, read_as(upscaler, bgr=True)
     gains = []
-    for crop in _crops(COLOURFUL, 120):
+    for crop in crops(COLOURFUL, 120):
         hr = _saturated(crop)
         lr = downscale(hr, scale)
-        gains.append(psnr_rgb(run(other, lr), hr, scale) - psnr_rgb(run(teacher, lr), hr, scale))
-    gain = float(np.mean(gains))
-    if gain > SWAPPED_GAIN:
-        order, wanted = ("BGR", "RGB") if teacher.convention.bgr else ("RGB", "BGR")
-        found = f"{gain:.2f} dB more in {wanted}"
-        remedy = f"Red and blue are exchanged: the network wants {wanted}."
-        raise _refusal(teacher, found, f"{order} to be the better order", remedy)
+        gains.append(psnr_rgb(run(other, lr), hr, scale) - psnr_rgb(run(upscaler, lr), hr, scale))
+    gain, error = float(np.mean(gains)), float(np.std(gains, ddof=1)) / len(gains) ** 0.5
+    better = sum(g > 0 for g in gains)
+    if gain < ORDER_GAIN or gain < ORDER_CERTAINTY * error or better < len(gains) - 1:
+        return None
+    told, wanted = ("bgr", "rgb") if now else ("rgb", "bgr")
+    found = f"{wanted} better on {better} of {len(gains)} colourful pictures, by {gain:.2f} dB"
+    return Finding(f"channels in the order {told}", found, _keys(f"channels: {wanted}"), False)
 
 
-def run(upscaler: Callable[[Tensor], Tensor], lr: np.ndarray) -> np.ndarray:
-    """One 8-bit picture (h, w, 3) through an upscaler of (N, 3, H, W) floats in [0, 1], back to 8 bits."""
-    out = upscaler(torch.from_numpy(np.ascontiguousarray(lr)).permute(2, 0, 1)[None].float() / 255.0)
-    quantised = out[0].nan_to_num(0.0).clamp(0.0, 1.0).mul(255.0).round().to(torch.uint8)
+def _keys(setting: str) -> str:
+    option = "--" + setting.replace("_", "-").replace(":", "")
+    return f"Set `{setting}` on this teacher (`{option}` on the command line). {GO_ON}"
+
+
+def _output(upscaler: Upscaler, lr: np.ndarray) -> Tensor:
+    """One 8-bit picture (h, w, 3) through an upscaler: (3, H, W)."""
+    return upscaler(torch.from_numpy(np.ascontiguousarray(lr)).permute(2, 0, 1)[None].float() / 255.0)[0]
+
+
+def run(upscaler: Upscaler, lr: np.ndarray) -> np.ndarray:
+    """One 8-bit picture (h, w, 3) through an upscaler, back to 8 bits."""
+    quantised = _output(upscaler, lr).nan_to_num(0.0).clamp(0.0, 1.0).mul(255.0).round().to(torch.uint8)
     return quantised.permute(1, 2, 0).cpu().numpy()
 
 
-def _consistency(outputs: Sequence[np.ndarray], photographs: Sequence[np.ndarray], scale: int) -> float:
-    """Mean PSNR of the outputs, downscaled again, against what the network was given."""
-    return _mean(
-        min(psnr_y(downscale(out, scale), downscale(hr, scale), scale), 99.0)
-        for out, hr in zip(outputs, photographs)
-    )
+def _consistency(upscaler: Upscaler, low: Sequence[np.ndarray], scale: int) -> np.ndarray:
+    """PSNR in dB, by picture, of the outputs, shrunk again, against what the network was given; at most 99."""
+    return np.array([min(psnr_rgb(downscale(run(upscaler, lr), scale), lr, 2), 99.0) for lr in low])
 
 
-def _mean(values: Iterator[float]) -> float:
-    return float(np.mean(list(values)))
-
-
-def _crops(places: Sequence[tuple[str, int, int]], side: int) -> Iterator[np.ndarray]:
+def crops(places: Sequence[tuple[str, int, int]], side: int) -> Iterator[np.ndarray]:
+    """Square crops of `side` pixels, (side, side, 3) uint8, of scikit-image's photographs."""
     folder = importlib.resources.files("skimage.data")
     for name, top, left in places:
         with (folder / name).open("rb") as file:
@@ -203,62 +271,3 @@ def _saturated(picture: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(grey[..., None] + SATURATION * (picture - grey[..., None])), 0, 255).astype(
         np.uint8
     )
-
-
-@dataclass(frozen=True, slots=True)
-class PrecisionReport:
-    """bf16 against fp32 on one device."""
-
-    drop: float
-    """dB of PSNR (luma, against HR) lost on the gate's photographs; negative when bf16 is better."""
-    speedup: float
-    """Seconds of an fp32 call over seconds of a bf16 call."""
-
-    @property
-    def choice(self) -> Precision:
-        return "bf16" if self.drop <= PRECISION_LOSS and self.speedup >= PRECISION_SPEEDUP else "fp32"
-
-
-def precision_gate(teacher: Teacher, lr: Tensor | None = None) -> Precision:
-    """The precision to teach in: bf16 where it is faster here and costs at most 0.005 dB, else fp32.
-
-    Times are taken on `lr` (N, 3, H, W) in [0, 1], by default two pictures of 64 pixels a side. The answer is
-    kept for the process, by checkpoint, device and number of threads. The teacher's precision is left alone.
-    """
-    device = torch.cuda.get_device_name(teacher.device) if teacher.device.type == "cuda" else "cpu"
-    key = (teacher.info.sha256, teacher.info.scale, device, torch.get_num_threads())
-    if key not in _chosen:
-        report = measure_precision(teacher, lr)
-        log.info("%r: bf16 %.2f times as fast, %.4f dB lost", teacher, report.speedup, report.drop)
-        _chosen[key] = report.choice
-    return _chosen[key]
-
-
-_chosen: dict[tuple[str, int, str, int], Precision] = {}
-
-
-def measure_precision(teacher: Teacher, lr: Tensor | None = None) -> PrecisionReport:
-    """Measures what `precision_gate` decides on."""
-    before: Precision = teacher.dtype
-    lr = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) if lr is None else lr
-    scale = teacher.info.scale
-    pictures = [*_crops(PHOTOGRAPHS, 144), *_crops(COLOURFUL, 120)]
-    psnr, seconds = {}, {}
-    try:
-        for dtype in ("fp32", "bf16"):
-            teacher.precision(dtype)
-            psnr[dtype] = _mean(psnr_y(run(teacher, downscale(hr, scale)), hr, scale) for hr in pictures)
-            seconds[dtype] = _seconds(teacher, lr)
-    finally:
-        teacher.precision(before)
-    return PrecisionReport(psnr["fp32"] - psnr["bf16"], seconds["fp32"] / seconds["bf16"])
-
-
-def _seconds(teacher: Teacher, lr: Tensor, repeats: int = 3) -> float:
-    """The shortest of a few calls, after one to warm up."""
-    times = []
-    for _ in range(1 + repeats):
-        started = time.perf_counter()
-        teacher(lr)[0, 0, 0, 0].item()  # waits for the device
-        times.append(time.perf_counter() - started)
-    return min(times[1:])

@@ -189,6 +189,11 @@ class SpandrelNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self._descriptor(x)
 
+    def unclamped(self, x: Tensor) -> Tensor:
+        """What the network gives, for one whose white is not 1."""
+        out: Tensor = self._descriptor._call_fn(self.model, x)
+        return out
+
 
 def _spandrel(state: dict[str, Tensor], architecture: str | None, where: str) -> Found:
     spandrel = import_spandrel()

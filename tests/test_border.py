@@ -374,8 +374,7 @@ def tried(case: Case, intact: Path, work: Path, times: int) -> None:
     assert not wrong, f"{len(wrong)} of {times}\n" + "\n".join(f"seed {s}: {w}" for s, w in wrong.items())
 
 
-OPEN = pytest.mark.xfail(reason="what a library says is repeated with its exception's name", strict=False)
-CASES = [*RECIPES, *SPOOLS, *(pytest.param(case, marks=OPEN) for case in [*NETWORK_FILES, *PICTURES])]
+CASES = [*RECIPES, *SPOOLS, *NETWORK_FILES, *PICTURES]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

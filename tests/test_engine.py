@@ -26,7 +26,8 @@ from pipeline.errors import FacultyError, InputError
 from pipeline.recipe import Distill, Teach
 from pipeline.shards.format import Receipt
 from pipeline.shards.store import CorruptShard
-from pipeline.stages.teach import TeacherFacts, TeachTask
+from pipeline.stages.teach import TeachTask
+from pipeline.stages.teacher_facts import TeacherFacts
 
 STEPS = 40
 

@@ -1,4 +1,4 @@
-"""The gate: good teachers pass, misread ones are refused with the cause, bf16 is chosen only where it pays."""
+"""The gate: good teachers pass, misread ones are named with the cause and the key, bf16 only where it pays."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
-from teachers import gate
+from teachers import precision_gate as choosing
 from teachers.descriptor import Convention, Teacher, TeacherInfo
-from teachers.gate import check, measure_precision, precision_gate
+from teachers.gate import check
 from teachers.loading import load_teacher
 from teachers.networks.edsr import EDSR
 from teachers.precision import delicate_convolutions
+from teachers.precision_gate import measure_precision, precision_gate
 
 
 class BackProjection(nn.Module):
@@ -41,8 +42,8 @@ class BackProjection(nn.Module):
         return out * (self.white - self.black) + self.black
 
 
-def teacher(network: nn.Module, scale: int = 2, perceptual: bool = False, **convention: object) -> Teacher:
-    info = TeacherInfo("t", "BackProjection", scale, 0, f"{id(network)}", "", perceptual=perceptual)
+def teacher(network: nn.Module, scale: int = 2, **convention: object) -> Teacher:
+    info = TeacherInfo("t", "BackProjection", scale, 0, f"{id(network)}", "")
     return Teacher(info, network, Convention(**convention))  # type: ignore[arg-type]
 
 
@@ -57,47 +58,56 @@ class Exchanged(nn.Module):
         return self.inner(x.flip(1)) if self.side == "input" else self.inner(x).flip(1)
 
 
+def certain(subject: Teacher) -> str:
+    """The one finding, which is certain, as a run would show it."""
+    (finding,) = check(subject)
+    assert finding.certain
+    return str(finding.error("here"))
+
+
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_better_than_bicubic_passes(scale: int) -> None:
-    result = check(teacher(BackProjection(scale), scale))
-    assert result.psnr_y > result.bicubic_psnr_y + 0.2
-    assert result.consistency > 45
+def test_what_shrinks_to_its_input_passes(scale: int) -> None:
+    assert check(teacher(BackProjection(scale), scale)) == []
 
 
 @pytest.mark.parametrize(("wanted", "given"), [(255.0, 1.0), (1.0, 255.0)])
-def test_wrong_range_is_named(wanted: float, given: float) -> None:
-    check(teacher(BackProjection(2, white=wanted), value_range=wanted))
-    with pytest.raises(InputError, match=f"seems to want values of 0..{wanted:g}; it was given 0..{given:g}"):
-        check(teacher(BackProjection(2, white=wanted), value_range=given))
+def test_wrong_range_is_named_with_the_key_that_mends_it(wanted: float, given: float) -> None:
+    subject = teacher(BackProjection(2, white=wanted), value_range=given)
+    said = certain(subject)
+    assert f"expected a network of values in 0..{given:g}, found one of 0..{wanted:g}" in said
+    assert f"Set `value_range: {wanted:g}` on this teacher" in said and "`gate: warn`" in said
+    assert check(subject.with_convention(value_range=wanted)) == []
 
 
 @pytest.mark.parametrize("side", ["input", "output"])
-def test_colours_exchanged_on_one_side_are_named(side: str) -> None:
-    with pytest.raises(InputError, match="its (in|out)put with red and blue exchanged") as caught:
-        check(teacher(Exchanged(BackProjection(2), side)))
-    assert "found 2" in str(caught.value)  # about 26 dB
-
-
-def test_range_around_zero_is_named() -> None:
-    with pytest.raises(InputError, match=r"seems to want values of -1\.\.1"):
-        check(teacher(BackProjection(2, black=-1.0)))
+def test_colours_exchanged_on_one_side_are_unlike_the_input(side: str) -> None:
+    (finding,) = check(teacher(Exchanged(BackProjection(2), side)))
+    assert "shrunk again" in finding.expected and not finding.certain  # about 20 dB: it may be meant
 
 
 def test_untrained_network_is_refused_without_a_guess() -> None:
     torch.manual_seed(0)
-    with pytest.raises(
-        InputError, match=r"at least 32\.\d\d dB.*No other value range or channel order helps"
-    ):
-        check(teacher(EDSR(2, 8, 1)))
+    said = certain(teacher(EDSR(2, 8, 1)))
+    assert "25 dB from the inputs or nearer" in said and "Set `" not in said
 
 
-def test_output_that_is_not_finite_is_refused() -> None:
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_output_that_is_not_finite_is_refused(value: float) -> None:
     class Broken(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return F.interpolate(x, scale_factor=2) * float("nan")
+            return F.interpolate(x, scale_factor=2) * value
 
-    with pytest.raises(InputError, match="at least"):
-        check(teacher(Broken()))
+    assert "expected finite values, found NaN" in certain(teacher(Broken()))
+
+
+def test_an_output_of_another_size_is_named() -> None:
+    assert "output (3, 96, 96) for x2" not in certain_size(3) and "(3, 216, 216)" in certain_size(3)
+
+
+def certain_size(gives: int) -> str:
+    (finding,) = check(lambda lr: F.interpolate(lr, scale_factor=gives), 2)
+    assert finding.certain
+    return str(finding.error("here"))
 
 
 class Noisy(nn.Module):
@@ -108,54 +118,77 @@ class Noisy(nn.Module):
         return out + 0.03 * torch.randn(out.shape, generator=torch.Generator().manual_seed(0))
 
 
-def test_perceptual_teachers_may_lie_below_bicubic_but_not_in_another_range() -> None:
-    with pytest.raises(InputError, match="perceptual"):
-        check(teacher(Noisy()))
-    result = check(teacher(Noisy(), perceptual=True))
-    assert result.psnr_y < result.bicubic_psnr_y
-    with pytest.raises(InputError, match=r"values of 0\.\.1; it was given"):
-        check(teacher(Noisy(), perceptual=True, value_range=255.0))
+def test_invented_texture_is_no_fault_another_range_is() -> None:
+    assert check(teacher(Noisy())) == []
+    assert "Set `value_range: 1`" in certain(teacher(Noisy(), value_range=255.0))
 
 
 def test_own_pictures_replace_the_bundled_ones(tiny_pictures: Path) -> None:
     with Image.open(tiny_pictures / "c.png") as opened:
-        picture = np.asarray(opened)
-    own = check(teacher(BackProjection(4), 4), [picture])  # 97 x 131: no multiple of 4
-    assert own.bicubic_psnr_y != check(teacher(BackProjection(4), 4)).bicubic_psnr_y
+        picture = np.asarray(opened)  # 97 x 131: no multiple of 4
+    assert check(teacher(BackProjection(4), 4), pictures=[picture]) == []
+    torch.manual_seed(0)
+    assert check(teacher(EDSR(4, 8, 1), 4), pictures=[picture]) != []
 
 
-GOOD = [
-    "bsrn_x4.pth",
-    "rlfn_x4.pth",
-    "imdn_x3.pth",
-    "pan_x4.pth",
-    "pan_x3.pth",
-    "a2f_sd_x4.pt",
-    "plainusr_x4.pth",
-]
+SLOW = ("dctlsa_x2.pt", "dctlsa_x3.pt", "dctlsa_x4.pt", "bsrn_x2.pth")
 
 
-@pytest.mark.parametrize("file", [*GOOD, pytest.param("dctlsa_x4.pt", marks=pytest.mark.slow)])
-def test_published_checkpoints_pass_and_are_refused_when_misread(shared: Path, file: str) -> None:
-    scale = int(file.split("_x")[1][0])
-    good = load_teacher(shared / "weights" / file, scale=scale)
-    assert check(good).psnr_y > 30.5
-    wrong = 1.0 if good.convention.value_range == 255.0 else 255.0
-    with pytest.raises(InputError, match=f"seems to want values of 0..{good.convention.value_range:g}"):
-        check(good.with_convention(value_range=wrong))
-    with pytest.raises(InputError, match="Red and blue are exchanged: the network wants RGB"):
-        check(good.with_convention(bgr=True))
+def all_checkpoints() -> list[object]:
+    files = [f"{n}_x{s}.pth" for n in ("imdn", "pan", "bsrn") for s in (2, 3, 4)]
+    files += [f"{n}_x{s}.pth" for n in ("rlfn", "plainusr") for s in (2, 4)]
+    files += [f"{n}_x{s}.pt" for n in ("a2f_sd", "dctlsa") for s in (2, 3, 4)]
+    return [pytest.param(f, marks=pytest.mark.slow if f in SLOW else []) for f in files]
+
+
+@pytest.mark.parametrize("file", all_checkpoints())
+def test_published_checkpoints_pass_and_are_named_when_misread(shared: Path, file: str) -> None:
+    good = load_teacher(shared / "weights" / file, scale=int(file.split("_x")[1][0]))
+    assert check(good) == []
+    if file.startswith("dctlsa"):
+        return  # without biases that matter, it reads either range
+    right = good.convention.value_range
+    assert f"Set `value_range: {right:g}`" in certain(good.with_convention(value_range=256.0 - right))
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_carn_passes_at_each_of_its_scales(shared: Path, scale: int) -> None:
+    assert check(load_teacher(shared / "weights/carn_m_multi.pth", scale=scale)) == []
+
+
+REALWORLD = (
+    "animejanai_v3_compact_x2.pth",
+    "animejanai_v3_ultracompact_x2.pth",
+    "animejanai_v3_superultracompact_x2.pth",
+    "realesr_animevideov3_x4.pth",
+)
+
+
+@pytest.mark.parametrize("file", REALWORLD)
+def test_sharpening_networks_pass_and_are_not_said_to_want_another_order(shared: Path, file: str) -> None:
+    path = shared / "weights/realworld" / file
+    if not path.is_file():
+        pytest.skip(f"needs {path.name}, which is not here")
+    good = load_teacher(path)
+    assert check(good) == []
+    assert check(good.with_convention(bgr=True)) == []  # nobody can tell
+
+
+@pytest.mark.parametrize("file", ["imdn_x2.pth", "rlfn_x4.pth", "a2f_sd_x4.pt", "pan_x4.pth"])
+def test_exchanged_channels_are_warned_of_where_many_pictures_tell(shared: Path, file: str) -> None:
+    good = load_teacher(shared / "weights" / file, scale=int(file.split("_x")[1][0]))
+    (finding,) = check(good.with_convention(bgr=True))
+    assert not finding.certain
+    assert "found rgb better on 10 of 10 colourful pictures" in str(finding.error("t"))
+    assert "Set `channels: rgb` on this teacher" in finding.remedy
 
 
 @pytest.mark.parametrize(("made_for", "used_for"), [(2, 3), (3, 2)])
 def test_weights_of_another_scale_are_refused_where_shapes_do_not_tell(
     shared: Path, made_for: int, used_for: int
 ) -> None:
-    path = shared / "weights" / f"pan_x{made_for}.pth"
-    with pytest.raises(
-        InputError, match=f"expected weights made for x{used_for}.*found weights made for x{made_for}"
-    ):
-        check(load_teacher(path, scale=used_for))
+    said = certain(load_teacher(shared / "weights" / f"pan_x{made_for}.pth", scale=used_for))
+    assert f"expected weights made for x{used_for}, found weights made for x{made_for}" in said
 
 
 def test_bf16_leaves_pixels_in_float32(shared: Path) -> None:
@@ -215,11 +248,11 @@ def test_bf16_is_chosen_where_it_is_faster_and_as_good(
 ) -> None:
     asked = []
 
-    def measured(teacher: Teacher, lr: Tensor | None) -> gate.PrecisionReport:
+    def measured(teacher: Teacher, lr: Tensor | None) -> choosing.PrecisionReport:
         asked.append(teacher)
-        return gate.PrecisionReport(drop, speedup)
+        return choosing.PrecisionReport(drop, speedup)
 
-    monkeypatch.setattr(gate, "measure_precision", measured)
+    monkeypatch.setattr(choosing, "measure_precision", measured)
     subject = teacher(BackProjection(2))
     assert [precision_gate(subject), precision_gate(subject)] == [choice, choice]
     assert len(asked) == 1  # measured once

@@ -25,18 +25,8 @@ from pipeline.stages import tiles as tiling
 from pipeline.stages.distill import HeldOut, job_fingerprint, phases, run_job
 from pipeline.stages.fuse import fusion_folder
 from pipeline.stages.score import Model, ScoreTask, cost
-from pipeline.stages.teach import (
-    TeachTask,
-    as_levels,
-    find_facts,
-    known_facts,
-    luma_error,
-    psnr,
-    read,
-    read_stats,
-    resolve,
-    to_stored,
-)
+from pipeline.stages.teach import TeachTask, as_levels, luma_error, psnr, read, read_stats, to_stored
+from pipeline.stages.teacher_facts import find_facts, known_facts, resolve
 
 
 @pytest.fixture

@@ -142,8 +142,8 @@ def _verified(options: argparse.Namespace, store: Store) -> int:
     ]
     if damaged:
         lines.append(
-            f"`{shlex.join(['faculty', 'cache', 'verify', options.root, '--repair'])}` sets the damaged files aside; the command that made the "
-            "cache then makes these alone again. By hand:"
+            f"`{shlex.join(['faculty', 'cache', 'verify', options.root, '--repair'])}` sets the damaged files aside; "
+            "the command that made the cache then makes these alone again. By hand:"
         )
         lines += [shlex.join(["rm", "-f", store.where(b["file"])]) for b in damaged]
     if len(damaged) < len(bad):
@@ -198,7 +198,8 @@ def _rerun(store: Store, options: argparse.Namespace) -> dict[str, float]:
     """{teacher: largest difference in grey levels} between the cache and the teachers run again, here and now."""
     import torch
 
-    from pipeline.stages.teach import known_facts, load, read, to_stored
+    from pipeline.stages.teach import read, to_stored
+    from pipeline.stages.teacher_facts import known_facts, load
 
     recipe = load_recipe(options.rerun)
     device = "cuda" if torch.cuda.is_available() else "cpu"

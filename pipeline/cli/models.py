@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.cli.common import add_json, emit
 from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -18,6 +23,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     evaluate.add_argument("--data", required=True, nargs="+", metavar="DIR", help="folders of HR pictures")
     evaluate.add_argument("--scale", type=int, required=True, choices=(2, 3, 4))
     evaluate.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    _add_reading(evaluate)
     add_json(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
@@ -36,6 +42,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     upscale.add_argument(
         "--tile", type=int, default=512, help="largest LR side done in one piece (default: 512)"
     )
+    _add_reading(upscale)
     upscale.set_defaults(run=_upscale)
 
     for name, text, run in (
@@ -48,6 +55,14 @@ def add(commands: argparse._SubParsersAction) -> None:
         command.set_defaults(run=run)
 
 
+def _add_reading(command: argparse.ArgumentParser) -> None:
+    """The keys of a recipe's teacher that say how its network is to be read."""
+    command.add_argument(
+        "--channels", choices=("rgb", "bgr"), help="order of channels that the network wants"
+    )
+    command.add_argument("--value-range", type=int, choices=(1, 255), help="what white is for the network")
+
+
 def _evaluate(options: argparse.Namespace) -> None:
     import torch
 
@@ -55,7 +70,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     from pipeline.evaluate import announce, bicubic, evaluate, load_set
     from pipeline.means import EXACT, decibels, exact_note
     from pipeline.progress import Terminal
-    from teachers.loading import load_teacher
+    from teachers.descriptor import Teacher
+    from teachers.gate import warn_of
 
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     sets = [load_set(folder, options.scale) for folder in options.data]
@@ -66,16 +82,12 @@ def _evaluate(options: argparse.Namespace) -> None:
     parameters = operations = None
     if options.model == "bicubic":
         upscaler = bicubic(options.scale)
-    elif options.model.endswith(".onnx"):
-        from pipeline.onnx_network import OnnxUpscaler
-
-        upscaler = OnnxUpscaler(options.model)
-        if upscaler.scale != options.scale:
-            raise InputError("--scale", f"{upscaler.scale}, as {options.model} enlarges", str(options.scale))
     else:
-        teacher = load_teacher(options.model, scale=options.scale).to(device)
-        upscaler, parameters = teacher, teacher.info.parameters
-        operations = multiply_adds(teacher.network, (1, 1 if teacher.convention.luma else 3, 48, 48))
+        upscaler = _open_model(options, device)
+        if isinstance(upscaler, Teacher):
+            parameters = upscaler.info.parameters
+            operations = multiply_adds(upscaler.network, (1, 1 if upscaler.convention.luma else 3, 48, 48))
+        warn_of(upscaler, options.scale, options.model, reporter.warn)
     with reporter.line("evaluate", sum(len(s.pictures) for s in sets), "pictures") as line:
         found = evaluate(
             upscaler, sets, options.scale, device, on_picture=lambda s: line.advance(note=s.picture)
@@ -96,6 +108,23 @@ def _evaluate(options: argparse.Namespace) -> None:
     emit(options, result, "\n".join(lines))
 
 
+def _open_model(options: argparse.Namespace, device: str) -> Callable[[Tensor], Tensor]:
+    """What `--model` names, read as `--channels` and `--value-range` say."""
+    from pipeline.teacher_settings import convention
+    from teachers.gate import read_as
+    from teachers.loading import load_teacher
+
+    reading = convention(options.channels, options.value_range)
+    if options.model.endswith(".onnx"):
+        from pipeline.onnx_network import OnnxUpscaler
+
+        graph = OnnxUpscaler(options.model)
+        if graph.scale != options.scale:
+            raise InputError("--scale", f"{graph.scale}, as {options.model} enlarges", str(options.scale))
+        return read_as(graph, **reading)
+    return load_teacher(options.model, scale=options.scale).with_convention(**reading).to(device)
+
+
 def _export(options: argparse.Namespace) -> None:
     from pipeline.results import export_student
 
@@ -105,14 +134,24 @@ def _export(options: argparse.Namespace) -> None:
 
 def _upscale(options: argparse.Namespace) -> None:
     from pipeline.progress import Terminal
+    from pipeline.teacher_settings import convention
     from pipeline.upscale import upscale_folder
 
-    with Terminal().line("upscale", 0, "pictures") as line:
+    reporter = Terminal()
+    with reporter.line("upscale", 0, "pictures") as line:
 
         def done(count: int, total: int, path: Path) -> None:
             line.to(count, path.name, total)
 
-        upscale_folder(options.source, options.out, options.student, tile=options.tile, on_picture=done)
+        upscale_folder(
+            options.source,
+            options.out,
+            options.student,
+            tile=options.tile,
+            on_picture=done,
+            reading=convention(options.channels, options.value_range),
+            warn=reporter.warn,
+        )
 
 
 def _teachers(options: argparse.Namespace) -> None:

@@ -15,7 +15,8 @@ from pipeline.engines import Job, Taught
 from pipeline.errors import FacultyError
 from pipeline.progress import Line
 from pipeline.recipe import Recipe
-from pipeline.stages.teach import TeacherFacts, TeachTask
+from pipeline.stages.teach import TeachTask
+from pipeline.stages.teacher_facts import TeacherFacts
 
 MISSING = re.compile(r"No module named '([\w.]+)'")
 T = TypeVar("T")

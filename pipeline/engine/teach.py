@@ -17,7 +17,8 @@ import torch
 from pipeline.engines import Taught
 from pipeline.recipe import Teach
 from pipeline.shards.format import Receipt
-from pipeline.stages.teach import TeacherFacts, TeachTask, load
+from pipeline.stages.teach import TeachTask
+from pipeline.stages.teacher_facts import TeacherFacts, load
 
 CALLS = 2
 

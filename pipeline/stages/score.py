@@ -22,7 +22,7 @@ from pipeline.recipe import Aggregate
 from pipeline.shards.store import Store
 from pipeline.stages import weights
 from pipeline.stages.fuse import fuse_levels
-from pipeline.stages.teach import TeacherFacts, load
+from pipeline.stages.teacher_facts import TeacherFacts, load
 from students import build, deployed
 
 Role = Literal["bicubic", "teacher", "fused", "student"]

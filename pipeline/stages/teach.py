@@ -9,136 +9,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from pipeline.cost import multiply_adds
-from pipeline.errors import FacultyError, InputError
+from pipeline.errors import FacultyError
 from pipeline.metrics import to_y
-from pipeline.recipe import TeacherSpec
 from pipeline.shards import records
-from pipeline.shards.fingerprint import file_sha256, fingerprint
+from pipeline.shards.fingerprint import fingerprint
 from pipeline.shards.format import Receipt, Shard, open_verified, write_shard
 from pipeline.shards.manifest import Manifest, write_receipt
 from pipeline.shards.node import damaged
 from pipeline.shards.store import Store
-from teachers import zoo
-from teachers.descriptor import Precision, Teacher
-from teachers.gate import check, precision_gate
-from teachers.loading import load_teacher
 
-VERSION = 1
 STATS = ".stats.json"
 """Beside each output shard: what `read_stats` gives."""
-
-
-@dataclass(frozen=True, slots=True)
-class TeacherFacts:
-    """What was found out about one teacher, once; the cache keeps it."""
-
-    label: str
-    path: str
-    sha256: str
-    architecture: str
-    scale: int
-    parameters: int
-    multiply_adds: int
-    """For one 48 x 48 LR tile."""
-    precision: Precision
-
-    def identity(self, tiles_folder: str, dtype: str) -> dict[str, object]:
-        return {
-            "version": VERSION,
-            "tiles": tiles_folder,
-            "sha256": self.sha256,
-            "scale": self.scale,
-            "precision": self.precision,
-            "dtype": dtype,
-        }
-
-    def folder(self, tiles_folder: str, dtype: str) -> str:
-        """Where the output shards lie."""
-        kind = self.architecture.lower().replace(" ", "-")
-        return (
-            f"outputs/{tiles_folder.split('/')[-1]}/{kind}-{fingerprint(self.identity(tiles_folder, dtype))}"
-        )
-
-
-def find_facts(spec: TeacherSpec, scale: int, cache: str, device: str = "cpu") -> TeacherFacts:
-    """Load a teacher, put it through the gate, choose its precision. Known facts are read from the cache.
-
-    Raises InputError for a missing, damaged, unknown or misfitting checkpoint and for one that the gate refuses.
-    """
-    store = Store.open(cache)
-    kind = device.split(":")[0]
-    if (known := known_facts(spec, scale, store, kind)) is not None:
-        return known
-    path, sha256 = resolve(spec.checkpoint)
-    teacher = load_teacher(spec.checkpoint, scale=scale, name=spec.label).to(device)
-    check(teacher)
-    precision = spec.precision
-    if precision == "auto":
-        precision = precision_gate(teacher)
-    info = teacher.info
-    facts = TeacherFacts(
-        label=spec.label,
-        path=str(path),
-        sha256=sha256,
-        architecture=info.architecture,
-        scale=scale,
-        parameters=info.parameters,
-        multiply_adds=multiply_adds(teacher.network, (1, 1 if teacher.convention.luma else 3, 48, 48)),
-        precision=precision,
-    )
-    records.save(store, _facts_file(sha256, scale, spec, kind), asdict(facts))
-    return facts
-
-
-def known_facts(spec: TeacherSpec, scale: int, store: Store, kind: str) -> TeacherFacts | None:
-    """What the cache knows of this checkpoint on this kind of device (`cpu`, `cuda`), or None."""
-    path, sha256 = resolve(spec.checkpoint)
-    rel = _facts_file(sha256, scale, spec, kind)
-
-    def own(facts: dict[str, Any]) -> TeacherFacts:
-        if facts["sha256"] != sha256:
-            raise ValueError("it describes another checkpoint")
-        return TeacherFacts(**{**facts, "label": spec.label, "path": str(path)})
-
-    return records.load(store, rel, own)
-
-
-def located(spec: TeacherSpec) -> TeacherSpec:
-    """The teacher with its file's absolute path; names of the zoo stay, because the zoo knows more than the file."""
-    path = Path(spec.checkpoint)
-    return spec.model_copy(update={"checkpoint": str(path.absolute())}) if path.is_file() else spec
-
-
-def resolve(checkpoint: str) -> tuple[Path, str]:
-    """The file behind a path or a name of the zoo (downloaded where it is not here yet), and its sha256."""
-    path = Path(checkpoint)
-    if not path.is_file():
-        if checkpoint not in zoo.ZOO:
-            raise InputError(
-                f"teachers: {checkpoint}",
-                "a checkpoint file or a name of the zoo",
-                "neither",
-                "`faculty teachers` lists the zoo's names.",
-            )
-        path = zoo.fetch(zoo.ZOO[checkpoint])
-    return path.absolute(), file_sha256(path)
-
-
-def _facts_file(sha256: str, scale: int, spec: TeacherSpec, kind: str) -> str:
-    return f"teachers/{sha256[:16]}-x{scale}-{spec.precision}-{kind}.json"
-
-
-def load(facts: TeacherFacts, device: str = "cpu") -> Teacher:
-    """The teacher as its facts describe it, ready to run."""
-    return load_teacher(facts.path, scale=facts.scale, name=facts.label).to(device).precision(facts.precision)
 
 
 @dataclass(frozen=True, slots=True)
