@@ -10,6 +10,7 @@ import copy
 import io
 import json
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,7 +151,7 @@ def onnx_bytes(
             verbose=False,
         )
     except Exception as error:  # the exporter raises what the failing pass raises
-        raise FacultyError(f"{path}: this network cannot be written as ONNX: {error}") from error
+        raise FacultyError(f"{path}: this network cannot be written as ONNX: {_why(error)}") from error
     finally:
         quiet.setLevel(level)
     assert program is not None
@@ -158,6 +159,14 @@ def onnx_bytes(
     _without_places(proto.graph)
     proto.metadata_props.add(key="faculty", value=json.dumps(dict(facts)))
     return proto.SerializeToString()
+
+
+def _why(error: BaseException) -> str:
+    """The exporter's cause, whose first sentence says it; the rest is advice to the network's programmer."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = re.sub(r"\x1b\[[0-9;]*m", "", reason(error))
+    return re.split(r"(?<=[a-z)])\. |\s\(Size-like|\(consult", text)[0][:200]
 
 
 def _without_places(graph: Any) -> None:
@@ -170,9 +179,22 @@ def onnx_session(data: bytes) -> Callable[[Tensor], list[Tensor]]:
     """The file opened with ONNX Runtime on the CPU: its outputs for an input."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 4  # what fails is raised
+
+    session = onnxruntime.InferenceSession(data, settings, providers=["CPUExecutionProvider"])
     (given,) = session.get_inputs()
-    return lambda x: [torch.from_numpy(value) for value in session.run(None, {given.name: x.numpy()})]
+
+    def run(x: Tensor) -> list[Tensor]:
+        try:
+            return [torch.from_numpy(value) for value in session.run(None, {given.name: x.numpy()})]
+        except Exception as error:  # onnxruntime has an exception class for each of its status codes
+            size = " x ".join(map(str, x.shape[2:]))
+            raise FacultyError(
+                f"the ONNX file fails for pictures of {size} pixels: {reason(error)[:160]}"
+            ) from None
+
+    return run
 
 
 def export_pth(model: nn.Module, path: str | Path) -> str:

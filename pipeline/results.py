@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import statistics
 import sys
@@ -14,22 +13,20 @@ from typing import Any
 
 import yaml
 
-from pipeline.export import export_onnx, export_pth, load_student, save_student
 from pipeline.means import set_means
 from pipeline.metrics import PROTOCOL
-from pipeline.model_card import model_card
 from pipeline.pictures import comparison_strip
 from pipeline.recipe import Recipe
 from pipeline.report import File, Report, portable, write_report
 from pipeline.run import Outcome, Run, student_identity
-from pipeline.shards import stamps
+from pipeline.shards import records, stamps
 from pipeline.shards.fingerprint import fingerprint
+from pipeline.shipping import MISSING, export_student, missing_note
 from pipeline.stages import weights
 from pipeline.stages.distill import TrainJob
 from pipeline.stages.score import cost
 from pipeline.table import TESTED, Row, render_table
 from pipeline.tracking_null import RunTracker
-from students import deployed
 
 REPORT_STAMP = "report/stamp.json"
 
@@ -151,7 +148,7 @@ def _export(run: Run, outcome: Outcome, job: TrainJob) -> dict[str, str]:
         "pth": f"{stem}.pth",
         "card": f"{folder}/README.md",
     }
-    stamp = f"{folder}/stamp.json"
+    stamp, missing = f"{folder}/stamp.json", f"{folder}/{MISSING}"
     identity = [job.fingerprint, scores_of(outcome, student_identity(job))]
     if not stamps.intact(run.output, stamp, identity):
         facts = _facts(outcome, job)
@@ -159,9 +156,12 @@ def _export(run: Run, outcome: Outcome, job: TrainJob) -> dict[str, str]:
             raw = Path(temporary, "raw.safetensors")
             raw.write_bytes(weights.read(job.output(), weights.WEIGHTS))
             made = export_student(raw, Path(temporary, "out"), facts)
-            for kind, path in made.items():
+            for kind, path in made.files.items():
                 run.output.put_file(names[kind], path)
-        stamps.put(run.output, stamp, identity, [names[kind] for kind in made])
+        records.save(run.output, missing, made.missing)
+        stamps.put(run.output, stamp, identity, [*(names[kind] for kind in made.files), missing])
+    if left_out := records.load(run.output, missing):
+        run.reporter.warn(missing_note(job.label, left_out))
     return {kind: run.output.where(rel) for kind, rel in names.items() if run.output.exists(rel)}
 
 
@@ -176,40 +176,6 @@ def _facts(outcome: Outcome, job: TrainJob) -> dict[str, Any]:
         "metrics": scores_of(outcome, student_identity(job)),
         "protocol": "Y of BT.601 (grey files as they are), 8 bit, scale pixels shaved, MATLAB bicubic LR",
     }
-
-
-def export_student(
-    source: Path, out: Path, facts: dict[str, Any] | None = None, *, half: bool = False
-) -> dict[str, Path]:
-    """Write a trained student's file as safetensors, ONNX, .pth (where spandrel has it) and model card into `out`.
-
-    Returns {kind: path}. `half` stores the safetensors in float16.
-    """
-    model, info = load_student(source)
-    out.mkdir(parents=True, exist_ok=True)
-    stem = f"{info.architecture.replace(':', '-')}_x{info.scale}"
-    paths = {
-        "safetensors": out / f"{stem}.safetensors",
-        "onnx": out / f"{stem}.onnx",
-        "pth": out / f"{stem}.pth",
-    }
-    metadata = {**info.facts, **(facts or {})}
-    save_student(
-        paths["safetensors"],
-        copy.deepcopy(model).half() if half else model,
-        name=info.architecture,
-        scale=info.scale,
-        options=info.options,
-        metadata=metadata,
-    )
-    export_onnx(deployed(model), paths["onnx"], info.scale)
-    if hasattr(model, "spandrel_state_dict"):
-        export_pth(model, paths["pth"])
-    else:
-        del paths["pth"]
-    paths["card"] = out / "README.md"
-    model_card(paths["card"], load_student(paths["safetensors"])[1])
-    return paths
 
 
 def _report(run: Run, outcome: Outcome, warnings: Sequence[str], files: Files, identity: str) -> None:

@@ -29,6 +29,7 @@ from pipeline.shards import records, stamps
 from pipeline.shards.fingerprint import file_sha256, fingerprint
 from pipeline.shards.mending import mends
 from pipeline.shards.store import Store
+from pipeline.shipping import check_student
 from pipeline.stages.distill import TrainJob
 from pipeline.stages.score import BOOKS, Model, Scored, ScoreTask
 from pipeline.tracked import Tracked
@@ -89,6 +90,8 @@ class Run:
             self.road.check_teachers()
         student = partial(build, recipe.student.name, recipe.scale, **recipe.student.options)
         student()
+        if warning := check_student(recipe.student.name, recipe.scale, recipe.student.options, self.output):
+            self.reporter.warn(warning)
         for method in methods:
             METHODS[settings[method].name].phases(settings[method], recipe.train, student)
             check_privileged(with_method(recipe, method))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.cli.common import add_json, emit
-from pipeline.errors import InputError
+from pipeline.errors import FacultyError, InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -126,10 +126,12 @@ def _open_model(options: argparse.Namespace, device: str) -> Callable[[Tensor], 
 
 
 def _export(options: argparse.Namespace) -> None:
-    from pipeline.results import export_student
+    from pipeline.shipping import export_student, missing_note
 
-    files = export_student(Path(options.student), Path(options.out), half=options.half)
-    emit(options, None, "\n".join(f"{what}: {path}" for what, path in files.items()))
+    made = export_student(Path(options.student), Path(options.out), half=options.half)
+    emit(options, None, "\n".join(f"{what}: {path}" for what, path in made.files.items()))
+    if made.missing:
+        raise FacultyError(missing_note(options.student, made.missing))
 
 
 def _upscale(options: argparse.Namespace) -> None:

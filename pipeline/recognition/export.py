@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from pipeline.errors import InputError, reason
 from pipeline.export import onnx_bytes, onnx_session, read_network, require_parity, write_whole
 from pipeline.recognition.networks import Recogniser, build
 from pipeline.recognition.recipe import Network
+from pipeline.shipping import attempt, missing_note
 
 OUTPUTS = ("logits", "embedding")
 
@@ -71,12 +72,17 @@ def export_onnx(net: Recogniser, path: str | Path, size: tuple[int, int], facts:
 
 
 def export_recogniser(
-    source: str | Path, out: str | Path, set_name: str, scores: Mapping[str, float], classes: tuple[str, ...]
+    source: str | Path,
+    out: str | Path,
+    set_name: str,
+    scores: Mapping[str, float],
+    classes: tuple[str, ...],
+    on_missing: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Path]:
     """Write a trained network's file again, with ONNX and its page, into `out`: {kind: path}.
 
     `scores` are its figures on the test pictures of `set_name`, `classes` the names of the classes in the order of
-    its logits.
+    its logits. `on_missing` is told why a format could not be written; the others are.
     """
     net, facts = load_recogniser(source)
     out = Path(out)
@@ -88,7 +94,8 @@ def export_recogniser(
         "card": out / "README.md",
     }
     write_whole(paths["safetensors"], Path(source).read_bytes())
-    export_onnx(net, paths["onnx"], tuple(facts["size"]), facts)
+    if why := attempt(lambda: export_onnx(net, paths["onnx"], tuple(facts["size"]), facts)):
+        on_missing(missing_note(stem, {"onnx": why.removeprefix(f"{paths.pop('onnx')}: ")}))
     write_whole(paths["card"], card(net, facts, set_name, scores, classes).encode())
     return paths
 

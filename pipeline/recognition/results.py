@@ -150,7 +150,9 @@ def _export(run: RecognitionRun, outcome: Outcome, job: RecognitionJob) -> str:
             raw = Path(temporary, "raw.safetensors")
             raw.write_bytes(weights.read(job.output(), weights.WEIGHTS))
             classes = outcome.data.classes if outcome.recipe.task == "classification" else ()
-            made = export_recogniser(raw, Path(temporary, "out"), outcome.sets[0], scores, classes)
+            made = export_recogniser(
+                raw, Path(temporary, "out"), outcome.sets[0], scores, classes, run.reporter.warn
+            )
             for path in made.values():
                 run.output.put_file(f"{folder}/{path.name}", path)
         stamps.put(run.output, stamp, identity, [f"{folder}/{path.name}" for path in made.values()])
