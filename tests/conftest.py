@@ -114,3 +114,39 @@ def ray_local() -> Iterator[None]:
     else:
         os.environ["RAY_TMPDIR"] = before
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def ray_home() -> Iterator[str]:
+    """A folder for one command's Ray. What of it outlives the command is found by this folder's name, and ended."""
+    from ray_kit import end_ray
+
+    folder = tempfile.mkdtemp(prefix="fr-")
+    yield folder
+    end_ray(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of this test's own for fetched shards."""
+    monkeypatch.setenv("FACULTY_NODE_CACHE", str(tmp_path / "node"))
+    return tmp_path / "node"
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """The address of an S3 server in this process, with one bucket."""
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(
+        ip_address="127.0.0.1", port=0, verbose=False
+    )
+    boto3 = pytest.importorskip("boto3")
+    server.start()
+    host, port = server.get_host_and_port()
+    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**keys, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}.items():
+            patch.setenv(name, value)
+        boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="faculty")
+        yield "s3://faculty"
+    server.stop()

@@ -11,8 +11,8 @@ import time
 import urllib.request
 from pathlib import Path
 
+from ray_kit import end_ray
 from road_kit import environment
-from test_faults import end_ray
 
 
 def free_ports(count: int) -> list[int]:

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
+from command_kit import run
 from road_kit import content, picture
 from safetensors.torch import load_file
-from test_cli import run
 
 FOLDERS = ("cache", "runs")
 

@@ -14,6 +14,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import yaml
 from conftest import natural_picture
 from PIL import Image
@@ -202,3 +203,33 @@ def require_front(trials: list[dict[str, Any]]) -> None:
             for o in trials
         )
         assert trial["pareto"] is not beaten
+
+
+def bad_pictures(folder: Path) -> dict[str, str]:
+    """{file name: what its refusal says} of pictures that must not be trained on."""
+    folder.mkdir(exist_ok=True)
+    good = picture(folder / "truncated.png", 64, 64, 31)
+    good.write_bytes(good.read_bytes()[:-2000])
+    Image.fromarray(natural_picture(64, 64, 32)[..., 0].astype(np.uint16) * 257).save(folder / "deep.png")
+    Image.fromarray(natural_picture(64, 64, 33)).convert("CMYK").save(folder / "ink.jpg")
+    Image.fromarray(natural_picture(1, 1, 34)).save(folder / "dot.png")
+    return {"truncated.png": "truncated", "deep.png": "16 bits", "ink.jpg": "CMYK", "dot.png": "1x1"}
+
+
+def a_shard(root: Path, kind: str) -> Path:
+    """One shard of training tiles, of outputs or of fused targets."""
+    held = {p.name for p in root.glob("cache/tiles/*/*.pictures.json") if '"held_out": true' in p.read_text()}
+    keys = {name.removesuffix(".pictures.json") for name in held}
+    return next(p for p in sorted((root / "cache" / kind).rglob("*.arrow")) if p.stem not in keys)
+
+
+def truncate(shard: Path) -> None:
+    shard.write_bytes(shard.read_bytes()[:-100])
+
+
+def swap(shard: Path) -> None:
+    """A foreign shard in its place: whole, but another one's."""
+    other = next(
+        p for p in shard.parent.glob("*.arrow") if p != shard and p.stat().st_size != shard.stat().st_size
+    )
+    shutil.copy(other, shard)

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from command_kit import Done, run
 from road_kit import REPOSITORY, TEACHERS, content, picture
-from test_cli import Done, run
 
 FAST, SLOW = 8, 300
 EXCEPTION = re.compile(r"\b[A-Z]\w*(Error|Exception|Warning)\b|Traceback|\bobject at 0x")

@@ -8,9 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from road_kit import Road, flip, hashes, picture, recipe, recipe_file, snapshot, teacher
-from test_cli import run
-from test_road import a_shard, swap, truncate
+from command_kit import run
+from road_kit import (
+    Road,
+    a_shard,
+    flip,
+    hashes,
+    picture,
+    recipe,
+    recipe_file,
+    snapshot,
+    swap,
+    teacher,
+    truncate,
+)
 
 from pipeline.shards import manifest as manifests
 from pipeline.shards.format import open_shard, write_shard

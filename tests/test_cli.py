@@ -9,69 +9,29 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-import warnings
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 
 import pytest
 import ray
 import torch
 import yaml
+from command_kit import Done, make_place, run, until
 from pydantic import BaseModel
 from road_kit import (
     REPOSITORY,
     TEACHERS,
+    bad_pictures,
     command,
     content,
     environment,
     faculty,
-    picture,
     recipe_file,
     snapshot,
     teacher,
 )
-from test_road import bad_pictures
 
-from pipeline.cli import main
 from pipeline.recipe import Recipe
 from pipeline.recipe_file import load_recipe
-
-
-@dataclass(frozen=True)
-class Done:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> object:
-        return json.loads(self.out)
-
-
-def run(*arguments: object) -> Done:
-    """The command, in this process."""
-    out, err = StringIO(), StringIO()
-    quiet = os.environ.get("PYTHONWARNINGS")
-    with redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():
-        try:
-            code = main([str(a) for a in arguments])
-        except SystemExit as stopped:  # argparse
-            code = int(stopped.code or 0)
-        finally:
-            if quiet is None:
-                os.environ.pop("PYTHONWARNINGS", None)
-    return Done(code, out.getvalue(), err.getvalue())
-
-
-def make_place(root: Path) -> Path:
-    for seed, name in enumerate("abc"):
-        picture(root / "pictures" / f"{name}.png", 96, 96 + 8 * seed, seed)
-    picture(root / "Bench" / "HR" / "one.png", 64, 72, 50)
-    picture(root / "Bench" / "HR" / "two.png", 72, 64, 51)
-    return root
 
 
 @pytest.fixture
@@ -284,15 +244,6 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(place: Path) -> None:
     finally:
         work.kill()
     assert work.returncode == 130 and "goes on" in said and "Traceback" not in said
-
-
-def until(condition, work: subprocess.Popen, seconds: float = 120) -> None:
-    """Wait for what a process does; fail when it ends or takes too long."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert work.poll() is None, work.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 # ---- JSON for scripts, as documented

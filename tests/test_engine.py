@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from ray_kit import processes
 from road_kit import Road, environment, flip, hashes, picture, recipe, snapshot, teacher, weights
 
 from pipeline.engine import distill as distilling
@@ -66,18 +67,6 @@ def settings(root: Path, **changes: object) -> object:
 
 def on_ray(root: Path, **changes: object) -> Road:
     return Road(settings(root, **changes), RayEngine())
-
-
-def processes(kind: str) -> list[int]:
-    """Pids of the living actors of a class."""
-    from ray.util.state import list_actors
-
-    address = ray.get_runtime_context().gcs_address  # others may run a Ray on this machine
-    return [
-        a.pid
-        for a in list_actors(address, filters=[("class_name", "=", kind), ("state", "=", "ALIVE")])
-        if a.pid
-    ]
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ import resource
 import shutil
 import signal
 import subprocess
-import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command_kit import run, until
+from ray_kit import end_ray, of_ray
 from road_kit import (
     Road,
     command,
@@ -27,7 +27,6 @@ from road_kit import (
     snapshot,
     weights,
 )
-from test_cli import run, until
 
 from pipeline.shards.store import Store
 
@@ -128,42 +127,6 @@ def test_distill_killed_ends_with_the_bits_of_a_run_that_was_not(place: Path, wh
 def result(root: Path) -> dict:
     (file,) = root.glob("runs/r/trainings/*/result.json")
     return json.loads(file.read_text())
-
-
-@pytest.fixture
-def ray_home() -> Iterator[str]:
-    """A folder for one command's Ray. What of it outlives the command is found by this folder's name, and ended."""
-    folder = tempfile.mkdtemp(prefix="fr-")
-    yield folder
-    end_ray(folder)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def of_ray(folder: str) -> list[int]:
-    """Pids of the processes that were started with this RAY_TMPDIR, or below it."""
-    mark = f"RAY_TMPDIR={folder}".encode()
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                variables = (entry / "environ").read_bytes().split(b"\0")
-            except OSError:  # it ended, or belongs to somebody else
-                continue
-            if any(v == mark or v.startswith(mark + b"/") for v in variables):
-                found.append(int(entry.name))
-    return found
-
-
-def end_ray(folder: str, patience: float = 15) -> None:
-    """Wait for a dead driver's Ray to end by itself, then end what is left of it."""
-    end = time.monotonic() + patience
-    while (left := of_ray(folder)) and time.monotonic() < end:
-        time.sleep(0.2)
-    for pid in left:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
 
 
 @pytest.mark.ray

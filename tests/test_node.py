@@ -1,6 +1,5 @@
 """The machine's copies of stored shards: bounded, shared, held while they are read; and stores that refuse."""
 
-# ruff: noqa: F811  (fixtures of other files)
 from __future__ import annotations
 
 import hashlib
@@ -15,12 +14,13 @@ from pathlib import Path
 
 import pytest
 from road_kit import Road, environment, hashes, picture, recipe
-from test_store import node, s3  # noqa: F401
 
 from pipeline.errors import FacultyError, InputError
 from pipeline.shards import node as module
 from pipeline.shards.node import Hold, limit, make_room
 from pipeline.shards.store import Store
+
+pytestmark = pytest.mark.usefixtures("node")
 
 MB = 10**6
 
@@ -122,7 +122,7 @@ def test_a_training_is_told_when_the_machine_cannot_hold_its_shards(
 
 @pytest.mark.slow
 def test_a_whole_road_over_a_bucket_equals_one_over_a_folder(s3: str, tmp_path: Path) -> None:
-    from test_engine import weights
+    from road_kit import weights
 
     for seed in range(3):
         picture(tmp_path / "pictures" / f"{seed}.png", 96, 104, seed)

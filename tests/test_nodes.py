@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 from cluster_kit import Nodes
+from ray_kit import end_ray
 from road_kit import Road, command, content, hashes, picture, recipe, recipe_file, snapshot, weights
-from test_faults import end_ray
 
 TRAIN = {"steps": 2000, "evaluate_every": 50, "log_every": 10, "keep": 3}
 CACHE = {"shard_mb": 0.03}

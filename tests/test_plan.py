@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from command_kit import run
 from road_kit import Road, picture, recipe, recipe_file
-from test_cli import run
 
 from pipeline.plan import ASSUMED_GPU, MEASURED_CORE, gpu_rates, predict, work
 

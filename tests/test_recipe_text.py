@@ -6,8 +6,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from command_kit import run
 from road_kit import recipe_file
-from test_cli import run
 
 from pipeline.errors import InputError
 from pipeline.recipe_file import load_recipe

@@ -6,12 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import natural_picture
-from PIL import Image
+from recognition_kit import BUDGET, content, picture_folder
 from road_kit import Untouchable, hashes, weights
 
 from pipeline.cli import main
@@ -24,50 +22,12 @@ from pipeline.recognition.recipe import Network, Recognition
 from pipeline.recognition.results import baseline, compare_rows, finish, table, table_rows
 from pipeline.recognition.run import RecognitionRun
 
-BUDGET = {"steps": 6, "batch": 8, "lr": 1e-3, "ema": 0.9, "evaluate_every": 3, "log_every": 3}
 ALL = ["scratch", "kd", "rkd", "horkd"]
-
-
-def content(root: Path, **changes: Any) -> dict[str, Any]:
-    base: dict[str, Any] = {
-        "name": "r",
-        "task": "classification",
-        "gap": 2,
-        "output": str(root / "runs"),
-        "cache": {"root": str(root / "cache"), "shard_mb": 0.05},
-        "data": {"layout": "digits", "size": 8, "views": {"count": 2, "shift": 1}},
-        "teacher": {
-            "network": {"name": "resnet8", "options": {"width": 8}, "embedding": 12},
-            "train": BUDGET,
-        },
-        "student": {"name": "resnet8", "options": {"width": 4}, "embedding": 8},
-        "method": {"name": "rkd", "adversarial": 0.1},
-        "train": BUDGET,
-        "distill": {"cpus_per_worker": 1},
-        "tracking": {"enabled": False},
-    }
-    for key, value in changes.items():
-        merge = isinstance(value, dict) and isinstance(base.get(key), dict) and key != "method"
-        base[key] = {**base[key], **value} if merge else value
-    return base
 
 
 def run(root: Path, engine: Any = None, **changes: Any) -> RecognitionRun:
     recipe = Recognition.model_validate(content(root, **changes))
     return RecognitionRun(recipe, engine or InlineEngine("cpu"), Quiet())
-
-
-def picture_folder(root: Path, classes: int, each: int, side: int = 16, masks: bool = False) -> str:
-    for c in range(classes):
-        for i in range(each):
-            path = root / "data" / f"class{c}" / f"{i}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(natural_picture(side, side, 100 * c + i)).save(path)
-            if masks:
-                mask = np.zeros((side, side), np.uint8)
-                mask[side // 4 : side // 2, side // 4 : side // 2] = 255 * (c > 0)
-                Image.fromarray(mask).save(path.with_name(f"{i}_mask.png"))
-    return str(root / "data")
 
 
 def test_a_run_of_all_methods_its_table_and_a_second_one_that_computes_nothing(tmp_path: Path) -> None:

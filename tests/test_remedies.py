@@ -10,8 +10,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from command_kit import make_place, run
 from road_kit import flip, recipe_file, teacher
-from test_cli import make_place, run
 from tracking_kit import begin, migrated, no_ambient_store, points  # noqa: F401
 
 

@@ -9,19 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import natural_picture
-from PIL import Image
 from road_kit import (
     NAMES,
     Road,
     Untouchable,
+    a_shard,
+    bad_pictures,
     flip,
     hashes,
     picture,
     recipe,
     rewritten,
     snapshot,
+    swap,
     teacher,
+    truncate,
     weights,
 )
 
@@ -208,17 +210,6 @@ def test_pictures_without_hr_are_trained_on_with_the_fused_target_alone(place: P
     assert weights(alone_) == weights(jobs[1]), "scratch leaves out tiles without HR"
 
 
-def bad_pictures(folder: Path) -> dict[str, str]:
-    """{file name: what its refusal says} of pictures that must not be trained on."""
-    folder.mkdir(exist_ok=True)
-    good = picture(folder / "truncated.png", 64, 64, 31)
-    good.write_bytes(good.read_bytes()[:-2000])
-    Image.fromarray(natural_picture(64, 64, 32)[..., 0].astype(np.uint16) * 257).save(folder / "deep.png")
-    Image.fromarray(natural_picture(64, 64, 33)).convert("CMYK").save(folder / "ink.jpg")
-    Image.fromarray(natural_picture(1, 1, 34)).save(folder / "dot.png")
-    return {"truncated.png": "truncated", "deep.png": "16 bits", "ink.jpg": "CMYK", "dot.png": "1x1"}
-
-
 def test_quarantine_lists_bad_pictures_and_leaves_them_out(place: Path) -> None:
     bad = bad_pictures(place / "pictures")
     road = Road(recipe(place, data={"on_bad": "quarantine"}))
@@ -344,13 +335,6 @@ def test_scratch_runs_no_teacher(place: Path) -> None:
 # ---- damage
 
 
-def a_shard(root: Path, kind: str) -> Path:
-    """One shard of training tiles, of outputs or of fused targets."""
-    held = {p.name for p in root.glob("cache/tiles/*/*.pictures.json") if '"held_out": true' in p.read_text()}
-    keys = {name.removesuffix(".pictures.json") for name in held}
-    return next(p for p in sorted((root / "cache" / kind).rglob("*.arrow")) if p.stem not in keys)
-
-
 @pytest.mark.parametrize(
     ("kind", "changes"),
     [
@@ -377,18 +361,6 @@ def test_a_flipped_bit_is_found_and_that_shard_alone_made_again(
     assert after[name][0] == before[name][0], "the same bytes as before"
     touched = {n for n in rewritten(before, after) if n in before}
     assert {n for n in touched if n.endswith(".arrow")} == {name}
-
-
-def truncate(shard: Path) -> None:
-    shard.write_bytes(shard.read_bytes()[:-100])
-
-
-def swap(shard: Path) -> None:
-    """A foreign shard in its place: whole, but another one's."""
-    other = next(
-        p for p in shard.parent.glob("*.arrow") if p != shard and p.stat().st_size != shard.stat().st_size
-    )
-    shutil.copy(other, shard)
 
 
 @pytest.mark.parametrize("kind", ["tiles", "outputs", "fused"])

@@ -16,29 +16,7 @@ from pipeline.errors import FacultyError, InputError
 from pipeline.shards import node as module
 from pipeline.shards.store import CorruptShard, LocalStore, Store
 
-
-@pytest.fixture(autouse=True)
-def node(tmp_path, monkeypatch):
-    monkeypatch.setenv("FACULTY_NODE_CACHE", str(tmp_path / "node"))
-    return tmp_path / "node"
-
-
-@pytest.fixture(scope="module")
-def s3():
-    """The address of an S3 server in this process, with one bucket."""
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(
-        ip_address="127.0.0.1", port=0, verbose=False
-    )
-    boto3 = pytest.importorskip("boto3")
-    server.start()
-    host, port = server.get_host_and_port()
-    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**keys, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}.items():
-            patch.setenv(name, value)
-        boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="faculty")
-        yield "s3://faculty"
-    server.stop()
+pytestmark = pytest.mark.usefixtures("node")
 
 
 @pytest.fixture(params=["folder", "file uri", "s3"])

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from command_kit import run
 from head_kit import Head
 from road_kit import faculty, picture, recipe_file
-from test_cli import run
 
 from pipeline.engine.packing import EXCLUDES, pack
 from pipeline.engine.submit import runtime_env

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from command_kit import Done, run
 from road_kit import content, picture, recipe_file
-from test_cli import Done, run
 
 from pipeline.engine import packing
 from pipeline.engine.packing import pack

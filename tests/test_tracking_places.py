@@ -17,9 +17,9 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from command_kit import run
 from road_kit import picture as save_picture
 from road_kit import recipe_file
-from test_cli import run
 from tracking_kit import any_server, begin, client, migrated, no_ambient_store, picture, server, wait_for  # noqa: F401
 
 from pipeline.engine.store import page, resolve_uri, sqlite_path

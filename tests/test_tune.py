@@ -1,22 +1,20 @@
 """Sweeps: the search, what a kill leaves, failures, what is written. In this process, and a few over Ray Tune."""
 
-# ruff: noqa: F811  (fixtures of other files)
 from __future__ import annotations
 
 import json
 import math
 import signal
 import subprocess
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
+from command_kit import run, until
 from PIL import Image
+from ray_kit import end_ray, of_ray, placement_groups
 from road_kit import command, content, environment, faculty, picture, recipe, require_front, snapshot
-from test_cli import run, until
-from test_faults import end_ray, of_ray, ray_home  # noqa: F401
 
 from pipeline.engines import InlineEngine
 from pipeline.errors import InputError
@@ -389,20 +387,6 @@ class Heard(Quiet):
         self.said.append(text)
 
 
-def placement_groups() -> list[str]:
-    """States of the placement groups that are not removed, after Ray had a moment to remove them."""
-    import ray
-    from ray.util import placement_group_table
-
-    assert ray.is_initialized()
-    end = time.monotonic() + 20
-    while True:
-        left = [g["state"] for g in placement_group_table().values() if g["state"] != "REMOVED"]
-        if not left or time.monotonic() > end:
-            return left
-        time.sleep(0.2)
-
-
 @pytest.mark.ray
 def test_over_ray_one_trial_diverges_and_the_others_go_on(ray_local: None, on_ray) -> None:
     space = "SPACE = {'train.lr': ('choice', 1e30, 1e-3)}"
@@ -419,7 +403,7 @@ def test_over_ray_one_trial_diverges_and_the_others_go_on(ray_local: None, on_ra
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_over_ray_early_stops_leave_no_placement_group_and_no_process(ray_local: None, on_ray) -> None:
-    from test_engine import processes
+    from ray_kit import processes
 
     sweep, said = on_ray(5, 90, "SPACE = {'train.lr': ('choice', 1e-3, 1e-6, 1e-4)}", train={"lr": 1e-3})
     trials = list(sweep.trials.values())

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import road_kit
 import yaml
+from command_kit import run
 from PIL import Image
-from test_cli import run
-from test_recognition_run import content, picture_folder
+from recognition_kit import content, picture_folder
 
 from pipeline.cost import multiply_adds
 from pipeline.engines import InlineEngine
@@ -289,7 +289,7 @@ def test_an_assistant_that_diverges_fails_its_trial_alone(tmp_path: Path) -> Non
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_over_ray_with_an_assistant_before_each_trial(ray_local: None, tmp_path: Path) -> None:
-    from test_tune import placement_groups
+    from ray_kit import placement_groups
 
     from pipeline.engine import tune as tuning
     from pipeline.engine.ray_engine import RayEngine

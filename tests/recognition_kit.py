@@ -1,0 +1,49 @@
+"""Small recognition recipes and the pictures for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from conftest import natural_picture
+from PIL import Image
+
+BUDGET = {"steps": 6, "batch": 8, "lr": 1e-3, "ema": 0.9, "evaluate_every": 3, "log_every": 3}
+
+
+def content(root: Path, **changes: Any) -> dict[str, Any]:
+    base: dict[str, Any] = {
+        "name": "r",
+        "task": "classification",
+        "gap": 2,
+        "output": str(root / "runs"),
+        "cache": {"root": str(root / "cache"), "shard_mb": 0.05},
+        "data": {"layout": "digits", "size": 8, "views": {"count": 2, "shift": 1}},
+        "teacher": {
+            "network": {"name": "resnet8", "options": {"width": 8}, "embedding": 12},
+            "train": BUDGET,
+        },
+        "student": {"name": "resnet8", "options": {"width": 4}, "embedding": 8},
+        "method": {"name": "rkd", "adversarial": 0.1},
+        "train": BUDGET,
+        "distill": {"cpus_per_worker": 1},
+        "tracking": {"enabled": False},
+    }
+    for key, value in changes.items():
+        merge = isinstance(value, dict) and isinstance(base.get(key), dict) and key != "method"
+        base[key] = {**base[key], **value} if merge else value
+    return base
+
+
+def picture_folder(root: Path, classes: int, each: int, side: int = 16, masks: bool = False) -> str:
+    for c in range(classes):
+        for i in range(each):
+            path = root / "data" / f"class{c}" / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(natural_picture(side, side, 100 * c + i)).save(path)
+            if masks:
+                mask = np.zeros((side, side), np.uint8)
+                mask[side // 4 : side // 2, side // 4 : side // 2] = 255 * (c > 0)
+                Image.fromarray(mask).save(path.with_name(f"{i}_mask.png"))
+    return str(root / "data")
