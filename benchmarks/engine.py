@@ -100,9 +100,9 @@ def memory(folder: Path) -> dict[str, Any]:
 
 def grow(folder: Path, times: int) -> None:
     """A cache of `times` x 0.2 GB of noise tiles."""
-    from pipeline.shards.format import write_shard
-    from pipeline.shards.manifest import Manifest, save
-    from pipeline.shards.store import Store
+    from pipeline.cache.format import write_shard
+    from pipeline.cache.manifest import Manifest, save
+    from pipeline.cache.store import Store
 
     store = Store.open(folder)
     generator = np.random.default_rng(0)
@@ -122,9 +122,9 @@ def grow(folder: Path, times: int) -> None:
 
 def sample(folder: str) -> None:
     """Print the megabytes of anonymous memory after 2,000 batches."""
-    from pipeline.shards.manifest import load
-    from pipeline.shards.sampler import Sampler, Source
-    from pipeline.shards.store import Store
+    from pipeline.cache.manifest import load
+    from pipeline.cache.sampler import Sampler, Source
+    from pipeline.cache.store import Store
 
     store = Store.open(folder)
     manifest = load(store, "manifest.json")

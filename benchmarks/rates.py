@@ -1,6 +1,6 @@
-"""The constants of the cost model (pipeline/plan.py), measured on one core, and what the model says of a run here.
+"""The constants of the cost model (pipeline/road/plan.py), measured on one core, and what the model says of a run here.
 
-The rows carry the rates in their notes; `MEASURED_CORE` in pipeline/plan.py is copied from them by hand.
+The rows carry the rates in their notes; `MEASURED_CORE` in pipeline/road/plan.py is copied from them by hand.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import numpy as np
 import torch
 
 from benchmarks.common import PICTURES, row
+from pipeline.cache.fingerprint import file_sha256
+from pipeline.cache.store import LocalStore
 from pipeline.cost import multiply_adds
 from pipeline.data.decode import decode, scan
 from pipeline.data.tiles import Grid, cut
-from pipeline.engines import InlineEngine
-from pipeline.plan import BACKWARD, MEASURED_CORE, Rates, predict, work
 from pipeline.progress import Quiet
-from pipeline.recipe import Recipe
-from pipeline.run import Run
-from pipeline.shards.fingerprint import file_sha256
-from pipeline.shards.store import LocalStore
+from pipeline.recipe.recipe import Recipe
+from pipeline.road.engines import InlineEngine
+from pipeline.road.plan import BACKWARD, MEASURED_CORE, Rates, predict, work
+from pipeline.road.run import Run
 from students import build
 
 ROUNDS = 3

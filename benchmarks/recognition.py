@@ -10,16 +10,16 @@ import numpy as np
 import torch
 
 from benchmarks.common import in_turn, row
+from pipeline.cache.manifest import load as load_manifest
+from pipeline.cache.store import Store
 from pipeline.cost import multiply_adds
-from pipeline.engines import InlineEngine
 from pipeline.progress import Quiet
 from pipeline.recognition.jobs import RecognitionJob
 from pipeline.recognition.networks import build
 from pipeline.recognition.recipe import Recognition
 from pipeline.recognition.run import RecognitionRun
 from pipeline.recognition.sampler import Gallery, ViewSampler
-from pipeline.shards.manifest import load as load_manifest
-from pipeline.shards.store import Store
+from pipeline.road.engines import InlineEngine
 
 SIDE, GAP, BATCH = 32, 4, 64
 

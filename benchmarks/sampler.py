@@ -18,13 +18,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.common import noise_pictures, row
+from pipeline.cache.format import open_shard, write_shard
+from pipeline.cache.manifest import Manifest
+from pipeline.cache.sampler import Sampler, Source, to_device
+from pipeline.cache.store import Store
 from pipeline.data.decode import decode, scan
 from pipeline.data.degrade import downscale, upscale
 from pipeline.data.tiles import Grid, Tile, columns, cut, tile_id
-from pipeline.shards.format import open_shard, write_shard
-from pipeline.shards.manifest import Manifest
-from pipeline.shards.sampler import Sampler, Source, to_device
-from pipeline.shards.store import Store
 
 SCALE, PATCH, BATCH, MARGIN = 2, 48, 16, 4
 PICTURES, SIDE = 48, 480  # sub-pictures of 480 pixels are what SR trainers cut DIV2K into

@@ -13,11 +13,11 @@ from typing import Any
 
 from benchmarks.common import PICTURES, row
 from pipeline.engine.ray_engine import RayEngine
-from pipeline.engines import InlineEngine
-from pipeline.jobs import student_job
 from pipeline.progress import Quiet
-from pipeline.recipe import Recipe
-from pipeline.run import Run
+from pipeline.recipe.recipe import Recipe
+from pipeline.road.engines import InlineEngine
+from pipeline.road.jobs import student_job
+from pipeline.road.run import Run
 
 STEPS, EVERY = 80, 8
 

@@ -17,16 +17,16 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.common import in_turn, noise_pictures, row
+from pipeline.cache.fingerprint import file_sha256
+from pipeline.cache.format import Receipt
 from pipeline.cost import multiply_adds, parameters
 from pipeline.engine.ray_engine import RayEngine
-from pipeline.engines import InlineEngine
 from pipeline.progress import Quiet
-from pipeline.recipe import Recipe
-from pipeline.road import Road
-from pipeline.shards.fingerprint import file_sha256
-from pipeline.shards.format import Receipt
-from pipeline.stages.teach import TeachTask, read
-from pipeline.stages.teacher_facts import TeacherFacts, load
+from pipeline.recipe.recipe import Recipe
+from pipeline.road.engines import InlineEngine
+from pipeline.road.targets import Road
+from pipeline.steps.teach import TeachTask, read
+from pipeline.steps.teacher_facts import TeacherFacts, load
 from students import build
 
 FEW, MANY, ROUNDS = 2, 14, 3
@@ -121,7 +121,7 @@ def against_a_loop(
         return timed(engine, work, recipe(folder))
 
     def theirs(shards: int) -> float:
-        from pipeline.shards.store import Store
+        from pipeline.cache.store import Store
 
         store, start = Store.open(folder / "cache"), time.perf_counter()
         for each in loaded:
@@ -172,7 +172,7 @@ def two_against_one(
 
 def half_precision(folder: Path, tiles: list[Receipt], facts: TeacherFacts) -> dict[str, Any]:
     """One convolutional teacher in bf16 channels_last against fp32."""
-    from pipeline.shards.store import Store
+    from pipeline.cache.store import Store
 
     lr = read(Store.open(folder / "cache"), tiles[0]).columns["lr"][:4].copy()
     x = torch.from_numpy(lr).permute(0, 3, 1, 2).float() / 255

@@ -13,20 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.common import PICTURES, in_turn, row
+from pipeline.cache.sampler import Sampler, Source, to_device
+from pipeline.cache.store import Store
 from pipeline.cost import multiply_adds
-from pipeline.engines import InlineEngine
-from pipeline.method_settings import MTKD, PISR, Scratch
 from pipeline.methods.base import Phase
 from pipeline.methods.baseline import scratch
 from pipeline.methods.mtkd import mtkd, network
 from pipeline.methods.pisr import TEACHER, pisr, teacher
 from pipeline.progress import Quiet
-from pipeline.recipe import Aggregate, Recipe
-from pipeline.road import Road
-from pipeline.settings import Train
-from pipeline.shards.sampler import Sampler, Source, to_device
-from pipeline.shards.store import Store
-from pipeline.train import train
+from pipeline.recipe.methods import MTKD, PISR, Scratch
+from pipeline.recipe.recipe import Aggregate, Recipe
+from pipeline.recipe.settings import Train
+from pipeline.road.engines import InlineEngine
+from pipeline.road.targets import Road
+from pipeline.training.loop import train
 from students import build
 
 FEW, MANY = 6, 30

@@ -19,11 +19,11 @@ import yaml
 from conftest import natural_picture
 from PIL import Image
 
-from pipeline.engines import Engine, InlineEngine
 from pipeline.progress import Quiet
-from pipeline.recipe import Recipe
-from pipeline.run import Run
-from pipeline.tracking_null import NullTracker
+from pipeline.recipe.recipe import Recipe
+from pipeline.road.engines import Engine, InlineEngine
+from pipeline.road.run import Run
+from pipeline.tracking import NullTracker
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TEACHERS = REPOSITORY / "demo" / "teachers"

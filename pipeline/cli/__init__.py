@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pipeline import __version__
 from pipeline.cli import cache, models, plan, road, setup, submit, tune
 from pipeline.errors import FacultyError
-from pipeline.recipe import Recipe
+from pipeline.recipe.recipe import Recipe
 from pipeline.recognition.recipe import Recognition
 
 
@@ -28,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in (road, tune, submit, plan, models, cache, setup):
         module.add(commands)
+    top.set_defaults(parse=top.parse_args)  # `submit` reads the command that it sends
     return top
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.cache import manifest as manifests
+from pipeline.cache import records
+from pipeline.cache.manifest import Manifest
+from pipeline.cache.store import Store
 from pipeline.cli.common import add_json, emit
 from pipeline.errors import FacultyError, InputError
-from pipeline.recipe_file import load_recipe
-from pipeline.shards import manifest as manifests
-from pipeline.shards import records
-from pipeline.shards.manifest import Manifest
-from pipeline.shards.store import Store
+from pipeline.recipe.reading import load_recipe
 
 KINDS = ("tiles", "pictures", "outputs", "fused")
 
@@ -161,8 +161,8 @@ def _verified(options: argparse.Namespace, store: Store) -> int:
 
 def _flaw(store: Store, rel: str) -> str:
     """What is wrong with a small file or a network's weights; nothing is changed. Shards are the manifests' matter."""
-    from pipeline import checkpoint
-    from pipeline.stages import weights
+    from pipeline.steps import weights
+    from pipeline.training import checkpoint
 
     name = rel.rsplit("/", 1)[-1]
     try:
@@ -198,8 +198,8 @@ def _rerun(store: Store, options: argparse.Namespace) -> dict[str, float]:
     """{teacher: largest difference in grey levels} between the cache and the teachers run again, here and now."""
     import torch
 
-    from pipeline.stages.teach import read, to_stored
-    from pipeline.stages.teacher_facts import known_facts, load
+    from pipeline.steps.teach import read, to_stored
+    from pipeline.steps.teacher_facts import known_facts, load
 
     recipe = load_recipe(options.rerun)
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -11,15 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.engines import Engine, InlineEngine
 from pipeline.errors import InputError
 from pipeline.progress import Terminal
-from pipeline.recipe import Recipe
-from pipeline.recipe_file import load_any, load_recipe
+from pipeline.recipe.reading import load_any, load_recipe
+from pipeline.recipe.recipe import Recipe
 from pipeline.recognition.recipe import Recognition
 from pipeline.recognition.run import RecognitionRun
-from pipeline.run import Run
-from pipeline.tracking_null import NullTracker, RunTracker, Status
+from pipeline.road.engines import Engine, InlineEngine
+from pipeline.road.run import Run
+from pipeline.tracking import NullTracker, RunTracker, Status
 
 R = TypeVar("R", Run, RecognitionRun)
 

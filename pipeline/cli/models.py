@@ -67,7 +67,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     import torch
 
     from pipeline.cost import multiply_adds
-    from pipeline.evaluate import announce, bicubic, evaluate, load_set
+    from pipeline.deploy.evaluate import announce, bicubic, evaluate, load_set
     from pipeline.means import EXACT, decibels, exact_note
     from pipeline.progress import Terminal
     from teachers.descriptor import Teacher
@@ -110,13 +110,13 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _open_model(options: argparse.Namespace, device: str) -> Callable[[Tensor], Tensor]:
     """What `--model` names, read as `--channels` and `--value-range` say."""
-    from pipeline.teacher_settings import convention
+    from pipeline.recipe.teachers import convention
     from teachers.gate import read_as
     from teachers.loading import load_teacher
 
     reading = convention(options.channels, options.value_range)
     if options.model.endswith(".onnx"):
-        from pipeline.onnx_network import OnnxUpscaler
+        from pipeline.deploy.onnx_network import OnnxUpscaler
 
         graph = OnnxUpscaler(options.model)
         if graph.scale != options.scale:
@@ -126,7 +126,7 @@ def _open_model(options: argparse.Namespace, device: str) -> Callable[[Tensor], 
 
 
 def _export(options: argparse.Namespace) -> None:
-    from pipeline.shipping import export_student, missing_note
+    from pipeline.deploy.shipping import export_student, missing_note
 
     made = export_student(Path(options.student), Path(options.out), half=options.half)
     emit(options, None, "\n".join(f"{what}: {path}" for what, path in made.files.items()))
@@ -135,9 +135,9 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _upscale(options: argparse.Namespace) -> None:
+    from pipeline.deploy.upscale import upscale_folder
     from pipeline.progress import Terminal
-    from pipeline.teacher_settings import convention
-    from pipeline.upscale import upscale_folder
+    from pipeline.recipe.teachers import convention
 
     reporter = Terminal()
     with reporter.line("upscale", 0, "pictures") as line:

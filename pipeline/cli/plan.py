@@ -8,9 +8,9 @@ from typing import Any
 
 from pipeline.cli.common import add_json, emit
 from pipeline.errors import InputError
-from pipeline.plan import Prediction, Work, gpu_rates, predict, work
-from pipeline.recipe import Aggregate, Recipe
-from pipeline.recipe_file import load_recipe
+from pipeline.recipe.reading import load_recipe
+from pipeline.recipe.recipe import Aggregate, Recipe
+from pipeline.road.plan import Prediction, Work, gpu_rates, predict, work
 
 SIDES = (1404, 2040)
 """Usual height and width of DIV2K's pictures."""

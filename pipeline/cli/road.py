@@ -12,12 +12,12 @@ from pipeline.cli.common import add_json, add_recipe, emit, page, read_any, runn
 from pipeline.errors import InputError
 from pipeline.methods import METHODS
 from pipeline.progress import Terminal
-from pipeline.recipe import Recipe
-from pipeline.recipe_file import kind_of
+from pipeline.recipe.reading import kind_of
+from pipeline.recipe.recipe import Recipe
+from pipeline.recipe.schedule import Piecewise, Ramp
 from pipeline.recognition.recipe import METHODS as RECOGNITION_METHODS
 from pipeline.recognition.recipe import Recognition
-from pipeline.run import Run
-from pipeline.schedule import Piecewise, Ramp
+from pipeline.road.run import Run
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -62,7 +62,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from pipeline.results import finish, summary, table
+    from pipeline.road.results import finish, summary, table
 
     recipe, reporter = read_any(options), Terminal()
     if isinstance(recipe, Recognition):
@@ -75,7 +75,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from pipeline.results import compare_rows, finish, table
+    from pipeline.road.results import compare_rows, finish, table
 
     recipe, reporter = read_any(options), Terminal()
     if isinstance(recipe, Recognition):
@@ -153,9 +153,9 @@ def _check(options: argparse.Namespace) -> None:
 
 def documentation(model: type, indent: str = "") -> str:
     """Every field of a settings model with its meaning, nested."""
-    from pipeline.method_settings import KD, MTKD, PISR, Scratch
-    from pipeline.recipe import Aggregate, Best, Mean, Median, Weighted
-    from pipeline.settings import Section
+    from pipeline.recipe.methods import KD, MTKD, PISR, Scratch
+    from pipeline.recipe.recipe import Aggregate, Best, Mean, Median, Weighted
+    from pipeline.recipe.settings import Section
 
     choices: dict[str, tuple[type, ...]] = {
         "fusion": (Mean, Median, Best, Weighted, Aggregate),

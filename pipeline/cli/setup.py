@@ -120,7 +120,7 @@ def _spandrel() -> str:
 
 
 def _storage(root: str) -> str:
-    from pipeline.shards.store import Store
+    from pipeline.cache.store import Store
 
     store = Store.open(root)
     name = f"doctor-{uuid.uuid4().hex}"
@@ -136,7 +136,7 @@ def _storage(root: str) -> str:
 
 
 def _node_cache() -> str:
-    from pipeline.shards.store import node_cache
+    from pipeline.cache.store import node_cache
 
     folder = node_cache()
     folder.mkdir(parents=True, exist_ok=True)

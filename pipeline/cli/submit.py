@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 from pipeline.cli.common import write
 from pipeline.errors import InputError
 from pipeline.progress import Terminal
-from pipeline.recipe import Recipe
-from pipeline.recipe_file import VARIABLE, load_any
+from pipeline.recipe.reading import VARIABLE, load_any
+from pipeline.recipe.recipe import Recipe
 from pipeline.recognition.recipe import Recognition
-from pipeline.space import BUILT_IN
+from pipeline.search.space import BUILT_IN
 
 if TYPE_CHECKING:
     from pipeline.engine.packing import Package
@@ -53,14 +53,13 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _submit(options: argparse.Namespace) -> int:
-    from pipeline.cli import parser
     from pipeline.engine.packing import pack
     from pipeline.engine.submit import submit
 
     arguments = [a for i, a in enumerate(options.arguments) if not (i == 0 and a == "--")]
     if not arguments:
         raise InputError("faculty submit", "a command, as in `faculty submit run recipe.yaml`", "none")
-    job = parser().parse_args(arguments)
+    job = options.parse(arguments)
     if job.command == "submit":
         raise InputError("faculty submit", "a command, as in `faculty submit run recipe.yaml`", "submit")
     reporter, folder = Terminal(), options.working_dir

@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from pipeline.cache.store import Store
 from pipeline.cli.common import add_json, add_recipe, emit, make_engine, read_any, tracking_folder
 from pipeline.errors import InputError
 from pipeline.progress import Terminal
-from pipeline.shards.store import Store
-from pipeline.space import BUILT_IN, AnyRecipe, load_space
-from pipeline.subject import subject_of
-from pipeline.sweep import Plan, Sweep
-from pipeline.sweep_report import summary, table, write
-from pipeline.sweep_run import Conductor, checker, run_inline, storable
-from pipeline.tracking_null import NullTracker, RunTracker, Status
+from pipeline.search.report import summary, table, write
+from pipeline.search.run import Conductor, checker, run_inline, storable
+from pipeline.search.space import BUILT_IN, AnyRecipe, load_space
+from pipeline.search.subject import subject_of
+from pipeline.search.sweep import Plan, Sweep
+from pipeline.tracking import NullTracker, RunTracker, Status
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -84,7 +84,7 @@ def _run(options: argparse.Namespace, sweep: Sweep, engine: Any, reporter: Termi
     status: Status = "FAILED"
     try:
         if options.inline:
-            from pipeline.engines import InlineEngine
+            from pipeline.road.engines import InlineEngine
 
             assert isinstance(engine, InlineEngine)
             run_inline(conductor, engine.device, engine.resume)

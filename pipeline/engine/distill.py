@@ -1,7 +1,7 @@
 """Trainings under Ray Train: the worker function, its news, and several trainings side by side.
 
 Ray Train (V2) starts the workers, their process group and their restarts. Checkpoints are ours
-(pipeline/checkpoint.py): complete or absent, the same with or without Ray, so a restarted worker group goes
+(pipeline/training/checkpoint.py): complete or absent, the same with or without Ray, so a restarted worker group goes
 on from the newest one.
 """
 
@@ -26,11 +26,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.engine.board import Board
 from pipeline.engine.tracking import resume
-from pipeline.engines import Job, note_of, tracked
 from pipeline.errors import FacultyError
 from pipeline.progress import Line
-from pipeline.recipe import Distill
-from pipeline.stages.distill import Stopped
+from pipeline.recipe.recipe import Distill
+from pipeline.road.engines import Job, note_of, tracked
+from pipeline.steps.distill import Stopped
 
 SAVE_AGAIN_S = 20.0
 """Between two checkpoints of a machine that is about to go: grace periods are 30 s to 2 minutes."""

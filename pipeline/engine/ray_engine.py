@@ -11,12 +11,12 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from pipeline.engine import distill, session, teach
-from pipeline.engines import Job, Taught
 from pipeline.errors import FacultyError
 from pipeline.progress import Line
-from pipeline.recipe import Recipe
-from pipeline.stages.teach import TeachTask
-from pipeline.stages.teacher_facts import TeacherFacts
+from pipeline.recipe.recipe import Recipe
+from pipeline.road.engines import Job, Taught
+from pipeline.steps.teach import TeachTask
+from pipeline.steps.teacher_facts import TeacherFacts
 
 MISSING = re.compile(r"No module named '([\w.]+)'")
 T = TypeVar("T")

@@ -30,7 +30,7 @@ from pipeline.engine.records import Kind, Record
 from pipeline.engine.sink import Sink
 from pipeline.engine.store import Rejected, Store, Unavailable, public, resolve_uri
 from pipeline.errors import FacultyError, InputError
-from pipeline.tracking_null import Status
+from pipeline.tracking import Status
 
 log = logging.getLogger(__name__)
 

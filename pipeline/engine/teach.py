@@ -14,11 +14,11 @@ from typing import Any
 import ray
 import torch
 
-from pipeline.engines import Taught
-from pipeline.recipe import Teach
-from pipeline.shards.format import Receipt
-from pipeline.stages.teach import TeachTask
-from pipeline.stages.teacher_facts import TeacherFacts, load
+from pipeline.cache.format import Receipt
+from pipeline.recipe.recipe import Teach
+from pipeline.road.engines import Taught
+from pipeline.steps.teach import TeachTask
+from pipeline.steps.teacher_facts import TeacherFacts, load
 
 CALLS = 2
 

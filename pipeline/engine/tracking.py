@@ -35,7 +35,7 @@ from pipeline.engine.store import (
 from pipeline.engine.system import SystemMonitor, require_psutil
 from pipeline.engine.writer import Writer
 from pipeline.errors import FacultyError, InputError
-from pipeline.tracking_null import NullTracker, RunTracker, Status
+from pipeline.tracking import NullTracker, RunTracker, Status
 
 __all__ = ["PAGE", "NullTracker", "Tracker", "open_tracker", "resume", "sync", "ui_command"]
 
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 
 class Tracker:
-    """One MLflow run, with the calls of `pipeline.tracking_null.RunTracker`. Made by `open_tracker` and
+    """One MLflow run, with the calls of `pipeline.tracking.RunTracker`. Made by `open_tracker` and
     `resume`.
 
     A metric or picture is stored once for each name and step: a resumed training that replays steps adds

@@ -1,6 +1,6 @@
 """A sweep over Ray Tune: one driver function a trial, which runs Ray Train; values and stops come from the sweep.
 
-Tune starts, watches and ends the trials. What to try and what is known lies in `pipeline.sweep`, whose
+Tune starts, watches and ends the trials. What to try and what is known lies in `pipeline.search.sweep`, whose
 files outlive a killed driver; Tune's own state is not used to resume. A trial's driver takes a tenth of a CPU out of
 its workers' share, so that each trial under way fits whole, whatever the others do: nothing can wait for ever.
 """
@@ -23,11 +23,11 @@ from ray.tune.search import Searcher
 from pipeline.engine import distill, session
 from pipeline.engine.board import Progress
 from pipeline.errors import FacultyError, InputError
-from pipeline.halving import Halving
 from pipeline.progress import Line
-from pipeline.recipe import Distill
-from pipeline.sweep import Trial
-from pipeline.sweep_run import Conductor, Order, accuracy
+from pipeline.recipe.recipe import Distill
+from pipeline.search.halving import Halving
+from pipeline.search.run import Conductor, Order, accuracy
+from pipeline.search.sweep import Trial
 
 DRIVER_CPUS = 0.1
 """Ray refuses a trial that asks for nothing."""

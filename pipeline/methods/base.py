@@ -1,6 +1,6 @@
 """What a method is: a list of phases, each a training with its own modules, data and losses.
 
-The training loop (pipeline/train.py) is one piece of code for all of them.
+The training loop (pipeline/training/loop.py) is one piece of code for all of them.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from pipeline.losses.pixel import l1
-from pipeline.schedule import Weight
-from pipeline.settings import Budget
+from pipeline.recipe.schedule import Weight
+from pipeline.recipe.settings import Budget
 from students.colour import colours_of, luma
 
 Modules = Mapping[str, nn.Module]

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from pipeline.losses.pixel import l1
-from pipeline.method_settings import KD, Scratch
 from pipeline.methods.base import Batch, Modules, Phase, PhaseBuilder, masked_l1, seen_by
-from pipeline.settings import Train
+from pipeline.recipe.methods import KD, Scratch
+from pipeline.recipe.settings import Train
 
 
 def scratch(method: Scratch, settings: Train, student: Callable[[], nn.Module]) -> list[PhaseBuilder]:

@@ -25,10 +25,10 @@ from pipeline.losses.pixel import l1
 from pipeline.losses.relational import pooled_relations
 from pipeline.losses.variational import VID
 from pipeline.losses.wavelet import WaveletLoss
-from pipeline.method_settings import PISR
 from pipeline.methods.base import Batch, Modules, Phase, PhaseBuilder, masked_l1, seen_by
 from pipeline.methods.taps import Tap, Until, channels, layer_of
-from pipeline.settings import Train
+from pipeline.recipe.methods import PISR
+from pipeline.recipe.settings import Train
 from students.colour import colours_of, grey
 from teachers.privileged import Encoder, Privileged
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from pipeline.charts import PALETTE, plain
 from pipeline.recognition.sampler import Gallery, ViewBatch, student_pictures
+from pipeline.report.charts import PALETTE, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

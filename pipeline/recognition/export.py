@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.cost import multiply_adds, parameters
+from pipeline.deploy.export import onnx_bytes, onnx_session, read_network, require_parity, write_whole
+from pipeline.deploy.shipping import attempt, missing_note
 from pipeline.errors import InputError, reason
-from pipeline.export import onnx_bytes, onnx_session, read_network, require_parity, write_whole
 from pipeline.recognition.networks import Recogniser, build
 from pipeline.recognition.recipe import Network
-from pipeline.shipping import attempt, missing_note
 
 OUTPUTS = ("logits", "embedding")
 

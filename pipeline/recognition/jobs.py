@@ -10,21 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.cache.fingerprint import fingerprint
+from pipeline.cache.manifest import load as load_manifest
+from pipeline.cache.store import Store
 from pipeline.losses.gather import globalise
 from pipeline.methods.base import Phase
+from pipeline.recipe.settings import Budget
 from pipeline.recognition.methods import assistant_phase, student_phase, task_phase
 from pipeline.recognition.networks import Recogniser, build
 from pipeline.recognition.recipe import HORKD, Network, Recognition
 from pipeline.recognition.sampler import Gallery, ViewSampler
 from pipeline.recognition.tasks import METRICS, score
 from pipeline.recognition.teach import Source
-from pipeline.settings import Budget
-from pipeline.shards.fingerprint import fingerprint
-from pipeline.shards.manifest import load as load_manifest
-from pipeline.shards.store import Store
-from pipeline.stages import weights
-from pipeline.stages.distill import Listener
-from pipeline.train import Hooks, train
+from pipeline.steps import weights
+from pipeline.steps.distill import Listener
+from pipeline.training.loop import Hooks, train
 
 VERSION = 1
 OBSERVED_ONLY = ("log_every", "evaluate_every", "keep")

@@ -30,10 +30,10 @@ from pipeline.losses.mmd import mmd
 from pipeline.losses.pairwise import pairwise
 from pipeline.losses.soft_labels import soft_labels
 from pipeline.methods.base import Adversary, Batch, Modules, Phase
+from pipeline.recipe.schedule import Weight
+from pipeline.recipe.settings import Budget
 from pipeline.recognition.recipe import HORKD, KD, RKD, Recognition, Scratch
 from pipeline.recognition.tasks import task_loss
-from pipeline.schedule import Weight
-from pipeline.settings import Budget
 
 Fill = Callable[[MutableMapping[str, Tensor]], None]
 """Adds the teacher's outputs to a batch where they are not cached."""

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pipeline.cache.fingerprint import fingerprint
+from pipeline.cache.format import Receipt, write_shard
+from pipeline.cache.manifest import Manifest, committed, write_receipt
+from pipeline.cache.store import Store
 from pipeline.data.decode import decode
 from pipeline.recognition.layouts import Item, array, as_rgb, digits, find, numbered, read_mask, split
 from pipeline.recognition.recipe import Recognition
-from pipeline.shards.fingerprint import fingerprint
-from pipeline.shards.format import Receipt, write_shard
-from pipeline.shards.manifest import Manifest, committed, write_receipt
-from pipeline.shards.store import Store
 
 VERSION = 1
 SPLITS = ("train", "val", "test")
@@ -111,7 +111,7 @@ def _facts(item: Item, numbers: dict[str, int]) -> list[Any]:
 
 
 def _mask_digest(path: str) -> str:
-    from pipeline.shards.fingerprint import file_sha256
+    from pipeline.cache.fingerprint import file_sha256
 
     return file_sha256(path)[:16]
 

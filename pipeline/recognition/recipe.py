@@ -7,15 +7,26 @@ from typing import Annotated, Any, Literal, Union
 
 from pydantic import Field, model_validator
 
-from pipeline.recipe import Distill, Tracking
-from pipeline.schedule import Fraction, Ramp, Weight
-from pipeline.settings import Budget, Name, Positive, Section
+from pipeline.recipe.recipe import Distill, Tracking
+from pipeline.recipe.schedule import Fraction, Ramp, Weight
+from pipeline.recipe.settings import Budget, Name, Positive, Section
 
 Task = Literal["classification", "verification", "retrieval", "segmentation"]
 MethodName = Literal["scratch", "kd", "rkd", "horkd"]
 Size = Annotated[int, Field(ge=4)]
 LEAST_SIDE = 4
 """Least side of an LR picture in pixels."""
+GAPS: dict[int, tuple[int, ...]] = {
+    1: (),
+    2: (2,),
+    3: (3,),
+    4: (4,),
+    6: (3, 2),
+    8: (4, 2),
+    12: (4, 3),
+    16: (4, 4),
+}
+"""Gap -> the steps in which it is made: MATLAB's antialiased bicubic, which is exact up to 4, step by step above."""
 
 
 class Views(Section):
@@ -284,8 +295,6 @@ class Recognition(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recognition:
-        from pipeline.recognition.views import GAPS
-
         for gap in self.gaps:
             if gap not in GAPS:
                 raise ValueError(f"gap must be one of {', '.join(map(str, sorted(GAPS)))}, found {gap}")

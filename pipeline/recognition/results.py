@@ -12,17 +12,17 @@ from typing import Any
 
 import yaml
 
+from pipeline.cache import stamps
+from pipeline.cache.fingerprint import fingerprint
 from pipeline.recognition.drawings import drawings
 from pipeline.recognition.export import export_recogniser, file_stem
 from pipeline.recognition.jobs import RecognitionJob
 from pipeline.recognition.recipe import Recognition
 from pipeline.recognition.run import Outcome, RecognitionRun
 from pipeline.recognition.tasks import METRICS
-from pipeline.report import File, Report, portable, write_report
-from pipeline.shards import stamps
-from pipeline.shards.fingerprint import fingerprint
-from pipeline.stages import weights
-from pipeline.table import TESTED, Role, Row, render_table
+from pipeline.report.report import File, Report, portable, write_report
+from pipeline.report.table import TESTED, Role, Row, render_table
+from pipeline.steps import weights
 
 REPORT_STAMP = "report/stamp.json"
 

@@ -11,10 +11,16 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from pipeline.engines import Engine
+from pipeline.cache import manifest as manifests
+from pipeline.cache import records, stamps
+from pipeline.cache.fingerprint import file_sha256
+from pipeline.cache.format import Receipt
+from pipeline.cache.manifest import Manifest
+from pipeline.cache.mending import mends
+from pipeline.cache.store import Store
 from pipeline.errors import InputError
 from pipeline.progress import Once, Reporter
-from pipeline.recipe_file import checked
+from pipeline.recipe.reading import checked
 from pipeline.recognition import pictures as picturing
 from pipeline.recognition import teach as teaching
 from pipeline.recognition.jobs import RecognitionJob, job_fingerprint
@@ -22,17 +28,11 @@ from pipeline.recognition.networks import build, load_weights
 from pipeline.recognition.recipe import HORKD, METHODS, Network, Recognition
 from pipeline.recognition.score import Scored, ScoreTask
 from pipeline.recognition.teach import OutputTask, Source
-from pipeline.shards import manifest as manifests
-from pipeline.shards import records, stamps
-from pipeline.shards.fingerprint import file_sha256
-from pipeline.shards.format import Receipt
-from pipeline.shards.manifest import Manifest
-from pipeline.shards.mending import mends
-from pipeline.shards.store import Store
-from pipeline.stages.teach import STATS, read_stats
-from pipeline.stages.weights import pack
-from pipeline.tracked import Tracked
-from pipeline.tracking_null import RunTracker
+from pipeline.road.engines import Engine
+from pipeline.road.tracked import Tracked
+from pipeline.steps.teach import STATS, read_stats
+from pipeline.steps.weights import pack
+from pipeline.tracking import RunTracker
 
 
 def with_method(recipe: Recognition, method: str) -> Recognition:

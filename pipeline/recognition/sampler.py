@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.cache.manifest import Manifest
+from pipeline.cache.order import below, epoch_keys, mix, permute, read_ahead, words
+from pipeline.cache.rows import Rows
+from pipeline.cache.store import Store
 from pipeline.errors import InputError
 from pipeline.recognition.recipe import Sampling, Views
 from pipeline.recognition.views import Move, draw, enlarge, see, shrink
-from pipeline.shards.manifest import Manifest
-from pipeline.shards.order import below, epoch_keys, mix, permute, read_ahead, words
-from pipeline.shards.rows import Rows
-from pipeline.shards.store import Store
 
 PICTURES = ("lr", "hr")
 KEPT_BYTES = 256 * 2**20

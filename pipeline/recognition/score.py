@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from pipeline.cache.fingerprint import fingerprint
+from pipeline.cache.manifest import load as load_manifest
+from pipeline.cache.store import Store
 from pipeline.cost import multiply_adds, parameters
 from pipeline.recognition.recipe import Recognition
 from pipeline.recognition.sampler import Gallery
 from pipeline.recognition.tasks import score
 from pipeline.recognition.teach import Source
-from pipeline.shards.fingerprint import fingerprint
-from pipeline.shards.manifest import load as load_manifest
-from pipeline.shards.store import Store
 
 VERSION = 1
 RUNS = 20

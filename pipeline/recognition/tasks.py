@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from pipeline.recognition import metrics
 from pipeline.recognition.recipe import Recognition, TaskLoss
 from pipeline.recognition.sampler import Gallery, ViewBatch, student_pictures
-from pipeline.table import Metric
+from pipeline.report.table import Metric
 
 METRICS: dict[str, tuple[Metric, ...]] = {
     "classification": (Metric("accuracy", "accuracy", 4), Metric("balanced_accuracy", "balanced", 4)),

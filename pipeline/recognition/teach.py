@@ -13,18 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.cache import records
+from pipeline.cache.fingerprint import fingerprint
+from pipeline.cache.format import Receipt, open_verified, write_shard
+from pipeline.cache.manifest import Manifest, write_receipt
+from pipeline.cache.store import Store
 from pipeline.errors import FacultyError
 from pipeline.recognition.networks import Recogniser, build
 from pipeline.recognition.recipe import Network, Recognition, Views
 from pipeline.recognition.sampler import ViewBatch
 from pipeline.recognition.views import draw, see
-from pipeline.shards import records
-from pipeline.shards.fingerprint import fingerprint
-from pipeline.shards.format import Receipt, open_verified, write_shard
-from pipeline.shards.manifest import Manifest, write_receipt
-from pipeline.shards.store import Store
-from pipeline.stages import weights
-from pipeline.stages.teach import STATS
+from pipeline.steps import weights
+from pipeline.steps.teach import STATS
 
 VERSION = 1
 LARGEST = 65504.0

@@ -14,19 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.data.degrade import downscale_tensor, upscale_tensor
-from pipeline.recognition.recipe import Views
-
-GAPS: dict[int, tuple[int, ...]] = {
-    1: (),
-    2: (2,),
-    3: (3,),
-    4: (4,),
-    6: (3, 2),
-    8: (4, 2),
-    12: (4, 3),
-    16: (4, 4),
-}
-"""Gap -> the steps in which it is made: MATLAB's antialiased bicubic, which is exact up to 4, step by step above."""
+from pipeline.recognition.recipe import GAPS, Views
 
 
 def shrink(pictures: np.ndarray, gap: int) -> np.ndarray:

@@ -1,0 +1,227 @@
+"""Training batches from shards: random crops in an order that is a pure function of (seed, step, global
+batch).
+
+There is no sampler state. Sample number n = step * batch + i belongs to epoch n // tiles; a keyed permutation
+of the tiles, another in each epoch, names its tile, and a counter-based generator its crop and its move. So a
+resumed run, or one on another number of workers, sees exactly the same global batches, and the order depends
+on the tiles' ids alone, not on how they are packed into shards.
+
+Crops are copied from the mapped files straight into the batch. The eight moves of the square are left to
+`to_device`, which does them where the batch is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from pipeline.cache.format import Receipt
+from pipeline.cache.manifest import Manifest
+from pipeline.cache.order import below, epoch_keys, permute, read_ahead, words
+from pipeline.cache.rows import Rows
+from pipeline.cache.store import Store
+from pipeline.errors import InputError
+
+_BLOCK = 4096  # samples planned at once: enough to vectorise, few enough to throw away
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One column of one set of shards."""
+
+    store: Store
+    manifest: Manifest
+    column: str
+
+    @property
+    def set(self) -> tuple[str, tuple[Receipt, ...]]:
+        """What tells one set of shards from another."""
+        return self.store.uri, self.manifest.shards
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Crops of the same tiles at the same places, before their moves."""
+
+    tensors: dict[str, Tensor]
+    """Name -> (b, side, side, 3) in the column's type; side is the patch at that source's scale."""
+    ops: np.ndarray
+    """(b,) moves 0..7: bit 0 mirrors left and right, bit 1 top and bottom, bit 2 transposes after that."""
+    has_hr: np.ndarray
+    """(b,) bool: False where HR is unknown and `hr` holds zeros."""
+    _numbers: np.ndarray = field(repr=False)
+    _rows: Rows = field(repr=False)
+
+    @property
+    def ids(self) -> list[str]:
+        """The tiles' ids."""
+        return [self._rows.id(number) for number in self._numbers.tolist()]
+
+    def to(self, device: torch.device | str) -> dict[str, Tensor]:
+        """`to_device` of the tensors, and `has_hr` (b,) bool."""
+        tensors = to_device(self, device)
+        tensors["has_hr"] = torch.from_numpy(self.has_hr).to(device, non_blocking=True)
+        return tensors
+
+
+class Sampler:
+    """Random crops from tile shards (`lr`, `hr`) and from output shards of the same tiles (any other name)."""
+
+    def __init__(
+        self,
+        sources: Mapping[str, Source],
+        *,
+        scale: int,
+        patch: int,
+        batch: int,
+        seed: int,
+        margin: int,
+        augment: bool = True,
+        require_hr: bool = False,
+    ) -> None:
+        """Open and verify every shard of `sources`; `lr` must be among them.
+
+        `patch` and `margin` are in LR pixels; crops keep `margin` from the edges of tiles that have room for
+        it. `batch` counts the samples of all workers together. `require_hr` leaves out tiles without HR.
+        Raises CorruptShard for a shard that does not verify, InputError for sources that fit neither each
+        other nor the patch.
+        """
+        self._batch, self._seed, self._augment = batch, seed, augment
+        sets = {source.set: source for source in sources.values()}
+        opened = {key: Rows(source.store, source.manifest) for key, source in sets.items()}
+        self._rows = {name: opened[source.set] for name, source in sources.items()}
+        self._tiles = self._rows["lr"]
+        height, width = _tile_shape("lr", self._tiles, sources["lr"].column, None)[0][:2]
+        self._corners = np.array([_corners(side, patch, margin) for side in (height, width)])
+        self._crops = {}
+        for name, source in sources.items():
+            rows = self._rows[name]
+            _expect_same_ids(name, rows, self._tiles)
+            large = (height * scale, width * scale, 3)
+            shape, dtype = _tile_shape(name, rows, source.column, large if name == "hr" else None)
+            if shape[:2] not in ((height, width), large[:2]):
+                expected = f"tiles of {height}x{width} or {scale} times that"
+                raise InputError(f"training source {name}", expected, f"{shape[0]}x{shape[1]}")
+            factor = shape[0] // height
+            self._crops[name] = factor, rows.crops(source.column, shape, dtype, patch * factor)
+        self._has_hr = np.zeros(len(self._tiles), bool)
+        if "hr" in sources:
+            self._has_hr = self._rows["hr"].known(sources["hr"].column)
+        self._chosen = np.flatnonzero(self._has_hr) if require_hr else np.arange(len(self._tiles))
+        if not self.tiles:
+            raise InputError("training tiles", "at least one tile with HR", "LR alone")
+        self._plan = lru_cache(maxsize=2)(self._make_plan)
+
+    @property
+    def tiles(self) -> int:
+        """Tiles in one epoch."""
+        return len(self._chosen)
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+        """Return samples [rank * b, (rank + 1) * b) of global batch `step`, where b = batch / world.
+
+        Raises InputError if the batch does not divide by `world`.
+        """
+        if self._batch % world:
+            raise InputError("batch", f"a multiple of the {world} workers", str(self._batch))
+        share = self._batch // world
+        numbers, ys, xs, ops = self._samples(step * self._batch + rank * share, share)
+        tensors = {}
+        for name, (factor, crops) in self._crops.items():
+            rows = self._rows[name]
+            tensors[name] = crops.cut(rows.shard[numbers], rows.row[numbers], ys * factor, xs * factor)
+        return Batch(tensors, ops, self._has_hr[numbers], numbers, self._tiles)
+
+    def iterate(self, start: int, stop: int, rank: int = 0, world: int = 1) -> Iterator[tuple[int, Batch]]:
+        """Yield (step, batch) for the steps of [start, stop) while one thread prepares the next batch."""
+        return read_ahead(self.batch, start, stop, rank, world)
+
+    def _samples(self, first: int, count: int) -> np.ndarray:
+        """Return (4, count) int64: row number, y, x, move of the samples numbered from `first`."""
+        parts = []
+        while count:
+            block, offset = divmod(first, _BLOCK)
+            parts.append(self._plan(block)[:, offset : offset + count])
+            first, count = first + parts[-1].shape[1], count - parts[-1].shape[1]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def _make_plan(self, block: int) -> np.ndarray:
+        samples = np.arange(block * _BLOCK, (block + 1) * _BLOCK, dtype=np.uint64)
+        epoch, position = np.divmod(samples, np.uint64(self.tiles))
+        numbers = self._chosen[permute(position, self.tiles, epoch_keys(self._seed, epoch))]
+        draws = words(self._seed, block * _BLOCK, _BLOCK)
+        corners = self._corners[:, :1] + below(draws[:2], self._corners[:, 1:])
+        moves = below(draws[2], 8 if self._augment else 1)
+        return np.stack([numbers, *corners, moves])
+
+
+def to_device(
+    batch: Batch, device: torch.device | str, dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
+    """Return the tensors as (b, 3, side, side) in [0, 1] and channels_last, each sample's move done."""
+    moved = _moved_on_cpu if torch.device(device).type == "cpu" else _moved
+    result = {}
+    for name, crops in batch.tensors.items():
+        x = moved(crops.to(device), batch.ops)
+        x = x.to(dtype).div_(255) if crops.dtype == torch.uint8 else x.to(dtype)
+        result[name] = x.permute(0, 3, 1, 2)
+    return result
+
+
+def _moved(x: Tensor, ops: np.ndarray) -> Tensor:
+    """Move each square of (b, side, side, 3): few kernels, whatever the batch."""
+    moves = torch.from_numpy(ops).to(x.device).view(-1, 1, 1, 1)
+    x = torch.where(moves & 1 > 0, x.flip(2), x)
+    x = torch.where(moves & 2 > 0, x.flip(1), x)
+    return torch.where(moves & 4 > 0, x.transpose(1, 2), x)
+
+
+def _moved_on_cpu(x: Tensor, ops: np.ndarray) -> Tensor:
+    """Move each square of (b, side, side, 3), a pixel at a time rather than a channel at a time."""
+    result = torch.empty_like(x)
+    pixel = f"V{x.shape[-1] * x.element_size()}"
+    sources, targets = x.numpy().view(pixel)[..., 0], result.numpy().view(pixel)[..., 0]
+    for source, target, op in zip(sources, targets, ops.tolist(), strict=True):
+        if op & 1:
+            source = source[:, ::-1]
+        if op & 2:
+            source = source[::-1]
+        target[...] = source.T if op & 4 else source
+    return result
+
+
+def _corners(side: int, patch: int, margin: int) -> tuple[int, int]:
+    """Return the first corner and the number of corners that crops may have along one side."""
+    if side < patch:
+        raise InputError("training patch", f"at most the {side} LR pixels of a tile", str(patch))
+    margin = margin if side >= patch + 2 * margin else 0
+    return margin, side - 2 * margin - patch + 1
+
+
+def _tile_shape(
+    name: str, rows: Rows, column: str, fallback: tuple[int, ...] | None
+) -> tuple[tuple[int, ...], np.dtype]:
+    found = rows.shape(column)
+    if found is None and fallback is not None:
+        return fallback, np.dtype(np.uint8)
+    if found is None or (fallback is None and not rows.known(column).all()):
+        expected = f"the column {column} in every shard of {rows.name}"
+        raise InputError(f"training source {name}", expected, "shards without it")
+    return found
+
+
+def _expect_same_ids(name: str, rows: Rows, tiles: Rows) -> None:
+    if rows is tiles:
+        return
+    mine, theirs = rows.ids(), tiles.ids()
+    if not mine.equals(theirs):
+        missing = pc.sum(pc.invert(pc.is_in(theirs, mine))).as_py()
+        extra = pc.sum(pc.invert(pc.is_in(mine, theirs))).as_py()
+        found = f"{missing} of them missing and {extra} others"
+        raise InputError(f"training source {name}", f"the {len(tiles)} ids of {tiles.name}", found)

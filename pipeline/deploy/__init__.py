@@ -1,0 +1,1 @@
+"""What a student is for: export, evaluation, enlarging pictures."""

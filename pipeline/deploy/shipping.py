@@ -1,0 +1,132 @@
+"""A trained student as the files that leave with it. A format that cannot hold the network is missing and said; the
+others are there all the same.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import students
+from pipeline.cache import records
+from pipeline.cache.fingerprint import fingerprint
+from pipeline.cache.store import Store
+from pipeline.deploy.export import export_onnx, export_pth, load_student, save_student
+from pipeline.errors import FacultyError, InputError, reason
+from pipeline.report.model_card import model_card
+from students import deployed
+
+MISSING = "missing.json"
+"""Beside a student's files: {format: why it is not there}."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """What an export wrote."""
+
+    files: dict[str, Path]
+    """{"safetensors" | "onnx" | "pth" | "card": path}"""
+    missing: dict[str, str] = field(default_factory=dict)
+    """{format: why it could not be written}"""
+
+
+def attempt(write: Callable[[], Any]) -> str:
+    """Write a file; return why it could not be, or an empty string. What a broken exporter prints is kept quiet."""
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            write()
+    except FacultyError as error:
+        return str(error)
+    return ""
+
+
+def export_student(
+    source: Path, out: Path, facts: Mapping[str, Any] | None = None, *, half: bool = False
+) -> Shipped:
+    """Write a trained student's file as safetensors, ONNX, .pth (where spandrel has it) and model card into `out`.
+
+    `half` stores the safetensors in float16. Raises InputError for a file that is no student's.
+    """
+    model, info = load_student(source)
+    out.mkdir(parents=True, exist_ok=True)
+    stem = f"{info.architecture.replace(':', '-')}_x{info.scale}"
+    files = {"safetensors": out / f"{stem}.safetensors"}
+    save_student(
+        files["safetensors"],
+        copy.deepcopy(model).half() if half else model,
+        name=info.architecture,
+        scale=info.scale,
+        options=info.options,
+        metadata={**info.facts, **(facts or {})},
+    )
+    writers: dict[str, Callable[[Path], Any]] = {
+        "onnx": lambda path: export_onnx(deployed(model), path, info.scale)
+    }
+    if hasattr(model, "spandrel_state_dict"):
+        writers["pth"] = lambda path: export_pth(model, path)
+    missing = {}
+    for kind, write in writers.items():
+        path = out / f"{stem}.{kind}"
+        if why := attempt(lambda: write(path)):  # noqa: B023  called at once
+            missing[kind] = why.removeprefix(f"{path}: ")
+        else:
+            files[kind] = path
+    files["card"] = out / "README.md"
+    model_card(files["card"], load_student(files["safetensors"])[1])
+    return Shipped(files, missing)
+
+
+def missing_note(student: str, missing: Mapping[str, str]) -> str:
+    """The warning of a student that leaves without a format."""
+    return "; ".join(f"{student} leaves without {kind.upper()}: {why}" for kind, why in missing.items())
+
+
+def check_student(name: str, scale: int, options: Mapping[str, Any], known: Store) -> str:
+    """Try what a training and its export will do with a student of spandrel's, once; our own are tested.
+
+    Returns a warning where it will leave without ONNX, else an empty string; `known` keeps the answer. Raises
+    InputError for a network that a batch does not train, or that does not take pictures of any size.
+    """
+    if not name.startswith("spandrel:"):
+        return ""
+    facts = {"student": name, "scale": scale, "options": dict(options), "torch": str(torch.__version__)}
+    rel = f"probes/{fingerprint(facts)}.json"
+    if (found := records.load(known, rel)) is not None:
+        return str(found["warning"])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = students.build(name, scale, **options)
+        _try(name, "a batch of two pictures forwards and backwards", lambda: _step(network))
+        _try(name, "one picture of 17 x 21 pixels", lambda: network.eval()(torch.rand(1, 3, 17, 21)))
+        # Some choose their way by the first picture of a batch.
+        _try(
+            name, "several pictures at once when it is used", lambda: network.eval()(torch.rand(3, 3, 17, 21))
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "student.onnx")
+            why = attempt(lambda: export_onnx(network, path, scale)).removeprefix(f"{path}: ")
+    warning = missing_note(f"student {name}", {"onnx": why}) if why else ""
+    records.save(known, rel, {"warning": warning})
+    return warning
+
+
+def _step(network: torch.nn.Module) -> None:
+    network.train()(torch.rand(2, 3, 16, 16)).mean().backward()
+    if not any(p.grad is not None for p in network.parameters()):
+        raise RuntimeError("no parameter gets a gradient")
+
+
+def _try(name: str, what: str, act: Callable[[], Any]) -> None:
+    try:
+        act()
+    except Exception as error:  # third-party networks fail in their own ways
+        remedy = "Other options may do, or another student: `faculty students`."
+        raise InputError(f"student {name}", f"a network that takes {what}", reason(error), remedy) from error

@@ -1,0 +1,1 @@
+"""The typed recipe: its sections, and how it is read."""

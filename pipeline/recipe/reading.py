@@ -1,0 +1,257 @@
+"""Recipe files: one YAML file, checked before anything is started.
+
+Unknown keys, wrong types and impossible combinations end in one `InputError` that names the path inside the
+recipe. Paths are relative to the folder in which the command runs; `${NAME}` is replaced by the environment
+variable of that name.
+"""
+
+from __future__ import annotations
+
+import codecs
+import math
+import os
+import re
+import reprlib
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from pipeline.errors import InputError
+from pipeline.recipe.methods import METHODS
+from pipeline.recipe.recipe import Aggregate, Best, Mean, Median, Recipe, Weighted
+from pipeline.recognition.recipe import METHODS as RECOGNITION_METHODS
+from pipeline.recognition.recipe import Recognition
+
+Model = TypeVar("Model", bound=BaseModel)
+VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+"""An environment variable in a recipe's text."""
+LARGEST = 100_000
+"""Values that a recipe may hold."""
+
+
+def load_any(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe | Recognition:
+    """Read and validate a recipe; one with the key `task` is a recognition recipe.
+
+    `overrides` are `a.b.c=value` with YAML values. Raises InputError naming the recipe's path, the key, what was
+    expected and what was found.
+    """
+    content = _read(path, overrides)
+    return checked(_kind(content), content, str(path))
+
+
+def kind_of(path: str | Path, overrides: tuple[str, ...] = ()) -> type[Recipe] | type[Recognition]:
+    """What a recipe's file is meant to be, valid or not. Raises InputError for a file that is no table of settings."""
+    return _kind(_read(path, overrides))
+
+
+def _kind(content: Mapping[str, Any]) -> type[Recipe] | type[Recognition]:
+    return Recognition if "task" in content else Recipe
+
+
+def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """As `load_any`, for what works on super-resolution alone. Raises InputError for a recognition recipe."""
+    recipe = load_any(path, overrides)
+    if not isinstance(recipe, Recipe):
+        raise InputError(str(path), "a super-resolution recipe", f"one of task {recipe.task}")
+    return recipe
+
+
+def _read(path: str | Path, overrides: tuple[str, ...]) -> dict[str, Any]:
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(str(path), "a recipe file (YAML)", "no such file", "See recipes/ for examples.")
+    try:
+        content = _parse(_expand(read_text(file), str(file)))
+    except yaml.YAMLError as error:
+        raise InputError(str(path), "valid YAML", " ".join(str(error).split())) from None
+    except (
+        ValueError,
+        OverflowError,
+        TypeError,
+        LookupError,
+    ) as error:  # a date of month 13, a tag on a wrong value
+        raise InputError(str(path), "values that a recipe can hold", " ".join(str(error).split())) from None
+    except RecursionError:
+        raise InputError(str(path), "valid YAML", "tables and lists nested too deeply") from None
+    if not isinstance(content, dict):
+        raise InputError(str(path), "a table of settings", type(content).__name__)
+    for override in overrides:
+        _apply(content, override, str(path))
+    return content
+
+
+def read_text(file: Path) -> str:
+    """A text file's content: UTF-8 with or without a byte order mark, or UTF-16 with one.
+
+    Raises InputError naming the file for another encoding, a file that cannot be read and a NUL in the text.
+    """
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise InputError(str(file), "a readable file", error.strerror or "an error of the disk") from None
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    name = "UTF-16" if wide else "UTF-8"
+    if not wide and b"\0" in data:
+        unmarked = "UTF-16BE" if data.startswith(b"\0") else "UTF-16LE" if data[1:2] == b"\0" else ""
+        remedy = _convert(file, unmarked) if unmarked else ""
+        raise InputError(str(file), "a text in UTF-8", "NUL bytes in it", remedy)
+    try:
+        text = data.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        found = f"the byte 0x{data[error.start]:02x} in line {line}, which is not {name}"
+        raise InputError(
+            str(file), "a text in UTF-8", found, "" if wide else _convert(file, "LATIN1")
+        ) from None
+    if "\0" in text:
+        raise InputError(str(file), "a text in UTF-8", "NUL characters in it")
+    return text
+
+
+def _convert(file: Path, encoding: str) -> str:
+    """The remedy for a text in another encoding, as a line for a shell."""
+    source, target = shlex.quote(str(file)), shlex.quote(str(file.with_suffix(f".utf8{file.suffix}")))
+    return f"If it is {encoding}, make one in UTF-8: iconv -f {encoding} -t UTF-8 {source} > {target}"
+
+
+def _parse(text: str) -> Any:
+    """YAML as plain data. Raises YAMLError, and ValueError for what YAML allows and no recipe means."""
+    loader = yaml.SafeLoader(text)
+    try:
+        if (node := loader.get_single_node()) is None:
+            return None
+        if _written_out(node, {}) > LARGEST:
+            raise ValueError(f"more than {LARGEST:,} values once its aliases are written out")
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _written_out(node: yaml.Node, known: dict[int, float]) -> float:
+    """How many values a node stands for, each alias counted as what it repeats; infinitely many if it holds itself."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        parts = [n for pair in node.value for n in (pair if isinstance(pair, tuple) else (pair,))]
+        known[id(node)] = 1 + sum(_written_out(part, known) for part in parts)
+    return known[id(node)]
+
+
+def with_method(recipe: Recipe, method: str) -> Recipe:
+    """The same recipe with another method or variant: the recipe's own settings where it has some, else defaults.
+
+    Raises InputError where the recipe lacks what the method needs.
+    """
+    if method == recipe.method.name:
+        return recipe
+    variant = recipe.compare.variants.get(method)
+    chosen = variant.model_dump(mode="json") if variant else {"name": method}
+    return checked(Recipe, {**recipe.model_dump(mode="json"), "method": chosen}, f"method {method}")
+
+
+def changed(recipe: Model, values: Mapping[str, Any], where: str) -> Model:
+    """The same recipe with other values at paths such as `method.hr` or `teachers.0.precision`.
+
+    Raises InputError, which says `where`, for a path that the recipe does not have and for a value it does not take.
+    """
+    content = recipe.model_dump(mode="json")
+    for path, value in values.items():
+        _put(content, path, value, where)
+    return checked(type(recipe), content, where)
+
+
+def checked(model: type[Model], content: dict[str, Any], where: str) -> Model:
+    """`content` as a `model`. Raises InputError with the first complaint."""
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        first, *others = error.errors()
+        key = ".".join(str(p) for p in first["loc"]) or "the recipe"
+        more = f" ({len(others)} more problem{'s' * (len(others) > 1)} after this one.)" if others else ""
+        found = "an unknown key" if first["type"] == "extra_forbidden" else reprlib.repr(first.get("input"))
+        if len(found) > 120:
+            found = found[:117] + "..."
+        if first["type"] == "extra_forbidden":
+            known = _siblings(model, first["loc"])
+            expected = "one of " + ", ".join(known) if known else "a known key"
+        else:
+            expected = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "value_error":
+            raise InputError(f"{where}: {key}", "a consistent recipe", f"{expected}{more}") from None
+        raise InputError(
+            f"{where}: {key}",
+            expected,
+            found,
+            f"`faculty recipe check FILE --schema` explains every key.{more}",
+        ) from None
+
+
+def _siblings(recipe: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys allowed where an unknown one stood."""
+    model: Any = recipe
+    methods = METHODS if recipe is Recipe else RECOGNITION_METHODS
+    for part in location[:-1]:
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:
+            options: list[Any] = [methods.get(str(part))] + [
+                m for m in (Mean, Median, Best, Weighted, Aggregate) if m.__name__.lower() == part
+            ]
+            model = next((m for m in options if m), model)
+            continue
+        model = _model_of(field.annotation) or model
+    return sorted(getattr(model, "model_fields", {}))
+
+
+def _model_of(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for part in getattr(annotation, "__args__", ()):
+        found = _model_of(part)
+        if found is not None:
+            return found
+    return None
+
+
+def _apply(content: dict[str, Any], override: str, file: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise InputError(f"--set {override}", "key.path=value", override)
+    try:
+        value = _parse(text)
+    except (yaml.YAMLError, ValueError, OverflowError, TypeError, LookupError, RecursionError) as error:
+        raise InputError(f"--set {path}", "a YAML value", " ".join(str(error).split())) from None
+    _put(content, path, value, f"{file}: --set {path}")
+
+
+def _put(content: dict[str, Any], path: str, value: Any, where: str) -> None:
+    node: Any = content
+    *parents, last = path.split(".")
+    for part in parents:
+        key: Any = int(part) if isinstance(node, list) and part.isdigit() else part
+        if isinstance(node, dict):
+            node = node.setdefault(key, {})
+        elif isinstance(node, list) and isinstance(key, int) and key < len(node):
+            node = node[key]
+        else:
+            raise InputError(where, "a path of tables and list positions", f"no place {part!r}")
+    if isinstance(node, list) and last.isdigit() and int(last) < len(node):
+        node[int(last)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise InputError(where, "a path of tables and list positions", f"no place {last!r}")
+
+
+def _expand(text: str, where: str) -> str:
+    def value(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name not in os.environ:
+            raise InputError(where, f"the environment variable {name}", "not set", f"export {name}=...")
+        return os.environ[name]
+
+    return VARIABLE.sub(value, text)

@@ -1,0 +1,267 @@
+"""The recipe's settings: the whole truth of a run, each documented beside it. `recipe_file.py` reads them from YAML."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, Union
+
+from pydantic import Field, model_validator
+
+from pipeline.recipe.methods import KD, METHODS, PISR, Method
+from pipeline.recipe.settings import Name, Positive, Section, Train
+from pipeline.recipe.teachers import TeacherSpec as TeacherSpec
+
+
+class Data(Section):
+    """Where the pictures are and how tiles are cut from them."""
+
+    train: tuple[str, ...] = Field(min_length=1)
+    """Folders (or files) of high-resolution training pictures."""
+    lr_only: tuple[str, ...] = ()
+    """Folders of low-resolution pictures without a high-resolution partner: teachers' targets are their only
+    supervision.
+    """
+    test: tuple[str, ...] = ()
+    """Folders of high-resolution benchmark pictures; never trained on. A set is named after its folder. A picture that
+    a model reproduces exactly is named, and no mean of PSNR counts it.
+    """
+    holdout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
+    """Share of the training pictures (chosen by their sha256) kept out of training to judge fusion and progress."""
+    degradation: Literal["bicubic"] = "bicubic"
+    """How LR is made from HR: `bicubic` is MATLAB's antialiased bicubic, bit for bit."""
+    tile: Positive = 192
+    """Side of a stored HR tile in pixels; a multiple of the scale. Training patches are cropped from tiles at
+    read time.
+    """
+    margin: Annotated[int, Field(ge=0)] = 4
+    """LR pixels at each side of a tile that crops never touch, because teachers saw padding beyond them."""
+    on_bad: Literal["raise", "quarantine"] = "raise"
+    """A damaged picture stops the run (`raise`), or is listed and left out (`quarantine`)."""
+
+
+class Cache(Section):
+    """Where tiles, teacher outputs and fused targets are kept."""
+
+    root: str = "cache"
+    """Folder or URI (s3://, gs://) that holds every shard."""
+    shard_mb: Annotated[float, Field(gt=0)] = 64.0
+    """Approximate size of one shard's pixels in megabytes (10^6 bytes)."""
+    dtype: Literal["uint8", "float16"] = "uint8"
+    """How teacher outputs are stored: `uint8` (0..255, rounded) or `float16` (0..1, unclamped)."""
+
+
+class Teach(Section):
+    """How the teachers are run."""
+
+    actors: Positive | dict[str, Positive] | Literal["auto"] = "auto"
+    """Actors per teacher: a number, a table by teacher name, or `auto` (shared out by measured cost)."""
+    cpus_per_actor: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    """CPU share that Ray reserves per actor."""
+    gpus_per_actor: Annotated[float, Field(ge=0)] = 0.0
+    """GPU share per actor; 0.25 puts four actors on one GPU."""
+    threads: Positive | Literal["auto"] = "auto"
+    """CPU threads of an actor; `auto` shares the cores between the actors that have work, anew for each shard."""
+    batch: Positive = 8
+    """Tiles per forward pass."""
+    max_restarts: Annotated[int, Field(ge=0)] = 3
+    """How often a dead actor is restarted (its shard is taught again) before the run fails."""
+
+
+class Mean(Section):
+    """Pixel-wise mean of the teachers."""
+
+    kind: Literal["mean"]
+    """Always `mean`."""
+
+
+class Median(Section):
+    """Pixel-wise median of the teachers."""
+
+    kind: Literal["median"]
+    """Always `median`."""
+
+
+class Best(Section):
+    """For each tile the teacher nearest to HR."""
+
+    kind: Literal["best"]
+    """Always `best`."""
+
+
+class Weighted(Section):
+    """A weighted sum of the teachers."""
+
+    kind: Literal["weighted"]
+    """Always `weighted`."""
+    weights: dict[str, float] | Literal["fit"] = "fit"
+    """Weight by teacher name (they sum to 1), or `fit`: least squares against HR on the training tiles."""
+
+
+class Aggregate(Section):
+    """MTKD's knowledge-aggregation network (DCTSwin), trained on cached teacher outputs (MTKD, section 3.1)."""
+
+    kind: Literal["aggregate"]
+    """Always `aggregate`."""
+    dim: Positive = 96
+    """Channels."""
+    depths: tuple[Positive, ...] = (4, 4)
+    """Blocks in each residual group."""
+    heads: tuple[Positive, ...] = (6, 6)
+    """Attention heads in each residual group."""
+    window: Positive = 8
+    """Window side in LR pixels."""
+    mlp_ratio: Annotated[float, Field(gt=0)] = 2.0
+    """Hidden width of the MLP over `dim`."""
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Drop-path rate of the last block; it rises linearly from 0."""
+    official: bool = False
+    """Behaviour of the released code (un-normalised DCT, transformed mask, output / 255 + mean, no skip)."""
+    skip: Literal["none", "mean", "weighted"] = "mean"
+    """Ours: the network learns a correction to the teachers' mean, or to a weighted sum of them that starts at the
+    least-squares weights and is learned too."""
+    train: Train = Train(steps=20_000, batch=16, patch=32, lr=2e-4)
+    """How the network is trained."""
+
+
+Fusion = Annotated[Union[Mean, Median, Best, Weighted, Aggregate], Field(discriminator="kind")]
+
+
+class Student(Section):
+    """The network that ships."""
+
+    name: str = "fsrcnn"
+    """A name from `faculty students`, or `spandrel:<architecture>`."""
+    options: dict[str, Any] = {}
+    """Hyper-parameters of that network."""
+
+    @property
+    def label(self) -> str:
+        return re.sub(r"[^A-Za-z0-9._-]", "-", self.name)
+
+
+class Distill(Section):
+    """Ray Train's side of a training."""
+
+    workers: Positive | tuple[Positive, Positive] = 1
+    """Workers, or [least, most] for an elastic group. The global batch is split over them."""
+    cpus_per_worker: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    """CPUs per worker, also its thread count; `auto` shares the machine between the trainings that run side by side."""
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs per worker."""
+    resources: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Custom Ray resources per worker: {on_demand: 0.001} keeps a training on nodes that have `on_demand`
+    (cluster.yaml).
+    """
+    side_by_side: Positive | Literal["auto"] = "auto"
+    """Trainings of one comparison that run at the same time."""
+    max_failures: Annotated[int, Field(ge=-1)] = 2
+    """Worker failures after which the run ends; -1 for no limit."""
+
+
+class Compare(Section):
+    """What `faculty run` trains beside the recipe's own method, at the same budget."""
+
+    methods: tuple[str, ...] = ("scratch",)
+    """Baselines: methods by name, or names of `variants`."""
+    variants: dict[Name, Method] = {}
+    """Further settings of methods under names of their own, for ablations."""
+    seeds: Positive = 1
+    """Seeds per method: seed, seed + 1, ..."""
+
+
+class Tracking(Section):
+    """MLflow."""
+
+    enabled: bool = True
+    """Record the run in MLflow."""
+    uri: str | None = None
+    """Tracking store; default: MLFLOW_TRACKING_URI, else sqlite beside the output folder."""
+    experiment: str | None = None
+    """Experiment; default: the recipe's name."""
+    system_metrics: bool = True
+    """Also record CPU, memory, disk, network and GPU load of the machine with the driver."""
+
+
+class Recipe(Section):
+    """One run, from pictures and checkpoints to a student."""
+
+    name: Name
+    """Names the run, its output folder and its MLflow experiment."""
+    scale: Literal[2, 3, 4]
+    """Enlargement."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of everything random."""
+    output: str = "runs"
+    """Folder or URI under which the folder `name` receives checkpoints, students and the report."""
+    data: Data
+    cache: Cache = Cache()
+    teachers: tuple[TeacherSpec, ...] = ()
+    """The pretrained networks; their order is part of the fusion."""
+    teach: Teach = Teach()
+    fusion: Fusion = Mean(kind="mean")
+    """How the teachers become one target: `mean`, `median`, `best`, `weighted` or `aggregate`."""
+    student: Student = Student()
+    method: Method
+    """How the student is trained: `scratch`, `kd`, `mtkd` or `pisr`."""
+    train: Train = Train()
+    distill: Distill = Distill()
+    compare: Compare = Compare()
+    tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        labels = [t.label for t in self.teachers]
+        actors = self.teach.actors if isinstance(self.teach.actors, dict) else {}
+        double = sorted({n for n in labels if labels.count(n) > 1})
+        checks = [
+            (
+                self.data.tile % self.scale,
+                f"data.tile ({self.data.tile}) must be a multiple of scale ({self.scale})",
+            ),
+            (bool(double), f"teachers: names must differ, found {double} twice; give each a `name`"),
+            (
+                self.method.target != "none" and not self.teachers,
+                f"method {self.method.name} needs at least one teacher; add `teachers:`",
+            ),
+            (
+                bool(taken := sorted(set(METHODS) & set(self.compare.variants))),
+                f"compare.variants: {taken} are methods' own names; choose others",
+            ),
+            (
+                bool(unknown := sorted(set(self.compare.methods) - {*METHODS, *self.compare.variants})),
+                f"compare.methods: {unknown} are neither methods ({', '.join(METHODS)}) nor names of compare.variants",
+            ),
+            (
+                bool(strange := sorted(set(actors) - set(labels))),
+                f"teach.actors names {strange}, which are no teachers; the teachers are {labels}",
+            ),
+            (
+                isinstance(self.fusion, Weighted)
+                and isinstance(self.fusion.weights, dict)
+                and set(self.fusion.weights) != set(labels),
+                f"fusion.weights must name exactly the teachers {labels}",
+            ),
+            (
+                isinstance(self.method, KD) and self.method.teacher == "best" and "best" in labels,
+                "method.teacher: `best` means the teacher of the highest PSNR, and a teacher is called so; give that "
+                "teacher (teachers) another `name`",
+            ),
+            (
+                isinstance(self.method, KD) and self.method.teacher not in ("best", *labels),
+                f"method.teacher must be `best` or one of {labels}, found {getattr(self.method, 'teacher', '')!r}",
+            ),
+        ]
+        trainings = [("train", self.train)]
+        if isinstance(self.fusion, Aggregate):
+            trainings.append(("fusion.train", self.fusion.train))
+        if isinstance(self.method, PISR) and self.method.pretrain:
+            trainings.append(("method.pretrain", self.method.pretrain))
+        room = self.data.tile // self.scale - 2 * self.data.margin
+        for path, t in trainings:
+            checks.append(
+                (t.patch > room, f"{path}.patch ({t.patch}) exceeds tile/scale - 2*margin ({room})")
+            )
+        for bad, text in checks:
+            if bad:
+                raise ValueError(text)
+        return self

@@ -1,0 +1,64 @@
+"""What every recipe's settings are made of: sections, names, and how a network is trained."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.recipe.schedule import Fraction
+
+Positive = Annotated[int, Field(gt=0)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Budget(Section):
+    """One training: length, optimiser, schedule and what is watched."""
+
+    steps: Positive = 10_000
+    """Optimiser steps."""
+    batch: Positive = 16
+    """Global batch: samples per step over all workers."""
+    lr: Annotated[float, Field(gt=0)] = 2e-4
+    """Peak learning rate."""
+    schedule: Literal["constant", "cosine", "multistep"] = "cosine"
+    """Learning-rate schedule after the warm-up."""
+    min_lr: Annotated[float, Field(ge=0)] = 1e-6
+    """Floor of the cosine schedule."""
+    milestones: tuple[Fraction, ...] = (0.5, 0.8, 0.9, 0.95)
+    """Progress values at which `multistep` multiplies the rate by `gamma`."""
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Factor of `multistep`."""
+    warmup: Annotated[int, Field(ge=0)] = 0
+    """Steps of linear warm-up."""
+    optimiser: Literal["adam", "adamw", "sgd"] = "adam"
+    """Optimiser; `sgd` has Nesterov's momentum, the first of `betas`."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam's decay rates."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Weight decay."""
+    clip: Annotated[float, Field(ge=0)] = 0.0
+    """Largest gradient norm; 0 leaves gradients alone."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Decay of the exponential moving average that is evaluated and exported; 0 turns it off."""
+    amp: Literal["off", "bf16", "fp16"] = "off"
+    """Autocast on GPU; losses stay in fp32. Ignored on a CPU."""
+    compile: bool = False
+    """torch.compile on the trained networks."""
+    log_every: Positive = 100
+    """Steps between logged loss values (their mean over the interval)."""
+    evaluate_every: Positive = 1000
+    """Steps between evaluations; also the checkpoint interval and one report to Ray."""
+    keep: Positive = 2
+    """Complete checkpoints kept."""
+
+
+class Train(Budget):
+    """The training of a super-resolution network."""
+
+    patch: Positive = 32
+    """Side of a training patch in LR pixels."""

@@ -1,0 +1,58 @@
+"""The settings of one teacher."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
+from pipeline.recipe.settings import Name, Section
+
+
+def convention(channels: str | None, value_range: int | None) -> dict[str, Any]:
+    """The changes to a network's `Convention` that these settings stand for."""
+    changes: dict[str, Any] = {} if channels is None else {"bgr": channels == "bgr"}
+    return changes if value_range is None else {**changes, "value_range": float(value_range)}
+
+
+class TeacherSpec(Section):
+    """One pretrained network."""
+
+    checkpoint: str
+    """A file, or a name from `faculty teachers` such as `swinir-m-x4`."""
+    name: Name | None = None
+    """How reports call it; default: the checkpoint's name without its suffix."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto` takes bf16 where it is measured to be faster and to cost at most 0.005 dB."""
+    gate: Literal["check", "warn", "off"] = "check"
+    """`check` refuses a network that certainly does not do what is said of it and warns of what may be wrong, `warn`
+    only warns, `off` does not look.
+    """
+    channels: Literal["rgb", "bgr"] | None = None
+    """Order of channels that the network wants; default: what is known of it."""
+    value_range: Literal[1, 255] | None = None
+    """What white is for the network; default: what is known of it."""
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """Of the gate, the channels and the value range, what is not the default."""
+        names = ("gate", "channels", "value_range")
+        return {n: v for n in names if (v := getattr(self, n)) != type(self).model_fields[n].default}
+
+    @property
+    def convention(self) -> dict[str, Any]:
+        """What of the network's `Convention` the recipe sets."""
+        return convention(self.channels, self.value_range)
+
+    @model_serializer(mode="wrap")
+    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Sweeps, sheets and records of before know nothing of these keys: at their defaults they are left out."""
+        dumped: dict[str, Any] = handler(self)
+        kept = self.changed
+        return {k: v for k, v in dumped.items() if k not in ("gate", "channels", "value_range") or k in kept}
+
+    @property
+    def label(self) -> str:
+        return self.name or re.sub(r"[^A-Za-z0-9._-]", "-", Path(self.checkpoint).stem)

@@ -1,0 +1,1 @@
+"""What people look at: tables, charts, pictures, the report, the model card."""

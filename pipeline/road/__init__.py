@@ -1,0 +1,1 @@
+"""From a recipe to its results: what is there is skipped, the rest goes to an engine."""

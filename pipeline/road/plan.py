@@ -1,0 +1,224 @@
+"""What a run will take: bytes, operations, hours and money, before anything is started.
+
+A stage takes as long as the slowest of what it does at the same time: computing, moving bytes over the network, writing
+and hashing them. Everything here is arithmetic on `Work` (from the recipe and the pictures) and `Rates` (from
+`python -m benchmarks rates`, or assumed where no such machine was at hand; each constant says which). docs/scale.md
+holds the formulas and tables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from pipeline.data.tiles import Grid, positions
+from pipeline.recipe.recipe import Aggregate, Recipe
+
+ITEM_BYTES = {"uint8": 1, "float16": 2}
+BACKWARD = 3
+"""A training step counts as three forward passes: one forward, two for the gradients of weights and inputs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What one machine does in a second, and what it costs."""
+
+    teach: float
+    """Multiply-adds a second of one device running teachers."""
+    train: float
+    """Multiply-adds a second of one device training a small student."""
+    cut: float
+    """HR pixels a second that one core decodes, degrades and cuts into tiles."""
+    hash: float
+    """Bytes a second of sha256 on one core: paid when a shard is written and when a machine first reads it."""
+    disk: float
+    """Bytes a second that a node writes durably."""
+    network: float
+    """Bytes a second between a node and the store."""
+    devices: int = 1
+    """GPUs (or CPU workers) of a node."""
+    cores: int = 1
+    """CPU cores of a node."""
+    start: float = 25.0
+    """Seconds before and between the stages in which Ray and its processes start."""
+    price: float = 1.0
+    """Of one device for an hour, with its share of the node, in any currency."""
+
+
+MEASURED_CORE = Rates(
+    teach=7.6e10, train=3.3e10, cut=2.7e7, hash=1.4e9, disk=1.0e9, network=float("inf"), start=24.1, price=0.0
+)
+"""One core of the machine in benchmarks/results.md; store and node are the same machine."""
+
+ASSUMED_GPU = Rates(
+    teach=15e12, train=5e12, cut=0.0, hash=0.0, disk=1e9, network=1.25e9, devices=8, cores=64, start=60.0
+)
+"""One data-centre GPU of a node with eight, 10 Gbit/s to the store and local NVMe: ASSUMED, not measured. `teach` is
+30 T operations a second, about a tenth of such a GPU's bf16 peak, which convolutions of modest width reach; `train` is
+lower because students are small. `cut` and `hash` are those of the measured core."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What there is to do."""
+
+    pictures: int
+    pixels: int
+    """HR pixels of one picture."""
+    tiles: int
+    tile_bytes: int
+    """LR and HR of one tile."""
+    output_bytes: int
+    """Of one tile: every teacher's output."""
+    fused_bytes: int
+    """Of one tile; 0 where nothing is fused."""
+    teacher_ops: int
+    """Multiply-adds of all teachers for one tile."""
+    fusion_training_ops: float
+    """Multiply-adds of training the aggregation network, in all; 0 for other fusions."""
+    fusion_ops: float
+    """Multiply-adds of running it on every tile."""
+    step_ops: int
+    """Multiply-adds of one training step of the student."""
+    steps: int
+    shard_bytes: float
+
+    @property
+    def cache_bytes(self) -> int:
+        """All that the cache holds in the end."""
+        return self.tiles * (self.tile_bytes + self.output_bytes + self.fused_bytes)
+
+    @property
+    def shards(self) -> int:
+        """Tile shards."""
+        return max(1, round(self.tiles * self.tile_bytes / self.shard_bytes))
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Seconds by stage, what holds each up, and the sum."""
+
+    gpus: int
+    tiles: float
+    teach: float
+    fuse: float
+    distill: float
+    limits: dict[str, str]
+    """Stage -> what takes longest in it: compute, network, disk, hash."""
+    shards_per_second: float
+    """That one node teaches."""
+    device_hours: float
+    spend: float
+
+    @property
+    def seconds(self) -> float:
+        return self.tiles + self.teach + self.fuse + self.distill
+
+
+def work(
+    recipe: Recipe,
+    pictures: int,
+    height: int,
+    width: int,
+    teacher_macs: list[int],
+    student_macs: int,
+    fusion_macs: int = 0,
+) -> Work:
+    """What a recipe does to `pictures` HR pictures of height x width pixels.
+
+    `teacher_macs` and `student_macs` are multiply-adds for a 48 x 48 LR input, `fusion_macs` the aggregation network's.
+    """
+    grid = Grid(scale=recipe.scale, size=recipe.data.tile, margin=recipe.data.margin)
+    lr_side, item = grid.lr_size, ITEM_BYTES[recipe.cache.dtype]
+    hr_bytes = 3 * grid.size**2
+    tiles = pictures * len(positions(height, width, grid))
+    per_lr_pixel = 1 / 48**2
+    target = recipe.method.name not in ("scratch", "kd")
+    training, running = 0.0, 0.0
+    if isinstance(recipe.fusion, Aggregate) and target:
+        t = recipe.fusion.train
+        training = fusion_macs * per_lr_pixel * BACKWARD * t.steps * t.batch * t.patch**2
+        running = fusion_macs * per_lr_pixel * tiles * lr_side**2
+    return Work(
+        pictures=pictures,
+        pixels=height * width,
+        tiles=tiles,
+        tile_bytes=hr_bytes + 3 * lr_side**2,
+        output_bytes=len(teacher_macs) * hr_bytes * item,
+        fused_bytes=hr_bytes * item if target else 0,
+        teacher_ops=round(sum(teacher_macs) * per_lr_pixel * lr_side**2),
+        fusion_training_ops=training,
+        fusion_ops=running,
+        step_ops=round(BACKWARD * recipe.train.batch * student_macs * per_lr_pixel * recipe.train.patch**2),
+        steps=recipe.train.steps,
+        shard_bytes=recipe.cache.shard_mb * 1e6,
+    )
+
+
+def predict(todo: Work, rates: Rates, gpus: int, workers: int | None = None) -> Prediction:
+    """Time and money on `gpus` devices; the student trains on `workers` of them (default: all of one node at most).
+
+    The spend counts all devices in teach and fuse, and the training's alone in distill: a cluster that gives idle
+    nodes back pays for no more.
+    """
+    nodes = -(-gpus // rates.devices)
+    cores = nodes * rates.cores if gpus >= rates.devices else max(1, rates.cores * gpus // rates.devices)
+    trainers = workers or min(gpus, rates.devices)
+    made = todo.tiles * todo.tile_bytes
+    cut, cut_limit = _longest(
+        compute=todo.pictures * todo.pixels / (rates.cut * cores),
+        hash=made / (rates.hash * cores),
+        disk=made / (rates.disk * nodes),
+        network=made / (rates.network * nodes),
+    )
+    out = todo.tiles * todo.output_bytes
+    busy = min(gpus, max(todo.shards, 1))
+    compute = todo.tiles * todo.teacher_ops / (rates.teach * busy)
+    teach, teach_limit = _longest(
+        compute=compute,
+        hash=(made + out) / (rates.hash * cores),
+        disk=out / (rates.disk * nodes),
+        network=(made + out) / (rates.network * nodes),
+    )
+    fused = todo.tiles * todo.fused_bytes
+    fuse, fuse_limit = _longest(
+        compute=todo.fusion_ops / (rates.teach * gpus),
+        hash=(made + out + fused) / (rates.hash * cores) if fused else 0.0,
+        disk=fused / (rates.disk * nodes),
+        network=(made + out + fused) / (rates.network * nodes) if fused else 0.0,
+    )
+    # The aggregation network is trained before it runs, like the student: on the training's devices.
+    learn = todo.fusion_training_ops / (rates.train * trainers)
+    fetched = made + (fused or out)
+    own_nodes = -(-trainers // rates.devices)
+    # Every training node fetches and verifies the whole set before its first step; then it only computes.
+    fetch = max(fetched / rates.network, fetched / (rates.hash * rates.cores))
+    step = todo.steps * todo.step_ops / (rates.train * trainers)
+    distill = fetch + step
+    spend_seconds = gpus * (cut + teach + fuse + rates.start) + trainers * (learn + distill)
+    return Prediction(
+        gpus=gpus,
+        tiles=cut,
+        teach=teach,
+        fuse=fuse + learn,
+        distill=distill + rates.start,
+        limits={
+            "tiles": cut_limit,
+            "teach": teach_limit,
+            "fuse": "training" if learn > fuse else fuse_limit,
+            "distill": "compute" if step >= fetch else f"fetching to {own_nodes} node{'s' * (own_nodes > 1)}",
+        },
+        shards_per_second=todo.shards / teach / nodes if teach else float("inf"),
+        device_hours=spend_seconds / 3600,
+        spend=spend_seconds / 3600 * rates.price,
+    )
+
+
+def _longest(**seconds: float) -> tuple[float, str]:
+    name = max(seconds, key=lambda key: seconds[key])
+    return seconds[name], name
+
+
+def gpu_rates(**changes: float) -> Rates:
+    """The assumed GPU with the measured core's `cut` and `hash`, and what the user knows better."""
+    filled = replace(ASSUMED_GPU, cut=MEASURED_CORE.cut, hash=MEASURED_CORE.hash)
+    return replace(filled, **{k: v for k, v in changes.items() if v is not None})  # type: ignore[arg-type]

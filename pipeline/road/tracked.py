@@ -1,0 +1,58 @@
+"""A run's records in MLflow: one for the run, and one below it for each training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pipeline.steps.distill import TrainJob
+from pipeline.tracking import NullTracker, RunTracker, Status
+
+
+class Tracked:
+    """The run's record in MLflow, opened when the first thing is computed."""
+
+    def __init__(self, open_run: Callable[[], RunTracker] | None) -> None:
+        self._open = open_run
+        self.parent: RunTracker | None = None
+        self.trainings: dict[str, RunTracker] = {}
+        """By label, open until the students' scores are in."""
+
+    def begin(self) -> None:
+        if self.parent is None:
+            self.parent = self._open() if self._open else NullTracker()
+
+    def child(self, name: str, params: dict[str, Any] | None = None) -> RunTracker:
+        self.begin()
+        assert self.parent is not None
+        return self.parent.child(name, params=params)
+
+    def training(self, job: TrainJob) -> RunTracker:
+        """A child run for a training, open until the scores are in."""
+        if (before := self.trainings.pop(job.label, None)) is not None:  # a damaged file made it begin again
+            before.finish("FAILED")
+        record = self.child(job.label, _params(job))
+        record.tags({"fingerprint": job.fingerprint})
+        self.trainings[job.label] = record
+        return record
+
+    def end(self, label: str) -> None:
+        """Close the record of a training that gets no scores, so that its duration is its own."""
+        if (record := self.trainings.pop(label, None)) is not None:
+            record.finish()
+
+    def finish(self, status: Status) -> None:
+        for record in self.trainings.values():
+            record.finish(status)
+        if self.parent is not None:
+            self.parent.finish(status)
+
+
+def _params(job: TrainJob) -> dict[str, Any]:
+    dump = job.recipe
+    shown = (
+        ("scale", "fusion")
+        if job.kind == "aggregation"
+        else ("scale", "method", "student", "train", "fusion")
+    )
+    return {**{k: dump[k] for k in shown}, "seed": job.seed}

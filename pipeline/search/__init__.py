@@ -1,0 +1,1 @@
+"""What `faculty tune` does: spaces, trials, early stops, the front."""

@@ -1,0 +1,112 @@
+"""Teacher outputs to fused targets, shard by shard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.cache.fingerprint import fingerprint
+from pipeline.cache.format import Receipt
+from pipeline.cache.manifest import Manifest
+from pipeline.cache.store import Store
+from pipeline.recipe.recipe import Aggregate
+from pipeline.steps import weights
+from pipeline.steps.teach import as_levels, commit_output, luma_error, read, to_stored
+from teachers.fusion import WeightFit, Weights, fusion
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class FuseTask:
+    """Fuse the outputs of all teachers for one tile shard."""
+
+    cache: str
+    tiles: Receipt
+    teachers: tuple[Receipt, ...]
+    """Their output shards in recipe order."""
+    folder: str
+    scale: int
+    dtype: str
+    kind: str
+    weights: Weights | None = None
+    """Of kind `weighted`."""
+    network: dict[str, Any] = field(default_factory=dict)
+    """Of kind `aggregate`: {"config": ..., "weights": path in the cache}."""
+    batch: int = 4
+
+    def run(self, device: str = "cpu") -> tuple[Receipt, dict[str, float]]:
+        """Returns the committed shard's receipt and its statistics (as TeachTask.run)."""
+        store = Store.open(self.cache)
+        tiles = read(store, self.tiles)
+        outputs = [read(store, receipt) for receipt in self.teachers]
+        ids, hr = tiles.columns["id"], tiles.columns.get("hr")
+        for shard in outputs:
+            assert shard.columns["id"] == ids, shard.path
+        network = self._load(store, device) if self.kind == "aggregate" else None
+        chunks: list[np.ndarray] = []
+        error, pixels = 0.0, 0
+        for begin in range(0, len(ids), self.batch):
+            rows = slice(begin, begin + self.batch)
+            pictures = [o.columns["sr"][rows] for o in outputs]
+            truth = hr[rows] if hr is not None else None
+            if network is not None:
+                fused = _aggregate(network, pictures, self.dtype, device)
+            else:
+                levels = fuse_levels(self.kind, [as_levels(p) for p in pictures], truth, self.weights)
+                fused = levels if self.dtype == "uint8" else (levels / np.float32(255)).astype(np.float16)
+            chunks.append(fused)
+            if truth is not None:
+                e, n = luma_error(fused, truth, self.scale)
+                error, pixels = error + e, pixels + n
+        stats = {"tiles": len(ids), "squared_error": error, "pixels": pixels}
+        receipt = commit_output(store, self.folder, self.tiles.key, ids, np.concatenate(chunks), stats)
+        return receipt, stats
+
+    def _load(self, store: Store, device: str) -> torch.nn.Module:
+        from safetensors.torch import load as load_tensors
+
+        from pipeline.methods.mtkd import network
+
+        net = network(Aggregate(**self.network["config"]), len(self.teachers), self.scale)
+        net.load_state_dict(load_tensors(weights.read(store, self.network["weights"])))
+        return net.to(device).eval()
+
+
+def fuse_levels(
+    kind: str, outputs: list[np.ndarray], hr: np.ndarray | None, weights: Weights | None
+) -> np.ndarray:
+    """A fixed fusion of (n, H, W, 3) uint8 pictures."""
+    return fusion(kind)(outputs, hr, **({"weights": weights} if weights is not None else {}))
+
+
+def _aggregate(network: torch.nn.Module, pictures: list[np.ndarray], dtype: str, device: str) -> np.ndarray:
+    batch = torch.from_numpy(np.stack(pictures, axis=1)).to(device).permute(0, 1, 4, 2, 3).float()
+    if pictures[0].dtype == np.uint8:
+        batch = batch / 255
+    with torch.inference_mode():
+        return to_stored(network(batch), dtype)
+
+
+def fit_weights(cache: str, tiles: Manifest, teachers: list[Manifest]) -> Weights:
+    """Least-squares weights of the teachers against HR over the training tiles, one shard in memory at a time."""
+    store = Store.open(cache)
+    fit = WeightFit(len(teachers))
+    by_key = [{r.key: r for r in m.shards} for m in teachers]
+    for receipt in tiles.shards:
+        hr = read(store, receipt).columns.get("hr")
+        if hr is None:
+            continue
+        columns = [read(store, receipts[receipt.key]).columns["sr"] for receipts in by_key]
+        for row in range(len(hr)):
+            fit.add([as_levels(c[row : row + 1]) for c in columns], hr[row : row + 1])
+    return fit.solve()
+
+
+def fusion_folder(tiles_folder: str, kind: str, teacher_folders: list[str], extra: dict[str, Any]) -> str:
+    """Named after everything that shapes the fused pixels."""
+    identity = {"version": VERSION, "kind": kind, "teachers": teacher_folders, **extra}
+    return f"fused/{tiles_folder.split('/')[-1]}/{kind}-{fingerprint(identity)}"

@@ -1,0 +1,184 @@
+"""Teachers' outputs: one tile shard in, one output shard out, by teacher.
+
+An output shard is named after its tile shard and lies in a folder named after everything that shaped its
+pixels: the tiles' folder, the checkpoint's sha256, the precision and the stored type. So one more teacher, or
+one more picture, computes only itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pipeline.cache import records
+from pipeline.cache.fingerprint import fingerprint
+from pipeline.cache.format import Receipt, Shard, open_verified, write_shard
+from pipeline.cache.manifest import Manifest, write_receipt
+from pipeline.cache.node import damaged
+from pipeline.cache.store import Store
+from pipeline.errors import FacultyError
+from pipeline.metrics import to_y
+
+STATS = ".stats.json"
+"""Beside each output shard: what `read_stats` gives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """A teacher's answer to one shard, not yet written."""
+
+    ids: list[str]
+    pictures: np.ndarray
+    """(tiles, H, W, 3) in the stored type."""
+    stats: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class TeachTask:
+    """One tile shard for one teacher."""
+
+    cache: str
+    tiles: Receipt
+    folder: str
+    scale: int
+    dtype: str
+    batch: int
+
+    def run(
+        self, teacher: Callable[[torch.Tensor], torch.Tensor], device: str = "cpu"
+    ) -> tuple[Receipt, dict[str, float]]:
+        """Read, compute, commit. Returns the shard's receipt and {tiles, seconds, squared_error, pixels}.
+
+        The squared error is the luma's against HR. Raises as `compute`.
+        """
+        return self.commit(self.compute(self.read(), teacher, device))
+
+    def read(self) -> Shard:
+        """The tile shard, verified."""
+        return read(Store.open(self.cache), self.tiles)
+
+    def compute(self, shard: Shard, teacher: Callable[[torch.Tensor], torch.Tensor], device: str) -> Taught:
+        """Every tile through the teacher.
+
+        Raises FacultyError naming folder and tile where an output is not finite or has another size.
+        """
+        ids, lr = shard.columns["id"], shard.columns["lr"]
+        hr = shard.columns.get("hr")
+        started = time.perf_counter()
+        out: np.ndarray | None = None
+        error, pixels = 0.0, 0
+        for begin in range(0, len(ids), self.batch):
+            sr = self._forward(teacher, lr[begin : begin + self.batch], ids[begin], device)
+            if out is None:
+                out = np.empty((len(ids), *sr.shape[1:]), sr.dtype)
+            out[begin : begin + len(sr)] = sr
+            if hr is not None:
+                e, n = luma_error(sr, hr[begin : begin + len(sr)], self.scale)
+                error, pixels = error + e, pixels + n
+        assert out is not None
+        seconds = time.perf_counter() - started
+        stats = {"tiles": len(ids), "seconds": seconds, "squared_error": error, "pixels": pixels}
+        return Taught(ids, out, stats)
+
+    def commit(self, taught: Taught) -> tuple[Receipt, dict[str, float]]:
+        """Write the output shard; its receipt comes last."""
+        store = Store.open(self.cache)
+        receipt = commit_output(store, self.folder, self.tiles.key, taught.ids, taught.pictures, taught.stats)
+        return receipt, taught.stats
+
+    def _forward(
+        self, teacher: Callable[[torch.Tensor], torch.Tensor], lr: np.ndarray, first: str, device: str
+    ) -> np.ndarray:
+        x = torch.from_numpy(np.array(lr)).to(device).permute(0, 3, 1, 2).float().div_(255)
+        sr = teacher(x)
+        wanted = (len(lr), 3, lr.shape[1] * self.scale, lr.shape[2] * self.scale)
+        if tuple(sr.shape) != wanted or not torch.isfinite(sr).all():
+            raise FacultyError(
+                f"{self.folder}: the teacher's output for the tiles from {first} on has shape {tuple(sr.shape)} "
+                f"(expected {wanted}) or is not finite; precision: fp32 may help."
+            )
+        return to_stored(sr, self.dtype)
+
+
+def read(store: Store, receipt: Receipt) -> Shard:
+    """The shard of a receipt, verified once on this machine (fetched first from an object store)."""
+    return open_verified(store, receipt)
+
+
+def to_stored(sr_NCHW: torch.Tensor, dtype: str) -> np.ndarray:
+    """Float pictures in [0, 1] to the stored form, NHWC: uint8 0..255 rounded, or float16 as they are."""
+    sr = sr_NCHW.permute(0, 2, 3, 1)
+    if dtype == "uint8":
+        return sr.mul(255).round().clamp(0, 255).to(torch.uint8).contiguous().cpu().numpy()
+    return sr.to(torch.float16).contiguous().cpu().numpy()
+
+
+def as_levels(stored: np.ndarray) -> np.ndarray:
+    """Stored pictures of either type as uint8 levels."""
+    if stored.dtype == np.uint8:
+        return stored
+    return np.clip(np.rint(stored.astype(np.float32) * 255), 0, 255).astype(np.uint8)
+
+
+def luma_error(sr: np.ndarray, hr: np.ndarray, shave: int) -> tuple[float, int]:
+    """Sum of squared luma errors (grey levels^2) and pixel count of (n, H, W, 3) stored pictures, `shave`
+    pixels cut.
+    """
+    inner = (slice(None), slice(shave, -shave), slice(shave, -shave))
+    difference = to_y(as_levels(sr[inner])) - to_y(hr[inner])
+    return float(np.square(difference).sum()), difference.size
+
+
+def psnr(stats: list[dict[str, float]]) -> float:
+    """PSNR in dB over all tiles together, from the pooled squared error: a tile that comes out exactly right is a part
+    without errors like any other. At most 148.13 dB, which is what is found where all are exactly right.
+    """
+    error, pixels = sum(s["squared_error"] for s in stats), sum(s["pixels"] for s in stats)
+    if not pixels:
+        return float("nan")
+    return float(10 * np.log10(255**2 / max(error / pixels, 1e-10)))
+
+
+def commit_output(
+    store: Store, folder: str, key: str, ids: list[str], pictures: np.ndarray, stats: dict[str, float]
+) -> Receipt:
+    """Write an output shard, its statistics, and last its receipt."""
+    span = (0, 255) if pictures.dtype == np.uint8 else (0, 1)
+    receipt = write_shard(
+        store,
+        f"{folder}/{key}.arrow",
+        {"id": ids, "sr": pictures},
+        metadata={"kind": "outputs", "key": key, "folder": folder},
+        value_ranges={"sr": span},
+    )
+    records.save(store, f"{folder}/{key}{STATS}", stats)
+    write_receipt(store, receipt)
+    return receipt
+
+
+def read_stats(store: Store, folder: str, keys: list[str]) -> list[dict[str, float]]:
+    """The statistics of these shards. Raises Damaged for those that must be made again, with their shard."""
+    return [_stats(store, f"{folder}/{key}{STATS}") for key in keys]
+
+
+def _stats(store: Store, rel: str) -> dict[str, float]:
+    found = records.load(store, rel, lambda value: {str(k): float(v) for k, v in value.items()})
+    if found is None:
+        raise damaged(store.where(rel), "a shard's statistics", "none that can be read")
+    return found
+
+
+def output_manifest(
+    facts: dict[str, object], folder: str, tiles: Manifest, receipts: dict[str, Receipt]
+) -> Manifest:
+    """The manifest of one teacher's (or the fusion's) outputs over one set of tiles."""
+    return Manifest(
+        kind="outputs",
+        fingerprint=fingerprint({"folder": folder, "tiles": tiles.fingerprint}),
+        inputs={**facts, "tiles": tiles.fingerprint},
+        shards=tuple(receipts[r.key] for r in tiles.shards),
+    )

@@ -1,0 +1,151 @@
+"""What is found out about a teacher once, before it teaches: its network, its units, what the gate has against it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.cache import records
+from pipeline.cache.fingerprint import file_sha256, fingerprint
+from pipeline.cache.store import Store
+from pipeline.cost import multiply_adds
+from pipeline.errors import InputError
+from pipeline.recipe.recipe import TeacherSpec
+from teachers import zoo
+from teachers.descriptor import Precision, Teacher
+from teachers.gate import Finding, check, name
+from teachers.loading import load_teacher
+from teachers.precision_gate import precision_gate
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherFacts:
+    """What was found out about one teacher, once; the cache keeps it."""
+
+    label: str
+    path: str
+    sha256: str
+    architecture: str
+    scale: int
+    parameters: int
+    multiply_adds: int
+    """For one 48 x 48 LR tile."""
+    precision: Precision
+    reading: dict[str, Any] = field(default_factory=dict)
+    """`Convention` as the recipe has it, where that is not what the loader knows."""
+    findings: tuple[Finding, ...] = ()
+    """What the gate has against it."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """The gate's findings, in the words of an error."""
+        where = f"teacher {self.label} ({self.architecture} x{self.scale})"
+        return [str(finding.error(where)) for finding in self.findings]
+
+    def record(self) -> dict[str, Any]:
+        """The JSON that the cache keeps. What is as it mostly is, is left out."""
+        return {k: v for k, v in asdict(self).items() if k not in ("reading", "findings") or v}
+
+    def identity(self, tiles_folder: str, dtype: str) -> dict[str, object]:
+        return {
+            "version": VERSION,
+            "tiles": tiles_folder,
+            "sha256": self.sha256,
+            "scale": self.scale,
+            "precision": self.precision,
+            "dtype": dtype,
+            **({"reading": self.reading} if self.reading else {}),
+        }
+
+    def folder(self, tiles_folder: str, dtype: str) -> str:
+        """Where the output shards lie."""
+        kind = self.architecture.lower().replace(" ", "-")
+        return (
+            f"outputs/{tiles_folder.split('/')[-1]}/{kind}-{fingerprint(self.identity(tiles_folder, dtype))}"
+        )
+
+
+def find_facts(spec: TeacherSpec, scale: int, cache: str, device: str = "cpu") -> TeacherFacts:
+    """Load a teacher, put it through the gate, choose its precision. Known facts are read from the cache.
+
+    Raises InputError for a missing, damaged, unknown or misfitting checkpoint and, under `gate: check`, for one of
+    which the gate is certain. What else it finds is in the facts.
+    """
+    store = Store.open(cache)
+    kind = device.split(":")[0]
+    if (known := known_facts(spec, scale, store, kind)) is not None:
+        return known
+    path, sha256 = resolve(spec.checkpoint)
+    as_known = load_teacher(spec.checkpoint, scale=scale, name=spec.label).to(device)
+    teacher = as_known.with_convention(**spec.convention)
+    findings = tuple(check(teacher)) if spec.gate != "off" else ()
+    for finding in findings:
+        if finding.certain and spec.gate == "check":
+            raise finding.error(name(teacher))
+    precision = spec.precision
+    if precision == "auto":
+        precision = precision_gate(teacher)
+    info = teacher.info
+    facts = TeacherFacts(
+        label=spec.label,
+        path=str(path),
+        sha256=sha256,
+        architecture=info.architecture,
+        scale=scale,
+        parameters=info.parameters,
+        multiply_adds=multiply_adds(teacher.network, (1, 1 if teacher.convention.luma else 3, 48, 48)),
+        precision=precision,
+        reading={k: v for k, v in spec.convention.items() if v != getattr(as_known.convention, k)},
+        findings=findings,
+    )
+    records.save(store, _facts_file(sha256, scale, spec, kind), facts.record())
+    return facts
+
+
+def known_facts(spec: TeacherSpec, scale: int, store: Store, kind: str) -> TeacherFacts | None:
+    """What the cache knows of this checkpoint on this kind of device (`cpu`, `cuda`), or None."""
+    path, sha256 = resolve(spec.checkpoint)
+    rel = _facts_file(sha256, scale, spec, kind)
+
+    def own(facts: dict[str, Any]) -> TeacherFacts:
+        if facts["sha256"] != sha256:
+            raise ValueError("it describes another checkpoint")
+        findings = tuple(Finding(**finding) for finding in facts.pop("findings", ()))
+        return TeacherFacts(**{**facts, "label": spec.label, "path": str(path), "findings": findings})
+
+    return records.load(store, rel, own)
+
+
+def located(spec: TeacherSpec) -> TeacherSpec:
+    """The teacher with its file's absolute path; names of the zoo stay, because the zoo knows more than the file."""
+    path = Path(spec.checkpoint)
+    return spec.model_copy(update={"checkpoint": str(path.absolute())}) if path.is_file() else spec
+
+
+def resolve(checkpoint: str) -> tuple[Path, str]:
+    """The file behind a path or a name of the zoo (downloaded where it is not here yet), and its sha256."""
+    path = Path(checkpoint)
+    if not path.is_file():
+        if checkpoint not in zoo.ZOO:
+            raise InputError(
+                f"teachers: {checkpoint}",
+                "a checkpoint file or a name of the zoo",
+                "neither",
+                "`faculty teachers` lists the zoo's names.",
+            )
+        path = zoo.fetch(zoo.ZOO[checkpoint])
+    return path.absolute(), file_sha256(path)
+
+
+def _facts_file(sha256: str, scale: int, spec: TeacherSpec, kind: str) -> str:
+    settings = [str(v) for k in ("gate", "channels", "value_range") if (v := spec.changed.get(k)) is not None]
+    return f"teachers/{'-'.join([sha256[:16], f'x{scale}', spec.precision, kind, *settings])}.json"
+
+
+def load(facts: TeacherFacts, device: str = "cpu") -> Teacher:
+    """The teacher as its facts describe it, ready to run."""
+    teacher = load_teacher(facts.path, scale=facts.scale, name=facts.label).to(device)
+    return teacher.with_convention(**facts.reading).precision(facts.precision)

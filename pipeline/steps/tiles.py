@@ -1,0 +1,224 @@
+"""Pictures to tile shards.
+
+Pictures are packed into shards once. When pictures are added, the shards already there are kept as they are
+and only the new pictures are packed into new ones; the sampler orders tiles by id, so what a training sees
+does not depend on the packing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.cache import records
+from pipeline.cache.fingerprint import fingerprint
+from pipeline.cache.format import Receipt, write_shard
+from pipeline.cache.manifest import Manifest, committed, write_receipt
+from pipeline.cache.store import Store
+from pipeline.data.decode import COPY, Picture, Quarantined, Survey, decode, survey
+from pipeline.data.tiles import Grid, Tile, columns, cut, positions, tile_id
+from pipeline.errors import InputError, shown
+from pipeline.recipe.recipe import Recipe
+
+VERSION = 1
+PICTURES = ".pictures.json"
+"""Beside each tile shard: which pictures it holds, and what for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A picture and what it may be used for."""
+
+    picture: Picture
+    lr_only: bool
+    held_out: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TileTask:
+    """Cut these pictures into one shard. Pictures of one task are all HR or all LR-only."""
+
+    cache: str
+    folder: str
+    key: str
+    sources: tuple[Source, ...]
+    grid: Grid
+    degradation: str
+
+    def run(self) -> Receipt:
+        """Decode, degrade, cut, write. Idempotent: the same pictures give the same bytes."""
+        store = Store.open(self.cache)
+        tiles: list[tuple[str, Tile]] = []
+        for source in self.sources:
+            picture = decode(source.picture.path)
+            hr, lr = (None, picture) if source.lr_only else (picture, None)
+            for tile in cut(hr, lr, self.grid, degradation=self.degradation):
+                tiles.append((tile_id(source.picture.sha256, tile.y, tile.x), tile))
+        facts = {
+            "pictures": [s.picture.sha256 for s in self.sources],
+            "lr_only": self.sources[0].lr_only,
+            "held_out": self.sources[0].held_out,
+        }
+        records.save(store, f"{self.folder}/{self.key}{PICTURES}", facts)
+        receipt = write_shard(
+            store,
+            f"{self.folder}/{self.key}.arrow",
+            columns(tiles, self.grid),
+            metadata={"kind": "tiles", "key": self.key, "folder": self.folder, "units": "grey levels 0..255"},
+        )
+        write_receipt(store, receipt)
+        return receipt
+
+
+@dataclass(frozen=True, slots=True)
+class TilePlan:
+    """What there is and what is to be made."""
+
+    folder: str
+    grid: Grid
+    sources: tuple[Source, ...]
+    quarantined: tuple[Quarantined, ...]
+    kept: dict[str, Receipt]
+    tasks: tuple[TileTask, ...]
+    members: dict[str, bool]
+    """Shard key -> held out."""
+    surveys: tuple[Survey, ...] = ()
+    """How each folder was read."""
+
+    def fingerprint(self, held_out: bool) -> str:
+        """Of the tiles themselves: folder (grid, degradation, scale) and pictures, whatever the packing."""
+        chosen = sorted((s.picture.sha256, s.lr_only) for s in self.sources if s.held_out == held_out)
+        return fingerprint({"folder": self.folder, "pictures": chosen})
+
+    def manifest(self, receipts: dict[str, Receipt], held_out: bool) -> Manifest:
+        """The manifest of the training tiles or of the held-out ones."""
+        chosen = [s for s in self.sources if s.held_out == held_out]
+        inputs = {
+            "pictures": {
+                s.picture.sha256[:16]: {"name": shown(s.picture.name), "lr_only": s.lr_only} for s in chosen
+            },
+            "grid": {"scale": self.grid.scale, "size": self.grid.size, "margin": self.grid.margin},
+            "degradation": self.folder,
+            "quarantined": {shown(q.path): shown(q.reason) for q in self.quarantined},
+        }
+        shards = tuple(receipts[key] for key in sorted(self.members) if self.members[key] == held_out)
+        return Manifest(kind="tiles", fingerprint=self.fingerprint(held_out), inputs=inputs, shards=shards)
+
+
+def sources(recipe: Recipe) -> tuple[tuple[Source, ...], tuple[Quarantined, ...]]:
+    """Like `surveyed`, without the surveys."""
+    return surveyed(recipe)[:2]
+
+
+def surveyed(recipe: Recipe) -> tuple[tuple[Source, ...], tuple[Quarantined, ...], tuple[Survey, ...]]:
+    """Every training picture, with its use. The held-out ones are chosen by their content, so adding pictures
+    moves none.
+
+    Raises InputError for an unreadable picture (policy `raise`) and when no HR picture is left to train on.
+    """
+    found: dict[str, Source] = {}
+    bad: list[Quarantined] = []
+    surveys: list[Survey] = []
+    for folder, lr_only in [(f, False) for f in recipe.data.train] + [(f, True) for f in recipe.data.lr_only]:
+        # Absolute, because the pictures may be cut by a process in another folder.
+        try:
+            read = survey(Path(folder).absolute(), min_side=2 * recipe.scale, on_bad=recipe.data.on_bad)
+        except InputError as error:
+            if recipe.data.on_bad == "quarantine" or error.where == str(Path(folder).absolute()):
+                raise
+            remedy = f"{error.remedy} data.on_bad: quarantine leaves such pictures out."
+            raise InputError(error.where, error.expected, error.found, remedy.strip()) from None
+        again = [
+            Quarantined(p.path, f"duplicate of {found[p.sha256].picture.path}", COPY)
+            for p in read.pictures
+            if p.sha256 in found
+        ]
+        fresh = [p for p in read.pictures if p.sha256 not in found]
+        read = Survey(read.source, fresh, read.left_out + again, read.others)
+        surveys.append(read)
+        bad.extend(read.left_out)
+        for picture in fresh:
+            rank = int(picture.sha256[:8], 16) / 2**32
+            held_out = not lr_only and rank < recipe.data.holdout
+            found[picture.sha256] = Source(picture, lr_only, held_out)
+    chosen = sorted(found.values(), key=lambda s: s.picture.sha256)
+    full = [s for s in chosen if not s.lr_only]
+    if recipe.data.holdout and len(full) > 1 and not any(s.held_out for s in full):
+        first = full[0]
+        chosen[chosen.index(first)] = Source(first.picture, False, True)
+    if not any(not s.held_out for s in chosen):
+        raise InputError(
+            "data.train", "at least one picture to train on", "none", "Add pictures or lower data.holdout."
+        )
+    return tuple(chosen), tuple(bad), tuple(surveys)
+
+
+def plan(recipe: Recipe, store: Store) -> TilePlan:
+    """Which shards hold the recipe's pictures already and which must be made."""
+    grid = Grid(scale=recipe.scale, size=recipe.data.tile, margin=recipe.data.margin)
+    inputs = {
+        "version": VERSION,
+        "scale": recipe.scale,
+        "size": grid.size,
+        "margin": grid.margin,
+        "degradation": recipe.data.degradation,
+    }
+    folder = f"tiles/x{recipe.scale}-{fingerprint(inputs)}"
+    chosen, bad, surveys = surveyed(recipe)
+    wanted = {(s.picture.sha256, s.lr_only, s.held_out) for s in chosen}
+    kept: dict[str, Receipt] = {}
+    members: dict[str, bool] = {}
+    for key, receipt in sorted(committed(store, folder, PICTURES).items()):
+        held = records.load(store, f"{folder}/{key}{PICTURES}", _members)
+        if held is None:
+            continue
+        if held <= wanted:
+            kept[key] = receipt
+            members[key] = next(iter(held))[2]
+            wanted -= held
+    missing = [s for s in chosen if (s.picture.sha256, s.lr_only, s.held_out) in wanted]
+    tasks = _pack(missing, recipe, grid, folder, store)
+    members.update({t.key: t.sources[0].held_out for t in tasks})
+    return TilePlan(folder, grid, chosen, bad, kept, tuple(tasks), members, surveys)
+
+
+def _members(facts: dict[str, Any]) -> set[tuple[str, bool, bool]]:
+    """What a shard's note says of its pictures: (sha256, LR only, held out) of each."""
+    uses = bool(facts["lr_only"]), bool(facts["held_out"])
+    members = {(str(sha256), *uses) for sha256 in facts["pictures"]}
+    if not members:
+        raise ValueError("it names no picture")
+    return members
+
+
+def _pack(missing: Sequence[Source], recipe: Recipe, grid: Grid, folder: str, store: Store) -> list[TileTask]:
+    lr_side = grid.size // grid.scale
+    tasks: list[TileTask] = []
+    for lr_only, held_out in ((False, False), (False, True), (True, False)):
+        group = [s for s in missing if s.lr_only == lr_only and s.held_out == held_out]
+        tile_bytes = 3 * (lr_side**2 + (0 if lr_only else grid.size**2))
+        limit = max(int(recipe.cache.shard_mb * 1e6 / tile_bytes), 1)
+        batch: list[Source] = []
+        rows = 0
+        for source in group:
+            count = _count(source, grid)
+            if batch and rows + count > limit:
+                tasks.append(_task(batch, recipe, grid, folder, store))
+                batch, rows = [], 0
+            batch.append(source)
+            rows += count
+        if batch:
+            tasks.append(_task(batch, recipe, grid, folder, store))
+    return tasks
+
+
+def _count(source: Source, grid: Grid) -> int:
+    zoom = grid.scale if source.lr_only else 1
+    return len(positions(source.picture.height * zoom, source.picture.width * zoom, grid))
+
+
+def _task(batch: list[Source], recipe: Recipe, grid: Grid, folder: str, store: Store) -> TileTask:
+    content = [(s.picture.sha256, s.lr_only, s.held_out) for s in batch]
+    return TileTask(store.uri, folder, fingerprint(content), tuple(batch), grid, recipe.data.degradation)

@@ -1,0 +1,453 @@
+"""The command: exit codes, what it refuses before anything is started, and the JSON that scripts read."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+import yaml
+from command_kit import Done, make_place, run, until
+from pydantic import BaseModel
+from road_kit import (
+    REPOSITORY,
+    TEACHERS,
+    bad_pictures,
+    command,
+    content,
+    environment,
+    faculty,
+    recipe_file,
+    snapshot,
+    teacher,
+)
+
+from pipeline.recipe.reading import load_recipe
+from pipeline.recipe.recipe import Recipe
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return make_place(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
+    """A place after `faculty run`, with tracking, and what the command said."""
+    root = make_place(tmp_path_factory.mktemp("ran"))
+    file = recipe_file(root, data={"test": [str(root / "Bench/HR")]}, tracking={"enabled": True})
+    return root, run("run", file, "--inline", "--json", root / "run.json")
+
+
+# ---- recipes
+
+
+def test_recipe_check_shows_every_value_of_a_valid_recipe(place: Path) -> None:
+    done = run("recipe", "check", recipe_file(place), "--set", "train.steps=9")
+    assert done.code == 0 and "valid" in done.out
+    shown = Recipe.model_validate(yaml.safe_load(done.out))
+    assert shown.train.steps == 9
+    assert shown == load_recipe(recipe_file(place), ("train.steps=9",))
+
+
+def sections(model: type[BaseModel]) -> set[type[BaseModel]]:
+    """A settings model and all those below it."""
+
+    def below(annotation: object) -> set[type[BaseModel]]:
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            return sections(annotation)
+        return {m for part in getattr(annotation, "__args__", ()) for m in below(part)}
+
+    return {model} | {m for f in model.model_fields.values() for m in below(f.annotation)}
+
+
+def test_the_schema_explains_every_setting(place: Path) -> None:
+    done = run("recipe", "check", recipe_file(place), "--schema")
+    assert done.code == 0
+    known = [(m, name, f) for m in sections(Recipe) for name, f in m.model_fields.items()]
+    assert len(known) > 60
+    for model, name, entry in known:
+        assert re.search(rf"^ *{name}:", done.out, re.M), (model.__name__, name)
+        if not isinstance(entry.annotation, type) or not issubclass(entry.annotation, BaseModel):
+            assert entry.description and " ".join(entry.description.split()) in done.out, (
+                model.__name__,
+                name,
+            )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["recipe", "check", "absent.yaml"], "absent.yaml"),
+        (["recipe", "check", "RECIPE", "--set", "train.stepz=4"], "train.stepz"),
+        (["recipe", "check", "RECIPE", "--set", "train.steps"], "key.path=value"),
+        (["recipe", "check", "RECIPE", "--set", "train.steps=many"], "train.steps"),
+        (["teach", "RECIPE", "--set", "teachers=[]", "--set", "method={name: scratch}"], "teachers"),
+        (["compare", "RECIPE", "--methods", "scratch,magic"], "magic"),
+        (["compare", "RECIPE", "--seeds", "0"], "--seeds"),
+        (["run", "RECIPE", "--inline", "--address", "auto"], "--inline"),
+        (["frobnicate"], "frobnicate"),
+        (["evaluate", "--model", "bicubic", "--data", ".", "--scale", "5"], "5"),
+        (["evaluate", "--model", "bicubic", "--data", "absent", "--scale", "2"], "absent"),
+        (["evaluate", "--model", "absent.pth", "--data", "Bench/HR", "--scale", "2"], "absent.pth"),
+        (["cache", "ls", "absent"], "absent"),
+        (["export", "absent.safetensors", "out"], "absent.safetensors"),
+        (["upscale", "absent", "out", "--student", "absent.safetensors"], "absent"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
+)
+def test_bad_input_ends_with_2_and_names_what_was_wrong(
+    place: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    monkeypatch.chdir(place)
+    recipe_file(place)
+    done = run(*[str(place / "recipe.yaml") if a == "RECIPE" else a for a in arguments])
+    assert done.code == 2 and said in done.err and "Traceback" not in done.err, done.err
+    assert done.out == "" and not (place / "cache").exists() and not (place / "absent").exists()
+
+
+# ---- refused before anything is started
+
+
+class Payload:
+    """Unpickling it leaves a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.mark),)
+
+
+def bad_teacher(place: Path, kind: str) -> Path:
+    file = place / "teacher.pth"
+    if kind == "payload":
+        torch.save({"params": {"a": torch.zeros(1)}, "extra": Payload(place / "mark")}, file)
+    elif kind == "text":
+        file.write_text("not a checkpoint")
+    elif kind == "unknown":
+        torch.save({"some.weight": torch.zeros(3, 3)}, file)
+    elif kind == "truncated":
+        file = file.with_suffix(".safetensors")
+        file.write_bytes((TEACHERS / "edsr_x2.safetensors").read_bytes()[:-1000])
+    elif kind == "scale":
+        file = TEACHERS / "edsr_x2.safetensors"
+    return file
+
+
+@pytest.mark.parametrize("kind", ["missing", "payload", "text", "unknown", "truncated", "scale"])
+@pytest.mark.parametrize("verb", ["teach", "run"])
+def test_an_unfit_teacher_is_named_before_anything_is_started(place: Path, kind: str, verb: str) -> None:
+    file = bad_teacher(place, kind)
+    changes = {"scale": 3, "train": {"patch": 8}} if kind == "scale" else {}
+    recipe = recipe_file(
+        place, teachers=[teacher("compact"), {"checkpoint": str(file)}][bool(changes) :], **changes
+    )
+    started = ray.is_initialized()
+    done = run(verb, recipe)
+    assert done.code == 2 and file.name in done.err, done.err
+    if kind == "scale":
+        assert "scale 3" in done.err and "scale 2" in done.err
+    assert not (place / "mark").exists(), "a checkpoint must not run code"
+    assert ray.is_initialized() == started and not (place / "cache" / "tiles").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"student": {"name": "fsrcnn", "options": {"depth": 3}}}, "depth"),
+        ({"student": {"name": "resnet"}}, "resnet"),
+        ({"method": {"name": "mtkd", "wavelet": "squeak"}}, "squeak"),
+        ({"data": {"test": ["absent/HR"]}}, "absent"),
+        ({"data": {"test": ["Bench/HR", "other/Bench"]}}, "Bench"),
+        ({"data": {"train": ["absent"]}}, "absent"),
+    ],
+    ids=["option", "student", "wavelet", "test", "names", "train"],
+)
+def test_what_cannot_end_well_is_not_begun(
+    place: Path, monkeypatch: pytest.MonkeyPatch, changes: dict, said: str
+) -> None:
+    monkeypatch.chdir(place)
+    shutil.copytree("Bench/HR", "other/Bench")
+    started = ray.is_initialized()
+    done = run("run", recipe_file(place, **changes))
+    assert done.code == 2 and said in done.err, done.err
+    assert (
+        ray.is_initialized() == started
+        and not (place / "cache" / "tiles").exists()
+        and not (place / "runs").exists()
+    )
+
+
+@pytest.mark.parametrize("name", ["truncated.png", "deep.png", "ink.jpg", "dot.png"])
+def test_teach_names_a_bad_picture_or_lists_it(place: Path, name: str) -> None:
+    bad_pictures(place / "aside")
+    shutil.copy(place / "aside" / name, place / "pictures")
+    started = ray.is_initialized()
+    done = run("teach", recipe_file(place))
+    assert done.code == 2 and name in done.err and ray.is_initialized() == started
+    done = run(
+        "teach",
+        recipe_file(place, teachers=[teacher("compact")]),
+        "--inline",
+        "--set",
+        "data.on_bad=quarantine",
+    )
+    assert done.code == 0 and f"left out {place / 'pictures' / name}" in done.err.replace("\n", "")
+
+
+# ---- the other exit codes
+
+
+def test_a_failure_ends_with_1_and_its_cause_first(place: Path) -> None:
+    recipe = recipe_file(place, method={"name": "scratch"}, teachers=[], train={"lr": 1e30})
+    done = run("distill", recipe, "--inline")
+    first = next(line for line in done.err.splitlines() if line.startswith("faculty: "))
+    assert done.code == 1 and re.match(r"faculty: phase distill, step \d+: the term `(hr|loss)` is", first)
+    assert "Traceback" not in done.err
+
+
+def test_what_nobody_foresaw_ends_with_1_and_says_how_to_see_more(place: Path) -> None:
+    (place / "cache").write_text("a file where a folder should be")
+    done = run("teach", recipe_file(place), "--inline")
+    assert done.code == 1 and "cache" in done.err and "Traceback" not in done.err
+
+
+def test_debug_shows_where_it_happened(place: Path) -> None:
+    with pytest.raises(Exception, match=r"absent\.yaml"):
+        run("--debug", "recipe", "check", place / "absent.yaml")
+
+
+def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(place: Path) -> None:
+    recipe = recipe_file(
+        place, method={"name": "scratch"}, teachers=[], train={"steps": 100_000, "evaluate_every": 2}
+    )
+    work = subprocess.Popen(
+        command("distill", recipe, "--inline"),
+        cwd=place,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        until(lambda: list((place / "runs").rglob("step-*.json")), work)
+        work.send_signal(signal.SIGINT)
+        _, said = work.communicate(timeout=60)
+    finally:
+        work.kill()
+    assert work.returncode == 130 and "goes on" in said and "Traceback" not in said
+
+
+# ---- JSON for scripts, as documented
+
+
+@pytest.mark.parametrize("what", ["students", "teachers"])
+def test_json_of_students_and_teachers(what: str) -> None:
+    done = run(what, "--json", "-")
+    assert done.code == 0
+    for row in done.json:
+        assert set(row) == {"name", "parameters", "scales"}
+        assert isinstance(row["name"], str) and set(row["scales"]) <= {2, 3, 4} and row["scales"]
+        assert (row["parameters"] is None and what == "teachers") or row["parameters"] > 1000
+    names = {row["name"] for row in done.json}
+    expected = {
+        "students": {"fsrcnn", "edsr", "rcan", "swinir_light", "compact", "span"},
+        "teachers": {"swinir-m-x4"},
+    }
+    assert expected[what] <= names
+    table = run(what)
+    assert table.code == 0 and all(name in table.out for name in names)
+
+
+def test_methods_are_listed_with_a_line_each() -> None:
+    done = run("methods")
+    assert done.code == 0 and {line.split()[0] for line in done.out.splitlines()} >= {"scratch", "kd", "mtkd"}
+    assert all(len(line.split()) > 3 for line in done.out.splitlines())
+
+
+@pytest.mark.parametrize("model", ["bicubic", "edsr"])
+def test_json_of_evaluate(place: Path, model: str) -> None:
+    (place / "flat").mkdir()
+    shutil.copy(place / "Bench/HR/one.png", place / "flat")
+    name = model if model == "bicubic" else str(TEACHERS / f"{model}_x2.safetensors")
+    data = [place / "Bench/HR", place / "flat"]
+    done = run("evaluate", "--model", name, "--data", *data, "--scale", 2, "--json", "-")
+    assert done.code == 0 and set(done.json) == {"model", "scale", "parameters", "multiply_adds", "sets"}
+    assert done.json["model"] == name and done.json["scale"] == 2
+    assert done.json["sets"].keys() == {"Bench", "flat"}
+    for scores in done.json["sets"].values():
+        assert set(scores) == {"images", "psnr_y", "ssim_y"}
+        assert 15 < scores["psnr_y"] < 60 and 0 < scores["ssim_y"] < 1
+    assert [s["images"] for s in done.json["sets"].values()] == [2, 1]
+    if model == "bicubic":
+        assert done.json["parameters"] is None and done.json["multiply_adds"] is None
+    else:
+        assert done.json["parameters"] > 10_000 and done.json["multiply_adds"] > 1e6
+    table = run("evaluate", "--model", name, "--data", *data, "--scale", 2, "--json", place / "scores.json")
+    assert json.loads((place / "scores.json").read_text()) == done.json
+    assert f"{done.json['sets']['Bench']['psnr_y']:.2f} dB" in table.out
+
+
+def test_json_of_teach(place: Path) -> None:
+    recipe = recipe_file(place)
+    first = run("teach", recipe, "--inline", "--json", "-")
+    assert first.code == 0 and set(first.json) == {"teachers", "shards_written", "shards_reused"}
+    assert list(first.json["teachers"]) == ["edsr", "compact"]
+    for row in first.json["teachers"].values():
+        assert set(row) == {"tiles", "seconds", "psnr_y"}
+        assert row["tiles"] > 10 and row["seconds"] >= 0 and row["psnr_y"] > 15
+    assert first.json["shards_written"] > 2 and first.json["shards_reused"] == 0
+    again = run("teach", recipe, "--json", "-")  # no --inline: there is nothing to start Ray for
+    assert again.json["teachers"] == first.json["teachers"]
+    assert (again.json["shards_written"], again.json["shards_reused"]) == (0, first.json["shards_written"])
+    table = run("teach", recipe).out
+    assert all(name in table for name in ("edsr", "compact")) and "written 0" in table
+
+
+def test_json_of_compare(ran: tuple[Path, Done], tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(
+        yaml.safe_dump(
+            content(ran[0], output=str(tmp_path / "runs"), data={"test": [str(ran[0] / "Bench/HR")]})
+        )
+    )
+    done = run(
+        *("compare", tmp_path / "recipe.yaml", "--inline", "--methods", "mtkd", "--seeds", 2, "--json", "-")
+    )
+    assert done.code == 0 and set(done.json) == {"rows"}, done.err
+    assert [(r["method"], r["seed"]) for r in done.json["rows"]] == [("mtkd", 0), ("mtkd", 1)]
+    for row in done.json["rows"]:
+        assert set(row) == {"method", "student", "seed", "set", "psnr_y", "ssim_y"}
+        assert row["student"] == "fsrcnn" and row["set"] == "Bench"
+        assert 10 < row["psnr_y"] < 60 and 0 < row["ssim_y"] < 1
+
+
+def test_values_that_json_does_not_know_become_null(place: Path) -> None:
+    done = run(
+        "teach",
+        recipe_file(place, data={"holdout": 0.0}),
+        "--inline",
+        "--json",
+        "-",
+        "--set",
+        "teachers.1.precision=bf16",
+    )
+    assert done.code == 0 and done.json["teachers"]["compact"]["psnr_y"]
+    assert "NaN" not in done.out and "Infinity" not in done.out
+
+
+# ---- the whole road
+
+
+def test_run_ends_with_a_table_files_and_the_way_to_mlflow(ran: tuple[Path, Done]) -> None:
+    root, done = ran
+    assert done.code == 0, done.err
+    for name in ("bicubic", "edsr", "compact", "fused (mean)", "scratch-fsrcnn", "mtkd-fsrcnn"):
+        assert name in done.out
+    result = json.loads((root / "run.json").read_text())
+    assert [r["role"] for r in result["rows"]] == [
+        "bicubic",
+        "teacher",
+        "teacher",
+        "fused",
+        "student",
+        "student",
+    ]
+    assert all(r["sets"]["Bench"]["images"] == 2 for r in result["rows"])
+    for files in result["students"].values():
+        assert {"safetensors", "onnx", "card"} <= set(files)
+        assert all(Path(path).is_file() and path in done.out for path in files.values())
+    assert Path(result["report"]).is_file() and result["report"] in done.out
+    assert f"faculty ui {root / 'runs'}" in done.out and (root / "runs" / "mlflow.db").is_file()
+
+
+def test_a_second_run_writes_nothing_and_starts_no_ray(ran: tuple[Path, Done]) -> None:
+    before = snapshot(ran[0])
+    script = (
+        "import sys; from pipeline.cli import main; code = main(sys.argv[1:]);"
+        "import ray; sys.exit(code or 3 * ray.is_initialized())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "run", str(ran[0] / "recipe.yaml")],
+        cwd=ran[0],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0 and "mtkd-fsrcnn" in done.stdout, done.stderr
+    assert snapshot(ran[0]) == before
+
+
+def test_a_student_is_exported_evaluated_and_used(ran: tuple[Path, Done], tmp_path: Path) -> None:
+    result = json.loads((ran[0] / "run.json").read_text())
+    student = result["students"]["mtkd-fsrcnn-s0"]["safetensors"]
+    done = run("evaluate", "--model", student, "--data", ran[0] / "Bench/HR", "--scale", 2, "--json", "-")
+    row = next(r for r in result["rows"] if r["model"] == "mtkd-fsrcnn-s0")
+    assert done.code == 0, done.err
+    assert done.json["sets"]["Bench"]["psnr_y"] == pytest.approx(row["sets"]["Bench"]["psnr_y"], abs=0.02)
+    assert done.json["parameters"] == row["parameters"] and done.json["multiply_adds"] == row["multiply_adds"]
+    assert run("upscale", ran[0] / "Bench/HR", tmp_path / "large", "--student", student).code == 0
+    assert len(list((tmp_path / "large").iterdir())) == 2
+
+
+def test_distill_says_where_the_weights_are(ran: tuple[Path, Done]) -> None:
+    done = run("distill", ran[0] / "recipe.yaml")
+    assert (
+        done.code == 0
+        and Path(done.out.strip()).is_file()
+        and done.out.strip().endswith("weights.safetensors")
+    )
+
+
+def test_a_run_without_test_pictures_still_ends_with_its_student(place: Path) -> None:
+    done = run("run", recipe_file(place, method={"name": "scratch"}, teachers=[]), "--inline")
+    assert done.code == 0, done.err
+    assert "scratch-fsrcnn" in done.out
+
+
+# ---- doctor, track
+
+
+def test_doctor_says_ok_line_by_line(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    done = run("doctor", "--json", place / "doctor.json")
+    rows = json.loads((place / "doctor.json").read_text())["checks"]
+    assert done.code == 0, done.out
+    assert {"python", "torch", "ray", "mlflow", "devices", "cache", "tracking", "cluster"} <= {
+        r["check"] for r in rows
+    }
+    assert len(done.out.splitlines()) == len(rows) and all(
+        line.startswith("ok ") for line in done.out.splitlines()
+    )
+    assert all(r["ok"] and r["detail"] for r in rows)
+    assert not list((place / "cache").rglob("doctor-*"))
+
+
+def test_doctor_says_what_to_do_about_what_is_wrong(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    (place / "file").write_text("")
+    done = run("doctor", "--cache", place / "file" / "cache")
+    wrong = {line.split()[1]: line for line in done.out.splitlines() if line.startswith("NO ")}
+    assert done.code == 1 and set(wrong) == {"cache", "tracking"}
+    assert "cannot be written" in wrong["cache"] and "unset MLFLOW_TRACKING_URI" in wrong["tracking"]
+
+
+def test_track_sync_has_nothing_to_do_where_nothing_was_spooled(place: Path) -> None:
+    done = run("track", "sync", place)
+    assert done.code == 0 and "nothing" in done.out
+
+
+def test_the_command_is_installed_under_its_name() -> None:
+    done = faculty("--version", cwd=REPOSITORY)
+    assert done.returncode == 0 and re.fullmatch(r"faculty \d+\.\d+\.\d+\S*", done.stdout.strip())

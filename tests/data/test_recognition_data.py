@@ -1,0 +1,390 @@
+"""Layouts, splits, shards, views and the sampler of recognition, and every bad input that they refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import natural_picture
+from PIL import Image
+
+from pipeline.cache import manifest as manifests
+from pipeline.cache.format import write_shard
+from pipeline.cache.manifest import Manifest
+from pipeline.cache.store import Store
+from pipeline.errors import InputError
+from pipeline.recognition import pictures as picturing
+from pipeline.recognition.layouts import find, market_name, read_mask, split
+from pipeline.recognition.recipe import Recognition, RecognitionData, Sampling, Views
+from pipeline.recognition.sampler import Gallery, ViewSampler, student_pictures
+from pipeline.recognition.views import Move, draw, enlarge, see, shrink
+
+
+def recipe(root: Path, **changes: Any) -> Recognition:
+    base: dict[str, Any] = {
+        "name": "r",
+        "task": "classification",
+        "gap": 2,
+        "output": str(root / "runs"),
+        "cache": {"root": str(root / "cache"), "shard_mb": 0.004},
+        "data": {
+            "layout": "folders",
+            "root": str(root / "data"),
+            "size": 16,
+            "views": {"count": 3, "shift": 2},
+        },
+        "teacher": {"train": {"steps": 2}},
+        "method": {"name": "kd"},
+        "tracking": {"enabled": False},
+    }
+    for key, value in changes.items():
+        base[key] = {**base[key], **value} if isinstance(value, dict) and key in base else value
+    return Recognition.model_validate(base)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """Three classes of eight pictures of various sizes."""
+    for number, name in enumerate(("cat", "dog", "owl")):
+        for i in range(8):
+            path = tmp_path / "data" / name / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(natural_picture(16 + i, 20, 10 * number + i)).save(path)
+    return tmp_path
+
+
+def shards(settings: Recognition) -> tuple[Store, dict[str, Manifest], picturing.Plan]:
+    store = Store.open(settings.cache.root)
+    plan = picturing.plan(settings, store)
+    receipts = dict(plan.kept) | {t.key: t.run() for t in plan.tasks}
+    return store, {name: plan.manifest(name, receipts) for name in picturing.SPLITS}, plan
+
+
+def refused(call: Any, *words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        call()
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_a_folder_per_class_becomes_three_splits_without_overlap(folders: Path) -> None:
+    settings = recipe(folders)
+    store, found, plan = shards(settings)
+    assert plan.classes == ("cat", "dog", "owl")
+    galleries = {name: Gallery(store, m) for name, m in found.items()}
+    ids = [set(g.ids) for g in galleries.values()]
+    assert sum(map(len, ids)) == 24 == len(set.union(*ids))
+    for gallery in galleries.values():
+        assert set(gallery.labels) == {0, 1, 2}
+    assert len(found["train"].shards) > 1
+    again = picturing.plan(settings, store)
+    assert not again.tasks and again.fingerprints == plan.fingerprints
+
+
+def test_one_more_picture_moves_no_picture_of_another_class(folders: Path) -> None:
+    def others() -> dict[str, set[str]]:
+        settings = recipe(folders)
+        parts = split(find(settings.data, "classification"), settings.data)
+        return {name: {i.id for i in items if i.label != "owl"} for name, items in parts.items()}
+
+    before, (_, first, _) = others(), shards(recipe(folders))
+    Image.fromarray(natural_picture(20, 20, 99)).save(folders / "data/owl/new.png")
+    assert others() == before
+    assert shards(recipe(folders))[1]["train"].fingerprint != first["train"].fingerprint
+
+
+def test_the_same_picture_twice_is_left_out_and_refused_under_another_label(folders: Path) -> None:
+    data = (folders / "data/cat/0.png").read_bytes()
+    (folders / "data/cat/copy.png").write_bytes(data)
+    found = find(recipe(folders).data, "classification")
+    assert len(found.items) == 24 and "duplicate" in found.left_out[0]
+    (folders / "data/dog/copy.png").write_bytes(data)
+    refused(lambda: find(recipe(folders).data, "classification"), "dog", "label of the same picture")
+
+
+def test_a_class_without_pictures_is_refused(folders: Path, tmp_path: Path) -> None:
+    (folders / "data" / "yak").mkdir()
+    refused(lambda: find(recipe(folders).data, "classification"), "yak", "pictures of this class")
+    data = RecognitionData(root=str(folders / "data"), layout="folders", classes=("cat", "dog", "owl", "emu"))
+    (folders / "data" / "yak").rmdir()
+    refused(lambda: find(data, "classification"), "'emu'", "none of it")
+    one = tmp_path / "one" / "cat"
+    one.mkdir(parents=True)
+    Image.fromarray(natural_picture(16, 16, 0)).save(one / "a.png")
+    refused(
+        lambda: find(RecognitionData(layout="folders", root=str(one.parent)), "classification"), "two classes"
+    )
+
+
+def test_a_class_that_keeps_no_picture_to_train_on_is_refused() -> None:
+    from pipeline.recognition.layouts import Found, Item
+
+    items = [Item(f"{i:016x}", f"p{i}", "a" if i < 9 else "b", "") for i in range(10)]
+    parts = split(Found(tuple(items), ("a", "b")), RecognitionData())
+    assert [i.label for i in parts["train"]].count("b") == 1  # a single picture is trained on, not tested on
+    own = [Item(i.id, i.name, i.label, "", role="test" if i.label == "b" else "train") for i in items]
+    refused(lambda: split(Found(tuple(own), ("a", "b")), RecognitionData()), "class 'b'")
+
+
+def npz(path: Path, **arrays: np.ndarray) -> str:
+    np.savez(path, allow_pickle=False, **arrays)
+    return str(path)
+
+
+def test_npz_arrays_with_their_own_test_set(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    file = npz(
+        tmp_path / "a.npz",
+        x=rng.integers(0, 256, (12, 16, 16, 3), np.uint8),
+        y=np.arange(12) % 3,
+        xt=rng.integers(0, 256, (6, 16, 16, 3), np.uint8),
+        yt=np.arange(6) % 3,
+    )
+    data = {"layout": "npz", "root": file, "test_images": "xt", "test_labels": "yt", "holdout": 0.3}
+    settings = recipe(tmp_path, data=data)
+    store, found, _ = shards(settings)
+    assert found["test"].rows == 6 and found["train"].rows == 9 and found["val"].rows == 3
+    gallery = Gallery(store, found["test"])
+    with np.load(file) as arrays:
+        stored = {a.tobytes() for a in gallery.hr(np.arange(6))}
+        assert stored == {a.tobytes() for a in arrays["xt"]}
+
+
+def test_labels_out_of_range_and_other_bad_arrays_are_refused(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (6, 8, 8), np.uint8)
+
+    def read(task: str = "classification", classes: tuple = (), **arrays: np.ndarray) -> None:
+        file = npz(tmp_path / "bad.npz", **{"x": x, **arrays})
+        find(RecognitionData(layout="npz", root=file, classes=classes), task)  # type: ignore[arg-type]
+
+    refused(lambda: read(y=np.array([0, 1, 2, 0, 1, 7]), classes=("a", "b", "c")), "labels 0..2", "7")
+    refused(lambda: read(y=np.array([0, 1, 3, 0, 1, 3])), "every class 0..3", "none of 2")
+    refused(lambda: read(y=np.array([0, 1, -1, 0, 1, 0])), "labels from 0", "-1")
+    refused(lambda: read(y=np.zeros(5, int)), "(6,) integers")
+    refused(lambda: read(y=np.zeros(6)), "integers", "float64")
+    refused(lambda: read(), "one of the arrays", "'y'")
+    read("retrieval", y=np.array([3, 9, 3, 9, 3, 9]))  # identities may have any numbers
+    file = tmp_path / "pickled.npz"
+    np.savez(file, x=np.array([{}], dtype=object), y=np.zeros(1, int))
+    refused(lambda: find(RecognitionData(layout="npz", root=str(file)), "classification"), "plain arrays")
+
+
+def test_market_names_roles_and_junk(tmp_path: Path) -> None:
+    assert market_name(Path("0002_c1s1_000451_03.jpg")) == ("0002", 1)
+    refused(lambda: market_name(Path("person.jpg")), "0002_c1s1_000451_03.jpg")
+    names = {
+        "bounding_box_train": [f"000{n}_c{c}s1_00000{n}_0{c}" for n in range(1, 5) for c in (1, 2)],
+        "query": ["0007_c1s1_000004_00", "0008_c1s1_000004_00"],
+        "bounding_box_test": [
+            "0007_c2s1_000005_01",
+            "0008_c3s1_000006_01",
+            "-1_c3s1_000007_01",
+            "0000_c3s1_000008_01",
+        ],
+    }
+    for number, (folder, files) in enumerate(names.items()):
+        for i, name in enumerate(files):
+            path = tmp_path / "data" / folder / f"{name}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(natural_picture(32, 16, 10 * number + i)).save(path)
+    data = {"layout": "market1501", "size": [32, 16], "holdout": 0.5}
+    store, found, plan = shards(recipe(tmp_path, task="retrieval", data=data))
+    assert len(plan.classes) == 2 and set(plan.classes) < {"0001", "0002", "0003", "0004"}
+    seen = {name: set(Gallery(store, m).labels) for name, m in found.items()}
+    assert seen["train"] == {0, 1} and not seen["train"] & seen["val"] and not seen["val"] & seen["test"]
+    gallery = Gallery(store, found["test"])
+    everything = np.arange(len(gallery))
+    assert len(gallery) == 5  # the junk picture is left out, the distractor stays
+    assert sorted(gallery.rows.take("role", everything)) == [1, 1, 2, 2, 2]
+    assert sorted(gallery.rows.take("camera", everything)) == [1, 1, 2, 3, 3]
+    assert gallery.labels.min() == 2  # people who are not trained on come after those who are
+
+
+def test_real_market_names(shared: Path) -> None:
+    files = sorted((shared / "data/recognition/market1501_samples").glob("*.jpg"))
+    assert [market_name(f) for f in files] == [
+        ("0022", 6),
+        ("0027", 2),
+        ("0032", 6),
+        ("0048", 1),
+        ("0065", 6),
+    ]
+
+
+def mask_set(root: Path) -> Path:
+    for folder, defect in (("ok", False), ("crack", True)):
+        for i in range(6):
+            path = root / "data" / folder / f"{i}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(natural_picture(32, 24, 7 * i + defect)).save(path, quality=95)
+            mask = np.zeros((32, 24), np.uint8)
+            if defect:
+                mask[8:24, 6:18] = 255
+                mask[7, 6:18], mask[24, 6:18] = 128, 127  # grey edges: above 127 is defect, 127 is not
+            Image.fromarray(mask).save(path.with_name(f"{i}_mask.png"))
+    return root
+
+
+def test_masks_are_binary_and_empty_ones_are_pictures_without_defect(tmp_path: Path) -> None:
+    mask_set(tmp_path)
+    truth = read_mask(str(tmp_path / "data/crack/0_mask.png"), 32, 24)
+    assert truth.sum() == 17 * 12 and truth[7, 6] and not truth[24, 6]
+    data = {"layout": "masks", "size": [32, 24]}
+    store, found, _ = shards(recipe(tmp_path, task="segmentation", data=data))
+    gallery = Gallery(store, found["train"])
+    masks = gallery.masks(np.arange(len(gallery)))
+    assert set(np.unique(masks)) == {0, 255}
+    assert {int((m > 0).sum()) for m in masks} == {0, 17 * 12}
+    half = {"layout": "masks", "size": [16, 12]}
+    store, found, _ = shards(recipe(tmp_path, task="segmentation", data=half))
+    assert Gallery(store, found["train"]).masks(np.arange(1)).shape == (1, 16, 12, 1)
+
+
+def test_a_mask_of_another_size_or_absent_is_refused(tmp_path: Path) -> None:
+    mask_set(tmp_path)
+    Image.fromarray(np.zeros((32, 25), np.uint8)).save(tmp_path / "data/ok/3_mask.png")
+    data = {"layout": "masks", "size": [32, 24]}
+    refused(lambda: shards(recipe(tmp_path, task="segmentation", data=data)), "3_mask.png", "24x32", "25x32")
+    (tmp_path / "data/ok/3_mask.png").unlink()
+    refused(lambda: find(recipe(tmp_path, task="segmentation", data=data).data, "segmentation"), "its mask")
+
+
+def test_the_views_are_seeded_mirrored_and_the_first_is_the_picture() -> None:
+    picture = natural_picture(12, 10, 0)[None]
+    views = Views(count=8, shift=3, flip=True)
+    assert draw(views, "abc", 0) == Move()
+    moves = [draw(views, "abc", n) for n in range(8)]
+    assert moves == [draw(views, "abc", n) for n in range(8)] != [draw(views, "abd", n) for n in range(8)]
+    assert {m[2] for m in moves} == {True, False} and all(abs(m[0]) <= 3 and abs(m[1]) <= 3 for m in moves)
+    padded = np.pad(picture[0], ((3, 3), (3, 3), (0, 0)), mode="symmetric")
+    for down, right, flipped, *_ in moves:
+        expected = padded[3 - down : 15 - down, 3 - right : 13 - right]
+        expected = expected[:, ::-1] if flipped else expected
+        np.testing.assert_array_equal(see(picture, [Move(down, right, flipped)])[0], expected)
+
+
+def test_views_are_zoomed_and_lit_and_masks_stay_masks() -> None:
+    views = Views(count=64, shift=2, zoom=0.5, light=0.4)
+    moves = [draw(views, "abc", n) for n in range(64)]
+    assert moves[0] == Move() and len({m.zoom for m in moves}) == 64
+    assert all(1 / 1.5 <= m.zoom <= 1.5 and 1 / 1.4 <= m.contrast <= 1.4 for m in moves)
+    assert all(abs(m.brightness) <= 51.2 for m in moves)
+    ramp = np.broadcast_to(np.arange(100, 164, 2, dtype=np.uint8)[None, :, None], (32, 32, 3))[None]
+    inner = see(ramp, [Move(zoom=1.25)])[0, 16, 4:28, 0].astype(float)
+    np.testing.assert_allclose(inner, 131 + (2 / 1.25) * (np.arange(4, 28) - 15.5), atol=0.51)
+    moved = see(ramp, [Move(right=3, zoom=1.25)])[0, 16, 8:28, 0].astype(float)
+    np.testing.assert_allclose(moved, 131 + (2 / 1.25) * (np.arange(8, 28) - 15.5) - 6, atol=0.51)
+    lit = see(ramp, [Move(contrast=0.5, brightness=10)])[0, 0, :, 0].astype(float)
+    np.testing.assert_allclose(lit, 141 + (np.arange(32) - 15.5), atol=0.51)
+    mask = np.zeros((1, 16, 16, 1), np.uint8)
+    mask[:, 4:9, 4:9] = 255
+    assert set(np.unique(see(mask, [Move(contrast=0.5, brightness=60)], light=False))) == {0, 255}
+    assert see(mask, [Move(zoom=1.5)])[0].mean() > mask.mean()
+
+
+def test_lr_is_the_degradation_of_the_same_view_at_every_gap() -> None:
+    from pipeline.data.degrade import downscale
+
+    hr = np.stack([natural_picture(48, 48, n) for n in range(2)])
+    np.testing.assert_array_equal(shrink(hr, 4)[1], downscale(hr[1], 4))
+    np.testing.assert_array_equal(shrink(hr, 1), hr)
+    assert shrink(hr, 8).shape == (2, 6, 6, 3) and shrink(hr, 12).shape == (2, 4, 4, 3)
+    assert enlarge(shrink(hr, 8), 8).shape == hr.shape
+    assert student_pictures(hr, 4, enlarged=True).shape == hr.shape
+
+
+def sampler(folders: Path, **options: Any) -> ViewSampler:
+    settings = recipe(folders)
+    store, found, _ = shards(settings)
+    chosen = {"batch": 6, "seed": 1, "gap": 2, "views": settings.data.views} | options
+    return ViewSampler(Gallery(store, found["train"]), **chosen)
+
+
+def test_pictures_that_are_kept_are_those_made_anew(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = sampler(folders)
+    seen = [kept.batch(step).tensors["lr"] for step in range(40)]
+    assert len(kept._kept) > 6
+    monkeypatch.setattr("pipeline.recognition.sampler.KEPT_BYTES", 3 * seen[0][0].nbytes)
+    few = sampler(folders)
+    for step, expected in enumerate(seen):
+        np.testing.assert_array_equal(few.batch(step).tensors["lr"], expected)
+        np.testing.assert_array_equal(sampler(folders).batch(step).tensors["lr"], expected)
+    assert len(few._kept) == 3
+
+
+def test_the_order_is_a_function_of_the_step_and_workers_share_each_batch(folders: Path) -> None:
+    source = sampler(folders)
+    count = len(source.gallery)
+    whole = [source.batch(step) for step in range(8)]
+    ids = [i for batch in whole for i in batch.ids]
+    assert len(set(ids[:count])) == count  # an epoch holds every picture once
+    for step in (0, 3):
+        parts = [source.batch(step, rank, 2) for rank in range(2)]
+        assert parts[0].ids + parts[1].ids == whole[step].ids
+        joined = np.concatenate([p.tensors["lr"] for p in parts])
+        np.testing.assert_array_equal(joined, whole[step].tensors["lr"])
+    later = dict(source.iterate(3, 6))
+    assert [later[s].ids for s in (3, 4, 5)] == [whole[s].ids for s in (3, 4, 5)]
+    assert [b.ids for b in whole] != [sampler(folders, seed=2).batch(s).ids for s in range(8)]
+    refused(lambda: source.batch(0, 0, 4), "multiple of the 4 workers")
+
+
+def test_p_x_k_batches_hold_k_pictures_of_p_identities(folders: Path) -> None:
+    source = sampler(folders, sampling=Sampling(identities=2, pictures=3))
+    for step in range(6):
+        batch = source.batch(step)
+        labels, counts = np.unique(batch.tensors["label"], return_counts=True)
+        assert len(labels) == 2 and set(counts) == {3}
+        assert len(set(batch.ids)) == 6
+        parts = [source.batch(step, rank, 2) for rank in range(2)]
+        assert parts[0].ids + parts[1].ids == batch.ids
+
+
+def test_one_identity_alone_is_refused(folders: Path) -> None:
+    settings = recipe(folders)
+    store, found, _ = shards(settings)
+    gallery = Gallery(store, found["train"])
+    gallery.labels = np.zeros_like(gallery.labels)
+    refused(
+        lambda: ViewSampler(
+            gallery, batch=4, seed=0, gap=2, views=Views(), sampling=Sampling(identities=2, pictures=2)
+        ),
+        "at least two identities",
+    )
+
+
+def test_cached_views_of_other_pictures_are_refused(folders: Path) -> None:
+    settings = recipe(folders)
+    store, found, _ = shards(settings)
+    receipt = write_shard(
+        store, "outputs/x.arrow", {"id": ["0" * 16], "logits": np.zeros((1, 3, 2), np.float16)}, metadata={}
+    )
+    foreign = Manifest("outputs", "f" * 16, {"pictures": "others"}, (receipt,))
+    refused(lambda: Gallery(store, found["train"], {"teacher": foreign}), "outputs of teacher", "other data")
+    manifests.save(foreign, store, "outputs/manifest.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"gap": 8}, "leaves 2x2 pixels"),
+        ({"gap": 5}, "gap must be one of"),
+        ({"gap": 3}, "multiple of gap"),
+        ({"gap": [2, 2]}, "different values"),
+        ({"task": "segmentation"}, "does not go with data.layout"),
+        ({"teacher": {"train": None}}, "a `checkpoint`"),
+        ({"teacher": {"train": None, "pretrained": True}}, "`train` too"),
+        ({"teacher": {"checkpoint": "a.pth", "pretrained": True}}, "not both"),
+        ({"sampling": {"identities": 3, "pictures": 2}}, "must be sampling.identities x"),
+        ({"sampling": {"identities": 1, "pictures": 2}}, "greater than or equal to 2"),
+        ({"data": {"split": "identities"}}, "must be known"),
+        ({"method": {"name": "rkd", "map": 1.0}}, "cache.features: map"),
+        ({"compare": {"settings": {"kd": {"tau": 4}}}}, "tau"),
+        ({"task": "detection"}, "classification"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused(tmp_path: Path, changes: dict, words: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        recipe(tmp_path, **changes)
+    assert words in str(caught.value)

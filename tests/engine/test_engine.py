@@ -1,0 +1,347 @@
+"""The Ray engine: the same bits as here in this process, and what it does when a process dies or a task fails."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import ray
+from ray_kit import processes
+from road_kit import Road, environment, flip, hashes, picture, recipe, snapshot, teacher, weights
+
+from pipeline.cache.format import Receipt
+from pipeline.cache.store import CorruptShard
+from pipeline.engine import distill as distilling
+from pipeline.engine import session
+from pipeline.engine import teach as teaching
+from pipeline.engine.ray_engine import RayEngine, call, plain_errors
+from pipeline.errors import FacultyError, InputError
+from pipeline.recipe.recipe import Distill, Teach
+from pipeline.road.engines import InlineEngine
+from pipeline.steps.teach import TeachTask
+from pipeline.steps.teacher_facts import TeacherFacts
+
+STEPS = 40
+
+
+def make_place(root: Path) -> Path:
+    for seed, name in enumerate("abcd"):
+        picture(root / "pictures" / f"{name}.png", 96, 112 + 8 * seed, seed)
+    return root
+
+
+@pytest.fixture(scope="module")
+def inline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two students, trained in this process."""
+    root = make_place(tmp_path_factory.mktemp("inline"))
+    Road(recipe(root, cache={"shard_mb": 0.05})).distill("scratch", "mtkd")
+    return root
+
+
+@pytest.fixture
+def fresh(inline: Path, tmp_path: Path) -> Path:
+    """The same pictures, nothing computed."""
+    shutil.copytree(inline / "pictures", tmp_path / "pictures")
+    return tmp_path
+
+
+@pytest.fixture
+def cached(fresh: Path, inline: Path) -> Path:
+    """The same pictures and cache, no student."""
+    shutil.copytree(inline / "cache", fresh / "cache")
+    return fresh
+
+
+def settings(root: Path, **changes: object) -> object:
+    return recipe(root, **{"cache": {"shard_mb": 0.05}, **changes})
+
+
+def on_ray(root: Path, **changes: object) -> Road:
+    return Road(settings(root, **changes), RayEngine())
+
+
+@pytest.fixture
+def killer() -> Iterator[Callable[[Callable[[], object], str], threading.Thread]]:
+    """Kill one process of a class of actors as soon as a condition holds."""
+    threads: list[threading.Thread] = []
+    stop = threading.Event()
+
+    def start(condition: Callable[[], object], kind: str) -> threading.Thread:
+        def work() -> None:
+            while not stop.is_set():
+                if condition() and (found := processes(kind)):
+                    os.kill(found[0], signal.SIGKILL)
+                    thread.killed = found[0]
+                    return
+                time.sleep(0.02)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.killed = None
+        thread.start()
+        threads.append(thread)
+        return thread
+
+    yield start
+    stop.set()
+    for thread in threads:
+        thread.join(10)
+
+
+# ---- the same bits
+
+
+@pytest.mark.ray
+def test_ray_gives_the_shards_of_this_process(ray_local: None, inline: Path, fresh: Path) -> None:
+    road = on_ray(fresh)
+    tiles, taught = road.teach()
+    road.run.road.fuse(tiles, taught, lambda job: None)
+    assert hashes(fresh / "cache", "*.arrow") == hashes(inline / "cache", "*.arrow")
+
+
+# ---- dead processes
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> tuple[Road, TeacherFacts, list[TeachTask]]:
+    """Ten tile shards, a teacher for them, and the work that this makes."""
+    for seed in range(10):
+        picture(tmp_path / "pictures" / f"{seed}.png", 96, 120, seed)
+    road = Road(recipe(tmp_path, teachers=[teacher("edsr")], cache={"shard_mb": 0.02}))
+    tiles, (facts,) = road.run.road.tiles(), road.run.road.facts()
+    folder = facts.folder(tiles.folder, "uint8")
+    root = str(tmp_path / "cache")
+    receipts = [r for _, m in tiles.splits() for r in m.shards]
+    return road, facts, [TeachTask(root, r, folder, 2, "uint8", 4) for r in receipts]
+
+
+@pytest.mark.ray
+def test_a_teacher_killed_in_the_middle_of_a_shard_costs_nothing_but_time(
+    ray_local: None, shards: tuple, tmp_path: Path
+) -> None:
+    road, facts, tasks = shards
+    outputs = tmp_path / "cache" / "outputs"
+    seen: list[str] = []
+    before: dict[str, tuple[str, int]] = {}
+
+    def taught(label: str, receipt: Receipt, stats: dict) -> None:
+        seen.append(receipt.key)
+        if len(seen) == 2:  # the actor is two calls deep, so it is at the next shard
+            before.update(snapshot(outputs, f"{receipt.key}.*"))
+            os.kill(processes("TeacherActor")[0], signal.SIGKILL)
+
+    settings = recipe(tmp_path, teach={"actors": 1})
+    RayEngine().teach({"edsr": (facts, tasks)}, settings, taught)
+    assert sorted(seen) == sorted(t.tiles.key for t in tasks) and len(set(seen)) == len(seen) >= 8
+    after = snapshot(outputs)
+    assert before and before.items() <= after.items(), "what was committed was not made again"
+    # The killed process may have been writing: what it left has a name that no reader takes.
+    assert len([name for name in after if name.endswith(".tmp")]) <= 2
+    shutil.move(outputs, tmp_path / "theirs")
+    InlineEngine("cpu").teach({"edsr": (facts, tasks)}, settings, lambda *_: None)
+    assert hashes(outputs, "*.arrow") == hashes(tmp_path / "theirs", "*.arrow")
+
+
+@pytest.mark.ray
+def test_a_teacher_that_dies_too_often_ends_the_run_with_what_to_do(ray_local: None, shards: tuple) -> None:
+    _, facts, tasks = shards
+    committed = []
+
+    def taught(label: str, receipt: Receipt, stats: dict) -> None:
+        committed.append(receipt)
+        os.kill(processes("TeacherActor")[0], signal.SIGKILL)
+
+    settings = recipe(Path("."), teach={"actors": 1, "max_restarts": 0})
+    with pytest.raises(FacultyError, match=r"teach\.max_restarts"):
+        RayEngine().teach({"edsr": (facts, tasks)}, settings, taught)
+    assert 1 <= len(committed) < len(tasks)
+
+
+@pytest.mark.ray
+def test_trainings_side_by_side_have_the_bits_of_this_process_though_a_worker_is_killed(
+    ray_local: None, inline: Path, cached: Path, killer: Callable
+) -> None:
+    train = {"steps": STEPS, "evaluate_every": 2}
+    here = Road(settings(inline, train=train)).distill("scratch", "mtkd")[3]
+    saved: list[int] = []
+
+    def one_is_saved() -> bool:
+        saved[:] = sorted(int(p.stem.split("-")[1]) for p in (cached / "runs").rglob("step-*.json"))
+        return bool(saved)
+
+    thread = killer(one_is_saved, "RayTrainWorker")
+    there = on_ray(cached, train=train).distill("scratch", "mtkd")[3]
+    assert thread.killed and saved[-1] < STEPS, "the trainings were done before a worker could be killed"
+    assert [job.fingerprint for job in there] == [job.fingerprint for job in here]
+    assert [weights(job) for job in there] == [weights(job) for job in here]
+    assert [job.result()["curves"] for job in there] == [job.result()["curves"] for job in here]
+
+
+# ---- errors arrive as they are
+
+
+@pytest.mark.ray
+def test_a_loss_that_is_not_finite_reaches_the_driver_with_step_and_term(
+    ray_local: None, cached: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(cached)
+    road = on_ray(Path("."), train={"lr": 1e30, "steps": 8})
+    with pytest.raises(
+        FacultyError, match=r"^phase distill, step \d+: the term `(distill|hr|loss)` is"
+    ) as caught:
+        road.distill()
+    assert type(caught.value) is FacultyError and "ray" not in str(caught.value).lower()
+    assert not list((cached / "runs").rglob("result.json"))
+
+
+@pytest.mark.ray
+def test_a_damaged_shard_is_named_by_an_actor_as_it_is_here(
+    ray_local: None, shards: tuple, tmp_path: Path
+) -> None:
+    _, facts, tasks = shards
+    flip(shard := tmp_path / "cache" / tasks[0].tiles.file)
+    with pytest.raises(CorruptShard, match=shard.name) as caught:
+        RayEngine().teach({"edsr": (facts, tasks)}, recipe(tmp_path), lambda *_: None)
+    assert caught.value.exit_code == 2 and f"rm {shard}" in caught.value.remedy
+
+
+@pytest.mark.ray
+def test_a_teacher_that_vanishes_is_named(ray_local: None, shards: tuple, tmp_path: Path) -> None:
+    _, facts, tasks = shards
+    lost = replace(facts, path=str(tmp_path / "lost.pth"))
+    with pytest.raises(FacultyError, match=r"does not load.*lost\.pth"):
+        RayEngine().teach({"edsr": (lost, tasks)}, recipe(tmp_path), lambda *_: None)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9"])
+def test_an_address_where_nobody_listens_is_named_at_once(address: str) -> None:
+    script = "import sys; from pipeline.engine import session; session.start(sys.argv[1])"
+    done = subprocess.run(
+        [sys.executable, "-c", script, address], env=environment(), capture_output=True, text=True, timeout=60
+    )
+    assert f"FacultyError: Ray at '{address}' does not answer" in done.stderr
+
+
+# ---- how work is shared out
+
+
+def double(item: int, device: str) -> int:
+    if item == 13:
+        raise InputError("item", "another", "13")
+    return 2 * item
+
+
+@pytest.mark.ray
+def test_map_gives_every_result_and_raises_what_was_raised(ray_local: None) -> None:
+    engine = RayEngine()
+    assert sorted(engine.map(double, range(12))) == [2 * i for i in range(12)]
+    assert list(engine.map(double, [])) == []
+    with pytest.raises(InputError, match="found 13"):
+        list(engine.map(double, [12, 13]))
+
+
+@pytest.mark.ray
+def test_a_node_without_the_package_is_named(ray_local: None, tmp_path: Path) -> None:
+    task = call.options(runtime_env={"env_vars": {"PYTHONPATH": str(tmp_path)}})  # there this file is unknown
+    with pytest.raises(
+        FacultyError, match="a node of the cluster has no package test_engine.*faculty submit"
+    ):
+        with plain_errors():
+            ray.get(task.remote(double, 1))
+
+
+@pytest.mark.ray
+def test_teachers_that_do_not_fit_together_take_turns(
+    ray_local: None, fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(fresh)  # Ray's workers are elsewhere: a recipe's relative paths are the command's
+    teachers = [{**teacher(n), "checkpoint": f"{n}.safetensors"} for n in ("edsr", "compact")]
+    for entry in teachers:
+        shutil.copy(teacher(entry["name"])["checkpoint"], entry["checkpoint"])
+    road = on_ray(Path("."), teachers=teachers, teach={"actors": 1, "cpus_per_actor": 2.0})
+    _, taught = road.teach()
+    assert [t.facts.label for t in taught] == ["edsr", "compact"]
+    assert processes("TeacherActor") == []
+
+
+@pytest.mark.ray
+def test_what_this_machine_does_not_have_is_refused_instead_of_waited_for(
+    ray_local: None, cached: Path
+) -> None:
+    engine = RayEngine()
+    with pytest.raises(InputError, match="teach.gpus_per_actor"):
+        next(engine.map(double, [1], gpus=99))
+    for teach in ({"gpus_per_actor": 99}, {"cpus_per_actor": 99}):
+        with pytest.raises(
+            InputError, match="an actor of `teach`: expected at most .* of this machine, found 99"
+        ):
+            engine.teach({}, recipe(cached, teach=teach), lambda *_: None)
+    for distill in ({"gpus_per_worker": 99}, {"workers": 3, "cpus_per_worker": 33}):
+        with pytest.raises(InputError, match="workers of `distill`: expected at most .*, found 99"):
+            on_ray(cached, distill=distill).distill("scratch")
+
+
+def work(multiply_adds: int, shards: int) -> tuple:
+    class Tiles:
+        rows = 10
+
+    class Task:
+        tiles = Tiles
+
+    class Facts:
+        pass
+
+    Facts.multiply_adds = multiply_adds
+    return Facts, [Task] * shards
+
+
+@pytest.mark.parametrize(
+    ("settings", "slots", "expected"),
+    [
+        (Teach(actors=2), 8, {"a": 2, "b": 2}),
+        (Teach(actors={"a": 3}), 8, {"a": 3, "b": 1}),
+        (Teach(), 2, {"a": 1, "b": 1}),
+        (Teach(), 8, {"a": 6, "b": 2}),
+        (Teach(actors=64), 8, {"a": 9, "b": 9}),
+    ],
+    ids=["number", "table", "few", "by cost", "no more than shards"],
+)
+def test_actors_are_shared_out_by_cost(settings: Teach, slots: int, expected: dict) -> None:
+    assert teaching.sizes(settings, {"a": work(300, 9), "b": work(100, 9)}, slots) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "jobs", "cpus", "expected"),
+    [
+        (Distill(), 6, 2, 2),
+        (Distill(), 1, 8, 1),
+        (Distill(workers=2), 6, 8, 4),
+        (Distill(workers=(1, 4)), 6, 8, 2),
+        (Distill(cpus_per_worker=4), 6, 8, 2),
+        (Distill(cpus_per_worker=16), 6, 8, 1),
+        (Distill(side_by_side=3), 6, 2, 3),
+        (Distill(side_by_side=3), 2, 2, 2),
+    ],
+)
+def test_trainings_run_side_by_side_as_the_cores_allow(
+    settings: Distill, jobs: int, cpus: int, expected: int
+) -> None:
+    assert distilling.concurrency(settings, jobs, cpus) == expected
+
+
+def test_a_cluster_is_not_asked_for_what_it_may_grow() -> None:
+    session.require("10.0.0.1:6379", "teach", {"GPU": 1000.0})
+
+
+def test_another_seed_has_other_bits(inline: Path) -> None:
+    (first,) = Road(settings(inline)).distill("scratch")[3]
+    (other,) = Road(settings(inline, seed=1)).distill("scratch")[3]
+    assert weights(first) != weights(other)

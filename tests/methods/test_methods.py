@@ -1,0 +1,108 @@
+"""Methods: what each term is, against formulas written out slowly."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import pywt
+import torch
+from torch import nn
+
+from pipeline.methods import METHODS
+from pipeline.methods.mtkd import aggregation, network
+from pipeline.recipe.methods import KD, MTKD, Scratch
+from pipeline.recipe.recipe import Aggregate
+from pipeline.recipe.settings import Train
+
+
+def student() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2))
+
+
+@pytest.fixture
+def batch() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+
+    def rand(side: int) -> torch.Tensor:
+        return torch.rand(4, 3, side, side, generator=generator)
+
+    return {
+        "lr": rand(6),
+        "hr": rand(12),
+        "target": rand(12),
+        "has_hr": torch.tensor([True, True, False, True]),
+    }
+
+
+def haar_loss(prediction: np.ndarray, target: np.ndarray) -> float:
+    """MTKD's wavelet loss with K = 1, on pywt: mean |details|, all three bands together, plus mean |LL|."""
+    total_high, total_low = [], []
+    for b in range(prediction.shape[0]):
+        for c in range(3):
+            p = pywt.dwt2(prediction[b, c], "haar", mode="zero")
+            t = pywt.dwt2(target[b, c], "haar", mode="zero")
+            total_low.append(np.abs(p[0] - t[0]))
+            total_high.append(np.abs(np.array(p[1]) - np.array(t[1])))
+    return float(np.mean(total_high) + np.mean(total_low))
+
+
+def test_mtkd_is_the_wavelet_loss_on_the_fused_target_and_l1_on_hr(batch: dict) -> None:
+    phase = METHODS["mtkd"].phases(MTKD(name="mtkd"), Train(), student)[0]({})
+    terms = phase.losses(phase.modules, batch)
+    sr = phase.modules["student"](batch["lr"]).detach()
+    assert phase.weights == {"distill": 1.0, "hr": 0.1, "relational": 0.0}
+    assert float(terms["distill"]) == pytest.approx(haar_loss(sr.numpy(), batch["target"].numpy()), rel=1e-5)
+    known = (sr - batch["hr"]).abs()[batch["has_hr"]]
+    assert float(terms["hr"]) == pytest.approx(float(known.sum()) / sr.numel(), rel=1e-5)
+
+
+def test_kd_is_l1_on_the_teacher_and_l1_on_hr(batch: dict) -> None:
+    phase = METHODS["kd"].phases(KD(name="kd"), Train(), student)[0]({})
+    terms = phase.losses(phase.modules, batch)
+    sr = phase.modules["student"](batch["lr"]).detach()
+    assert float(terms["distill"]) == pytest.approx(float((sr - batch["target"]).abs().mean()), rel=1e-6)
+    assert phase.weights == {"distill": 1.0, "hr": 1.0}
+
+
+def test_scratch_reads_no_target_and_leaves_out_tiles_without_hr(batch: dict) -> None:
+    phase = METHODS["scratch"].phases(Scratch(name="scratch"), Train(), student)[0]({})
+    assert phase.sources == ("lr", "hr") and phase.require_hr
+    sr = phase.modules["student"](batch["lr"]).detach()
+    terms = phase.losses(phase.modules, batch)
+    assert float(terms["hr"]) == pytest.approx(float((sr - batch["hr"]).abs().mean()), rel=1e-6)
+
+
+def test_a_student_without_hr_learns_from_the_target_alone(batch: dict) -> None:
+    phase = METHODS["mtkd"].phases(MTKD(name="mtkd"), Train(), student)[0]({})
+    batch["has_hr"] = torch.zeros(4, dtype=torch.bool)
+    terms = phase.losses(phase.modules, batch)
+    assert float(terms["hr"]) == 0.0 and float(terms["distill"]) > 0.0
+
+
+def test_the_gradient_of_every_term_reaches_the_student(batch: dict) -> None:
+    for method in (
+        MTKD(name="mtkd"),
+        MTKD(name="mtkd", dual_tree=True),
+        MTKD(name="mtkd", wavelet="db2", level=2),
+    ):
+        phase = METHODS["mtkd"].phases(method, Train(), student)[0]({})
+        for term in phase.losses(phase.modules, batch).values():
+            phase.modules["student"].zero_grad()
+            term.backward(retain_graph=True)
+            assert all(float(p.grad.abs().sum()) > 0 for p in phase.modules["student"].parameters())
+
+
+def test_the_aggregation_phase_starts_at_the_teachers_mean(batch: dict) -> None:
+    config = Aggregate(kind="aggregate", dim=16, depths=(1,), heads=(2,))
+    phase = aggregation(config, 2, 2)[0]({})
+    batch |= {"teacher0": batch["target"], "teacher1": batch["hr"].flip(0)}
+    mean = (batch["teacher0"] + batch["teacher1"]) / 2
+    terms = phase.losses(phase.modules, batch)
+    assert float(terms["hr"]) == pytest.approx(float((mean - batch["hr"]).abs().mean()), rel=1e-5)
+    assert phase.sources == ("lr", "hr", "teacher0", "teacher1") and phase.inputs == ("teacher0", "teacher1")
+
+
+def test_the_released_behaviour_has_no_skip() -> None:
+    assert network(Aggregate(kind="aggregate", official=True), 3, 4).skip == "none"
+    assert network(Aggregate(kind="aggregate"), 3, 4).skip == "mean"

@@ -1,0 +1,87 @@
+"""The cost model: its counts are those of a real cache, its arithmetic adds up, its command says both."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from command_kit import run
+from road_kit import Road, picture, recipe, recipe_file
+
+from pipeline.road.plan import ASSUMED_GPU, MEASURED_CORE, gpu_rates, predict, work
+
+RATES = replace(
+    gpu_rates(), teach=1e9, train=1e8, cut=1e6, hash=1e9, disk=1e8, network=1e8, devices=2, cores=4, start=0.0
+)
+
+
+def test_tiles_and_bytes_are_those_of_a_real_cache(tmp_path: Path) -> None:
+    for seed in range(3):
+        picture(tmp_path / "pictures" / f"{seed}.png", 144, 200, seed)
+    settings = recipe(tmp_path, cache={"shard_mb": 0.5})
+    tiles, taught, _, _ = Road(settings).distill()
+    macs = [t.facts.multiply_adds for t in taught]
+    todo = work(settings, 3, 144, 200, macs, 1000)
+    assert todo.tiles == sum(m.rows for _, m in tiles.splits())
+    stored = sum(p.stat().st_size for p in (tmp_path / "cache").rglob("*.arrow"))
+    assert stored == pytest.approx(todo.cache_bytes, rel=0.02)
+    assert todo.teacher_ops == round(sum(macs) * 24**2 / 48**2), "tiles of 48 HR pixels at x2"
+
+
+def test_the_arithmetic(tmp_path: Path) -> None:
+    settings = recipe(tmp_path, cache={"shard_mb": 1})
+    todo = work(settings, 100, 48, 48, [10**9, 3 * 10**9], 10**8)
+    assert (todo.tiles, todo.tile_bytes, todo.output_bytes, todo.fused_bytes) == (100, 8640, 13824, 6912)
+    assert todo.cache_bytes == 100 * (8640 + 13824 + 6912) and todo.fusion_ops == 0
+    assert todo.teacher_ops == 10**9 and todo.step_ops == 3 * 4 * 10**8 * 12**2 // 48**2
+    one, two = (predict(todo, RATES, gpus) for gpus in (1, 2))
+    assert one.teach == pytest.approx(100.0) and two.teach == pytest.approx(100.0), (
+        "one shard keeps one device busy"
+    )
+    assert predict(replace(todo, shard_bytes=1e5), RATES, 2).teach == pytest.approx(50.0)
+    fetched = 100 * (8640 + 6912) / 1e8
+    assert one.distill == pytest.approx(6 * todo.step_ops / 1e8 + fetched)
+    assert one.limits["teach"] == "compute" and one.tiles == pytest.approx(100 * 48 * 48 / 2e6)
+    assert one.device_hours == pytest.approx(one.seconds / 3600)
+
+
+def test_a_slow_network_is_what_holds_teaching_up(tmp_path: Path) -> None:
+    todo = work(recipe(tmp_path), 1000, 480, 480, [10**6], 10**6)
+    slow = predict(todo, replace(RATES, network=1e5), 8)
+    assert slow.limits["teach"] == "network" and "fetching" in slow.limits["distill"]
+    assert slow.teach == pytest.approx(todo.tiles * (todo.tile_bytes + todo.output_bytes) / (4 * 1e5))
+
+
+@pytest.mark.parametrize("pictures", [1, 800, 10**7])
+def test_more_devices_are_never_slower_and_never_cheaper_by_much(tmp_path: Path, pictures: int) -> None:
+    todo = work(recipe(tmp_path), pictures, 480, 480, [10**10], 10**8)
+    found = [predict(todo, gpu_rates(price=2.0), gpus) for gpus in (1, 8, 64, 512)]
+    assert all(a.seconds >= b.seconds for a, b in zip(found, found[1:]))
+    assert all(p.spend == pytest.approx(2 * p.device_hours) for p in found)
+
+
+def test_an_aggregation_network_is_trained_and_run(tmp_path: Path) -> None:
+    fusion = {"kind": "aggregate", "train": {"steps": 10, "batch": 2, "patch": 12}}
+    todo = work(recipe(tmp_path, fusion=fusion), 1, 48, 48, [1], 1, fusion_macs=2304)
+    assert todo.fusion_training_ops == 3 * 10 * 2 * 12**2 and todo.fusion_ops == 24**2
+
+
+def test_the_constants_say_where_they_are_from() -> None:
+    assert all(getattr(MEASURED_CORE, name) > 0 for name in ("teach", "train", "cut", "hash", "disk"))
+    assert ASSUMED_GPU.devices == 8 and gpu_rates().cut == MEASURED_CORE.cut
+
+
+def test_the_command(tmp_path: Path) -> None:
+    file = recipe_file(tmp_path)
+    done = run("plan", file, "--pictures", 800, "--gpus", 1, 64, "--json", "-")
+    assert done.code == 0, done.err
+    assert set(done.json) == {"work", "predictions"} and [p["gpus"] for p in done.json["predictions"]] == [
+        1,
+        64,
+    ]
+    assert done.json["work"]["pictures"] == 800 and done.json["work"]["teacher_ops"] > 10**7
+    shown = run("plan", file, "--pictures", 800, "--teacher-macs", "1e9", "2e9")
+    assert "held up by" in shown.out and "800 pictures" in shown.out
+    for wrong in (("--pictures", 0), ("--pictures", 8, "--gpus", 0), ("--pictures", 8, "--price", -1)):
+        assert run("plan", file, *wrong).code == 2

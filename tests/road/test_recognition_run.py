@@ -1,0 +1,320 @@
+"""Whole recognition runs on tiny sets: every task, every method, resumed, cached, online, by command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from recognition_kit import BUDGET, content, picture_folder
+from road_kit import Untouchable, hashes, weights
+
+from pipeline.cli import main
+from pipeline.deploy.export import onnx_session
+from pipeline.errors import InputError
+from pipeline.progress import Quiet
+from pipeline.recognition.export import load_recogniser
+from pipeline.recognition.recipe import Network, Recognition
+from pipeline.recognition.results import baseline, compare_rows, finish, table, table_rows
+from pipeline.recognition.run import RecognitionRun
+from pipeline.road.engines import InlineEngine
+
+ALL = ["scratch", "kd", "rkd", "horkd"]
+
+
+def run(root: Path, engine: Any = None, **changes: Any) -> RecognitionRun:
+    recipe = Recognition.model_validate(content(root, **changes))
+    return RecognitionRun(recipe, engine or InlineEngine("cpu"), Quiet())
+
+
+def test_a_run_of_all_methods_its_table_and_a_second_one_that_computes_nothing(tmp_path: Path) -> None:
+    first = run(tmp_path)
+    outcome = first.everything(ALL, [0])
+    files = finish(first, outcome, [])
+    assert set(outcome.scores) == {"teacher", "assistant", *(f"{m}-resnet8-x2-s0" for m in ALL)}
+    rows = {row.name: row for row in table_rows(outcome)}
+    assert rows["teacher (HR)"].multiply_adds > 4 * rows["scratch-resnet8-x2"].multiply_adds  # type: ignore[operator]
+    assert all(0 <= s.values["accuracy"] <= 1 and s.latency_ms > 0 for s in outcome.scores.values())
+    assert "accuracy" in table(outcome) and "ms" in table(outcome)
+    assert {"method", "student", "seed", "set", "gap", "accuracy", "multiply_adds"} <= set(
+        compare_rows(outcome)[0]
+    )
+    page = Path(files.report).read_text()
+    assert "Confusion" in page and "horkd-resnet8-x2" in page
+    for file in files.students.values():
+        assert {p.name for p in Path(file).parent.iterdir()} >= {"resnet8_x2.onnx", "README.md"}
+
+    before = hashes(tmp_path)
+    again = run(tmp_path, Untouchable())
+    finish(again, again.everything(ALL, [0]), [])
+    assert hashes(tmp_path) == before
+
+
+def test_variants_of_a_method_stand_beside_it_and_share_an_assistant(tmp_path: Path) -> None:
+    variants = {
+        "no-mmd": {"name": "rkd", "mmd": 0.0, "adversarial": 0.1},
+        "apart": {"name": "horkd", "union": False},
+    }
+    road = run(tmp_path, compare={"variants": variants})
+    outcome = road.everything(["scratch", "rkd", "no-mmd", "horkd", "apart"], [0])
+    assert [r["method"] for r in compare_rows(outcome)] == ["scratch", "rkd", "no-mmd", "horkd", "apart"]
+    curves = {job.method: job.result()["curves"]["train"] for job in outcome.jobs}  # type: ignore[index]
+    assert "train/mmd" in curves["rkd"] and "train/mmd" not in curves["no-mmd"]
+    assert curves["horkd"]["train/order2"] != curves["apart"]["train/order2"]
+    assert len(list((tmp_path / "cache" / "networks").glob("assistant-*"))) == 1
+    with pytest.raises(InputError, match="no-mmd, apart"):
+        road.check(["no-such"])
+
+
+def test_variants_must_have_names_of_their_own() -> None:
+    for compare, message in [
+        ({"variants": {"kd": {"name": "kd"}}}, "methods' own names"),
+        ({"methods": ["no-mmd"]}, "neither methods"),
+        (
+            {"variants": {"maps": {"name": "rkd", "map": 1.0}}},
+            "compare.variants.maps.map needs cache.features",
+        ),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            Recognition.model_validate(content(Path("x"), compare=compare))
+
+
+def test_another_gap_and_seed_reuse_teacher_assistant_and_their_outputs(tmp_path: Path) -> None:
+    data = {"layout": "folders", "root": picture_folder(tmp_path, 2, 8), "size": 16, "views": {"count": 2}}
+    run(tmp_path, data=data).everything(["horkd"], [0])
+    cached = hashes(tmp_path / "cache")
+    more = run(tmp_path, data=data, gap=[2, 4])
+    outcome = more.everything(["horkd"], [0, 1])
+    assert more.shards_written == 0 and len(outcome.jobs) == 4
+    assert baseline(outcome) == {}
+    both = more.everything(["scratch", "horkd"], [0])
+    assert baseline(both)["horkd-resnet8-x4"] == "scratch-resnet8-x4" != baseline(both)["horkd-resnet8-x2"]
+    assert table(both).count("x4") == 2
+    assert hashes(tmp_path / "cache") == cached
+
+
+def test_a_training_that_was_stopped_goes_on_to_the_same_bits_discriminator_included(tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    (whole,) = run(tmp_path).everything(["rkd"], [0]).jobs
+    halted = run(tmp_path, output=str(tmp_path / "other"))
+    data, teacher, _ = halted.teach(["rkd"])
+    job = halted._student_job(data, teacher, None, "rkd", 2, 0)
+    from pipeline.steps.distill import Listener
+
+    def stop(values: dict[str, float], step: int) -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        job.run(listener=Listener(sync=stop))
+    state = torch.load(next((tmp_path / "other").rglob("step-000000003.pt")), weights_only=True)
+    assert set(state["adversary"]) == {"modules", "optimiser"}
+    critic = state["adversary"]["modules"]["discriminator"]
+    assert job.result() is None
+    job.run()
+    assert weights(job) == weights(whole)
+    assert json.dumps(job.result()["curves"]) == json.dumps(whole.result()["curves"])  # type: ignore[index]
+    after = torch.load(next((tmp_path / "other").rglob("step-000000006.pt")), weights_only=True)
+    moved = after["adversary"]["modules"]["discriminator"]
+    assert any(not torch.equal(critic[k], moved[k]) for k in critic)
+    plain = run(tmp_path)
+    plain.everything(["kd"], [0])
+    for file in (tmp_path / "runs").rglob("kd-*/0-student/*.pt"):
+        assert "adversary" not in torch.load(file, weights_only=True)
+
+
+def test_an_online_teacher_gives_the_losses_of_the_cached_one(tmp_path: Path) -> None:
+    (cached,) = run(tmp_path).everything(["kd"], [0]).jobs
+    (online,) = run(tmp_path, cache={"online": True}).everything(["kd"], [0]).jobs
+    assert not online.outputs and cached.outputs
+    one, two = (j.result()["curves"]["train"]["train/soft"] for j in (cached, online))  # type: ignore[index]
+    assert one[-1][1] == pytest.approx(two[-1][1], rel=2e-3)  # float16 in the cache
+
+
+def test_a_term_with_weight_zero_is_not_computed(tmp_path: Path) -> None:
+    method = {"name": "rkd", "adversarial": 0.0, "mmd": 0.0, "pairwise": 0.0}
+    (job,) = run(tmp_path, method=method).everything(["rkd"], [0]).jobs
+    terms = {k for k in job.result()["curves"]["train"] if k.startswith("train/")}  # type: ignore[index]
+    assert terms == {"train/task", "train/soft", "train/feature", "train/loss"}
+
+
+def test_feature_maps_can_be_cached_and_regressed(tmp_path: Path) -> None:
+    method = {"name": "rkd", "map": 1.0}
+    same = {"name": "resnet8", "options": {"width": 8}, "embedding": 8}
+    outcome = run(tmp_path, method=method, student=same, cache={"features": "map"}).everything(["rkd"], [0])
+    curves = outcome.jobs[0].result()["curves"]["train"]  # type: ignore[index]
+    assert curves["train/map"][-1][1] > 0
+
+
+@pytest.mark.parametrize("task", ["verification", "retrieval"])
+def test_unseen_identities(tmp_path: Path, task: str) -> None:
+    data = {
+        "layout": "folders",
+        "root": picture_folder(tmp_path, 6, 6),
+        "size": 16,
+        "split": "identities",
+        "views": {"count": 2, "flip": True},
+    }
+    road = run(tmp_path, task=task, data=data, sampling={"identities": 2, "pictures": 4}, gap=4)
+    outcome = road.everything(ALL, [0])
+    finish(road, outcome, [])
+    figures = outcome.scores["horkd-resnet8-x4-s0"]
+    assert 0 <= figures.values["rank1"] <= 1
+    assert len(outcome.data.classes) == 2 and ("roc" if task == "verification" else "cmc") in figures.curves
+    assert list((tmp_path / "runs").rglob("picture_1.png"))
+
+
+def test_segmentation_with_a_teacher_of_timm(tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub")
+    data = {"layout": "masks", "root": picture_folder(tmp_path, 2, 8, 32, masks=True), "size": 32}
+    teacher = {"network": {"name": "resnet10t", "embedding": 8}, "train": BUDGET}
+    road = run(tmp_path, task="segmentation", data=data, teacher=teacher)
+    outcome = road.everything(ALL, [0])
+    finish(road, outcome, [])
+    assert set(outcome.scores["rkd-resnet8-x2-s0"].values) == {"iou", "dice", "auprc"}
+    assert list((tmp_path / "runs").rglob("picture_1.png"))
+    (file,) = (tmp_path / "runs").rglob("rkd*/resnet8_x2.onnx")
+    logits = onnx_session(file.read_bytes())(torch.rand(1, 3, 16, 16))[0]
+    assert logits.shape[:2] == (1, 2)
+
+
+def test_an_exported_student_is_the_trained_one_in_both_files(tmp_path: Path) -> None:
+    road = run(tmp_path)
+    outcome = road.everything(["kd"], [0])
+    (file,) = finish(road, outcome, []).students.values()
+    net, facts = load_recogniser(file)
+    assert (facts["gap"], facts["size"], facts["classes"]) == (2, [4, 4], 10)
+    x = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    logits, embedding = onnx_session(Path(file).with_suffix(".onnx").read_bytes())(x)
+    with torch.no_grad():
+        expected = net(x)
+    torch.testing.assert_close(logits, expected["logits"], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(embedding, expected["embedding"], atol=1e-4, rtol=1e-4)
+    page = Path(file).with_name("README.md").read_text()
+    assert "Classes, in the order of the logits: 0, 1, 2" in page and "## Results on digits" in page
+
+
+def test_files_that_are_no_recognition_networks_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    damaged, foreign = tmp_path / "damaged.safetensors", tmp_path / "foreign.safetensors"
+    damaged.write_bytes(b"no")
+    save_file({"x": torch.zeros(1)}, foreign)
+    for path, message in [(damaged, "SafetensorError"), (foreign, "without Faculty's metadata")]:
+        with pytest.raises(InputError, match=message):
+            load_recogniser(path)
+
+
+def test_an_enlarged_student_pays_for_hr(tmp_path: Path) -> None:
+    native = run(tmp_path).everything(["scratch"], [0])
+    enlarged = run(tmp_path, input="enlarged").everything(["scratch"], [0])
+    label = "scratch-resnet8-x2-s0"
+    assert enlarged.scores[label].multiply_adds > native.scores[label].multiply_adds
+    assert (native.scores[label].dropped, enlarged.scores[label].dropped) == (1, 0)
+
+
+def test_a_teacher_from_a_file_and_one_of_another_class_count(tmp_path: Path) -> None:
+    trained = run(tmp_path).everything(["scratch"], [0])
+    file = tmp_path / "cache" / trained.teacher.source.weights
+    spec = content(tmp_path)["teacher"]["network"]
+    given = {"network": spec, "checkpoint": str(file), "train": None}
+    outcome = run(tmp_path / "b", teacher=given).everything(["kd"], [0])
+    assert outcome.scores["teacher"].values == trained.scores["teacher"].values
+    data = {"layout": "folders", "root": picture_folder(tmp_path, 3, 6), "size": 8}
+    with pytest.raises(InputError, match=r"expected 3 classes, found 10"):
+        run(tmp_path / "c", teacher=given, data=data).everything(["kd"], [0])
+    wide = {**given, "network": {**spec, "options": {"width": 4}}}
+    with pytest.raises(InputError, match="weights of this network"):
+        run(tmp_path / "d", teacher=wide).everything(["kd"], [0])
+
+
+def test_networks_that_do_not_exist_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    from pipeline.recognition.networks import build
+
+    for spec in (
+        Network(name="resnet9999"),
+        Network(options={"depht": 3}),
+        Network(options={"norm": "layer"}),
+    ):
+        with pytest.raises(InputError):
+            build(spec, (8, 8), 2)
+    with pytest.raises(InputError):
+        run(tmp_path, Untouchable(), student={"name": "no_such_net"}).everything(["scratch"], [0])
+
+
+def test_strides_of_a_timm_stem_are_dropped_for_small_pictures() -> None:
+    from pipeline.recognition.networks import build
+
+    small, large = (build(Network(name="resnet10t"), (s, s), 2) for s in (16, 64))
+    assert (small.dropped, large.dropped) == (2, 0)
+    assert {k: v.shape for k, v in small.state_dict().items()} == {
+        k: v.shape for k, v in large.state_dict().items()
+    }
+    assert min(small(torch.zeros(1, 3, 16, 16))["map"].shape[-2:]) == 2
+
+
+def test_spandrel_and_timm_live_in_one_process() -> None:
+    import sys
+
+    from teachers.spandrel_import import import_spandrel
+    from teachers.timm_import import import_timm
+
+    assert import_timm().list_models("resnet18") and import_spandrel().ModelLoader
+    assert not any(type(m).__name__ == "_Lent" for m in sys.modules.values())
+
+
+def test_the_commands_take_a_recognition_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(content(tmp_path)))
+    out = tmp_path / "rows.json"
+    arguments = [
+        "compare",
+        str(file),
+        "--inline",
+        "--methods",
+        "scratch,kd",
+        "--seeds",
+        "2",
+        "--json",
+        str(out),
+    ]
+    assert main(arguments) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert [(r["method"], r["seed"], r["gap"]) for r in rows] == [
+        ("scratch", 0, 2),
+        ("scratch", 1, 2),
+        ("kd", 0, 2),
+        ("kd", 1, 2),
+    ]
+    assert main(["recipe", "check", str(file)]) == 0 and "task: classification" in capsys.readouterr().out
+    assert main(["recipe", "check", str(file), "--schema"]) == 0 and "horkd" in capsys.readouterr().out
+    assert main(["recipe", "check", str(file), "--set", "gap=4"]) == 2
+    assert "2x2" in capsys.readouterr().err
+    assert main(["compare", str(file), "--inline", "--methods", "mtkd"]) == 2
+    assert main(["teach", str(file), "--inline", "--json", "-"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["teachers"]["teacher"]["views"] == 2 and found["shards_written"] == 0
+
+
+@pytest.mark.ray
+def test_ray_gives_the_inline_engines_weights_and_outputs(tmp_path: Path, ray_local: None) -> None:
+    from pipeline.engine.ray_engine import RayEngine
+
+    (inline,) = run(tmp_path / "a").everything(["rkd"], [0]).jobs
+    engine = RayEngine()
+    (spread,) = run(tmp_path / "b", engine).everything(["rkd"], [0]).jobs
+    assert weights(inline) == weights(spread)
+    assert hashes(tmp_path / "a/cache/outputs", "*.arrow") == hashes(tmp_path / "b/cache/outputs", "*.arrow")
+    # Losses of the first step, before Adam has made rounding larger: of the whole batch on one worker and on two.
+    alone = {"name": "horkd", "assistant": False, "init": "random"}
+    first = {"method": alone, "train": {**BUDGET, "log_every": 1}}
+    halves = {"workers": 2, "cpus_per_worker": 1}
+    (two,) = run(tmp_path / "b", engine, distill=halves, **first).everything(["horkd"], [0]).jobs
+    (one,) = run(tmp_path / "a", **first).everything(["horkd"], [0]).jobs
+    for name in ("loss", "task", "soft", "order1", "order2", "order3", "group"):
+        a, b = (j.result()["curves"]["train"][f"train/{name}"][0][1] for j in (one, two))  # type: ignore[index]
+        assert a == pytest.approx(b, rel=1e-4, abs=1e-7), name

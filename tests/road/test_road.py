@@ -1,0 +1,424 @@
+"""The road from pictures to trained students, here in this process: what is computed, and above all what is not."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from road_kit import (
+    NAMES,
+    Road,
+    Untouchable,
+    a_shard,
+    bad_pictures,
+    flip,
+    hashes,
+    picture,
+    recipe,
+    rewritten,
+    snapshot,
+    swap,
+    teacher,
+    truncate,
+    weights,
+)
+
+from pipeline.cache import manifest as manifests
+from pipeline.errors import FacultyError, InputError
+from pipeline.steps import tiles as tiling
+from pipeline.steps.teach import as_levels, read
+
+AGGREGATE = {
+    "kind": "aggregate",
+    "dim": 8,
+    "depths": [1],
+    "heads": [2],
+    "window": 4,
+    "train": {"steps": 4, "batch": 2, "patch": 12, "lr": 1e-3, "evaluate_every": 2, "log_every": 2},
+}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """Five small pictures; one of them is held out."""
+    for seed, name in enumerate("abcde"):
+        picture(tmp_path / "pictures" / f"{name}.png", 96, 96 + 8 * seed, seed)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same place after `distill`."""
+    root = tmp_path_factory.mktemp("finished")
+    for seed, name in enumerate("abcde"):
+        picture(root / "pictures" / f"{name}.png", 96, 96 + 8 * seed, seed)
+    Road(recipe(root)).distill()
+    return root
+
+
+@pytest.fixture
+def again(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished place, to change."""
+    for name in ("pictures", "cache", "runs"):
+        shutil.copytree(finished / name, tmp_path / name)
+    return tmp_path
+
+
+def pixels(road: Road, manifest: manifests.Manifest, column: str) -> dict[str, np.ndarray]:
+    """{tile id: picture} of one column of a set."""
+    store = road.run.road.store
+    shards = [read(store, receipt) for receipt in manifest.shards]
+    return {id_: row for s in shards for id_, row in zip(s.columns["id"], s.columns[column], strict=True)}
+
+
+def a_training_picture(root: Path) -> str:
+    """Add a picture that is trained on and moves no other: the sha256 decides, and that depends on Pillow's version."""
+    held_out = {s.picture.sha256 for s in tiling.sources(recipe(root))[0] if s.held_out}
+    for seed in range(17, 40):
+        late = picture(root / "pictures" / "late.png", 96, 110, seed)
+        sources, _ = tiling.sources(recipe(root))
+        if {s.picture.sha256 for s in sources if s.held_out} == held_out:
+            return next(s.picture.sha256[:16] for s in sources if s.picture.path == str(late))
+    raise AssertionError("all are held out")
+
+
+# ---- what is computed once
+
+
+def test_a_second_run_computes_and_writes_nothing(again: Path) -> None:
+    before = snapshot(again)
+    road = Road(recipe(again), Untouchable())
+    _, taught, fused, (job,) = road.distill()
+    assert road.opened == 0 and snapshot(again) == before
+    assert [t.facts.label for t in taught] == ["edsr", "compact"] and fused.psnr_y > 20
+    assert job.result()["curves"]["distill"]["train/loss"]
+
+
+def test_one_more_teacher_computes_only_its_own_shards(again: Path) -> None:
+    before = snapshot(again / "cache")
+    road = Road(recipe(again, teachers=[teacher(n) for n in NAMES]))
+    _, taught = road.teach()
+    fresh = rewritten(before, after := snapshot(again / "cache"))
+    assert before.items() <= after.items()
+    assert {name.split("/")[2].split("-")[0] for name in fresh if name.startswith("outputs/")} == {"rcan"}
+    assert not any(name.startswith(("tiles/", "fused/")) for name in fresh)
+    assert road.run.road.shards_written == sum(len(m.shards) for _, m in taught[2].cached.splits())
+    assert road.run.road.shards_reused == 2 * road.run.road.shards_written
+
+
+def test_one_more_picture_computes_only_its_own_tiles_and_outputs(again: Path) -> None:
+    before = snapshot(again / "cache")
+    old, *_ = Road(recipe(again), Untouchable()).distill()
+    late = a_training_picture(again)
+    road = Road(recipe(again))
+    tiles, taught, fused, _ = road.distill()
+    after = snapshot(again / "cache")
+    assert before.items() <= after.items()
+    fresh = {name for name in rewritten(before, after) if name.endswith(".arrow")}
+    assert len(fresh) == 4 and {n.split("/")[0] for n in fresh} == {"tiles", "outputs", "fused"}
+    assert road.run.road.shards_written == 2
+    known, now = pixels(road, old.train, "lr").keys(), pixels(road, tiles.train, "lr").keys()
+    assert known < now and {i.split(":")[0] for i in now - known} == {late}
+    assert (
+        pixels(road, fused.cached.train, "sr").keys()
+        == pixels(road, taught[1].cached.train, "sr").keys()
+        == now
+    )
+
+
+def test_a_picture_taken_away_leaves_the_sets_it_was_in(again: Path) -> None:
+    gone = next(s for s in tiling.sources(recipe(again))[0] if not s.held_out)
+    Path(gone.picture.path).unlink()
+    road = Road(recipe(again))
+    _, _, fused, _ = road.distill()
+    assert gone.picture.sha256[:16] not in {i.split(":")[0] for i in pixels(road, fused.cached.train, "sr")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({"data": {"tile": 56}}, ()),
+        ({"data": {"margin": 2}}, ()),
+        ({"cache": {"dtype": "float16"}}, ("tiles",)),
+        ({"teachers": [{**teacher("edsr"), "precision": "bf16"}, teacher("compact")]}, ("tiles", "compact")),
+        ({"fusion": {"kind": "median"}}, ("tiles", "edsr", "compact")),
+        ({"teach": {"batch": 2}}, ("tiles", "edsr", "compact", "mean")),
+        ({"train": {"lr": 2e-3}}, ("tiles", "edsr", "compact", "mean")),
+    ],
+    ids=["tile", "margin", "dtype", "precision", "fusion", "batch", "training"],
+)
+def test_a_setting_renews_what_it_shapes_and_no_more(
+    again: Path, changes: dict, kept: tuple[str, ...]
+) -> None:
+    before = snapshot(again / "cache")
+    tiles, taught, fused, _ = Road(recipe(again, **changes)).distill()
+    after = snapshot(again / "cache")
+    folders = {
+        "tiles": tiles.folder,
+        **{t.facts.label: t.cached.folder for t in taught},
+        fused.kind: fused.cached.folder,
+    }
+    for name, folder in folders.items():
+        shards = {
+            f: state for f, state in after.items() if f.startswith(f"{folder}/") and f.endswith(".arrow")
+        }
+        assert shards and (shards.items() <= before.items()) == (name in kept), name
+    assert before.items() <= after.items()
+
+
+def test_the_degradation_names_the_tiles(place: Path) -> None:
+    settings = recipe(place)
+    other = settings.model_copy(update={"data": settings.data.model_copy(update={"degradation": "another"})})
+    store = Road(settings).run.road.store
+    assert tiling.plan(settings, store).folder != tiling.plan(other, store).folder
+
+
+def test_a_student_is_trained_again_only_for_what_shapes_its_weights(again: Path) -> None:
+    trained = set((again / "runs/r/trainings").iterdir())
+    _, _, _, (same,) = Road(
+        recipe(again, train={"evaluate_every": 2, "log_every": 1, "keep": 1}), Untouchable()
+    ).distill()
+    _, _, _, (other,) = Road(recipe(again, train={"steps": 4})).distill()
+    assert same.fingerprint != other.fingerprint
+    assert len(set((again / "runs/r/trainings").iterdir()) - trained) == 1
+
+
+# ---- sources
+
+
+def test_pictures_without_hr_are_trained_on_with_the_fused_target_alone(place: Path) -> None:
+    (place / "lonely").mkdir()
+    lonely = picture(place / "lonely" / "small.png", 40, 44, seed=23)
+    settings = recipe(place, data={"lr_only": [str(place / "lonely")]}, train={"steps": 12})
+    road = Road(settings)
+    tiles, taught, fused, jobs = road.distill("mtkd", "scratch", "kd")
+    source = next(s for s in tiling.sources(settings)[0] if s.picture.path == str(lonely))
+    assert source.lr_only and not source.held_out
+    mine = {i for i in pixels(road, fused.cached.train, "sr") if i.startswith(source.picture.sha256[:16])}
+    assert mine and mine <= pixels(road, tiles.train, "lr").keys()
+    alone = [r for r in tiles.train.shards if "hr" not in read(road.run.road.store, r).columns]
+    assert sum(r.rows for r in alone) == len(mine)
+    assert all(np.isfinite(t.psnr_y) for t in taught) and all(job.result() for job in jobs)
+    without = Road(recipe(place, train={"steps": 12}))
+    _, _, _, (plain,) = without.distill("mtkd")
+    assert weights(plain) != weights(jobs[0])
+    _, _, _, (alone_,) = without.distill("scratch")
+    assert weights(alone_) == weights(jobs[1]), "scratch leaves out tiles without HR"
+
+
+def test_quarantine_lists_bad_pictures_and_leaves_them_out(place: Path) -> None:
+    bad = bad_pictures(place / "pictures")
+    road = Road(recipe(place, data={"on_bad": "quarantine"}))
+    tiles, _ = road.teach()
+    for name, reason in bad.items():
+        assert any(name in w and re.search(reason, w, re.I) for w in road.warnings), (name, road.warnings)
+        assert any(name in path for path in tiles.train.inputs["quarantined"])
+    assert {p["name"] for p in tiles.train.inputs["pictures"].values()} < {f"{n}.png" for n in "abcde"}
+    assert Road(recipe(place, data={"on_bad": "quarantine"}), Untouchable()).teach()
+
+
+@pytest.mark.parametrize("name", ["truncated.png", "deep.png", "ink.jpg", "dot.png"])
+def test_raise_names_the_bad_picture(place: Path, name: str) -> None:
+    bad_pictures(place / "aside")
+    shutil.copy(place / "aside" / name, place / "pictures")
+    with pytest.raises(InputError, match=re.escape(name)):
+        Road(recipe(place), Untouchable()).teach()
+    assert not (place / "cache" / "tiles").exists()
+
+
+# ---- fusion
+
+
+@pytest.mark.parametrize(
+    "fusion",
+    [
+        {"kind": "mean"},
+        {"kind": "median"},
+        {"kind": "best"},
+        {"kind": "weighted", "weights": {"edsr": 0.75, "compact": 0.25}},
+        {"kind": "weighted"},
+        AGGREGATE,
+    ],
+    ids=["mean", "median", "best", "weighted", "fit", "aggregate"],
+)
+def test_every_fusion_makes_a_target_for_every_tile(again: Path, fusion: dict) -> None:
+    road = Road(recipe(again, fusion=fusion))
+    tiles, taught, fused, (job,) = road.distill()
+    outputs = [pixels(road, t.cached.train, "sr") for t in taught]
+    targets = pixels(road, fused.cached.train, "sr")
+    hr = pixels(road, tiles.train, "hr")
+    assert targets.keys() == outputs[0].keys() == hr.keys() and job.result()
+
+    def error(pictures: dict[str, np.ndarray]) -> float:
+        return float(np.mean([np.square(pictures[i].astype(float) - hr[i]).mean() for i in hr]))
+
+    for id_, target in targets.items():
+        pair = np.stack([o[id_] for o in outputs]).astype(float)
+        expected = {
+            "mean": pair.mean(0),
+            "median": pair.mean(0),
+            "best": pair[np.square(pair - hr[id_]).mean((1, 2, 3)).argmin()],
+            "weighted": np.tensordot((0.75, 0.25), pair, 1),
+        }
+        if fusion["kind"] in expected and fusion != {"kind": "weighted"}:
+            assert np.abs(target - expected[fusion["kind"]]).max() <= 0.5 + 1e-4
+    if fusion == {"kind": "weighted"}:
+        # Rounding apart, the fit cannot lose on its own tiles.
+        assert error(targets) <= 1.01 * min(map(error, outputs))
+    assert error(targets) < 1.3 * max(map(error, outputs))
+    assert Road(recipe(again, fusion=fusion), Untouchable()).distill()
+
+
+def test_fitted_and_trained_fusions_follow_the_teachers(again: Path) -> None:
+    first = Road(recipe(again, fusion=AGGREGATE)).distill()[2]
+    other = Road(recipe(again, fusion=AGGREGATE, teachers=[teacher("compact"), teacher("edsr")])).distill()[2]
+    assert first.network != other.network and first.cached.folder != other.cached.folder
+
+
+def test_fused_targets_below_the_best_teacher_are_warned_of(again: Path) -> None:
+    _, taught = Road(recipe(again), Untouchable()).teach()
+    ranked = [t.facts.label for t in sorted(taught, key=lambda t: t.psnr_y)]
+
+    def warnings(best: float) -> list[str]:
+        fusion = {"kind": "weighted", "weights": dict(zip(ranked, (1 - best, best), strict=True))}
+        road = Road(recipe(again, fusion=fusion))
+        road.distill()
+        return [w for w in road.warnings if "fused" in w]
+
+    assert warnings(1.0) == []
+    (warning,) = warnings(0.0)
+    assert ranked[-1] in warning and "weighted" in warning and "dB" in warning
+
+
+def test_best_fusion_needs_hr_and_says_so(place: Path) -> None:
+    picture(place / "lonely" / "small.png", 40, 44, seed=23)
+    with pytest.raises(InputError, match="HR"):
+        Road(recipe(place, data={"lr_only": [str(place / "lonely")]}, fusion={"kind": "best"})).distill()
+
+
+# ---- methods and stored types
+
+
+def test_kd_takes_the_best_teacher_or_the_named_one(again: Path) -> None:
+    road = Road(recipe(again, method={"name": "kd"}))
+    _, taught, fused, (best,) = road.distill()
+    ranked = sorted(taught, key=lambda t: t.psnr_y)
+    assert fused is None and best.columns["target"].train.startswith(ranked[-1].cached.folder)
+    named = Road(recipe(again, method={"name": "kd", "teacher": ranked[0].facts.label}))
+    (job,) = named.distill()[3]
+    assert job.columns["target"].train.startswith(ranked[0].cached.folder)
+    assert weights(job) != weights(best)
+
+
+def test_a_float16_cache_holds_what_the_teachers_said_unrounded(again: Path) -> None:
+    whole = Road(recipe(again), Untouchable())
+    _, [edsr, _], _, (levels,) = whole.distill()
+    road = Road(recipe(again, cache={"dtype": "float16"}))
+    _, [half, _], fused, (job,) = road.distill()
+    stored, rounded = pixels(road, half.cached.train, "sr"), pixels(whole, edsr.cached.train, "sr")
+    for id_, value in stored.items():
+        assert value.dtype == np.float16
+        assert np.abs(as_levels(value).astype(int) - rounded[id_]).max() <= 1
+    assert next(iter(pixels(road, fused.cached.train, "sr").values())).dtype == np.float16
+    assert abs(half.psnr_y - edsr.psnr_y) < 0.05 and weights(job) != weights(levels)
+
+
+def test_scratch_runs_no_teacher(place: Path) -> None:
+    _, taught, fused, (job,) = Road(recipe(place, method={"name": "scratch"}, teachers=[])).distill()
+    assert taught == [] and fused is None and job.result() and not (place / "cache/outputs").exists()
+
+
+# ---- damage
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("tiles", {"train": {"lr": 2e-3}}),
+        ("tiles", {"teachers": [teacher("edsr"), teacher("rcan")]}),
+        ("outputs", {"fusion": {"kind": "median"}}),
+        ("outputs", {"fusion": {"kind": "weighted"}}),
+        ("fused", {"train": {"lr": 2e-3}}),
+    ],
+    ids=["tiles-train", "tiles-teach", "outputs-fuse", "outputs-fit", "fused-train"],
+)
+def test_a_flipped_bit_is_found_and_that_shard_alone_made_again(
+    again: Path, kind: str, changes: dict, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = snapshot(again / "cache")
+    shard = a_shard(again, kind)
+    flip(shard)
+    broken = shard.read_bytes()
+    Road(recipe(again, **changes)).distill()
+    assert caplog.text.count(f"{shard} is damaged (expected sha256") == 1
+    assert shard.with_name(f"{shard.name}.damaged").read_bytes() == broken, "it is kept for people to look at"
+    after = snapshot(again / "cache")
+    name = shard.relative_to(again / "cache").as_posix()
+    assert after[name][0] == before[name][0], "the same bytes as before"
+    touched = {n for n in rewritten(before, after) if n in before}
+    assert {n for n in touched if n.endswith(".arrow")} == {name}
+
+
+@pytest.mark.parametrize("kind", ["tiles", "outputs", "fused"])
+@pytest.mark.parametrize("harm", [truncate, swap, Path.unlink], ids=["truncated", "foreign", "missing"])
+def test_a_shard_of_the_wrong_size_counts_as_not_made_and_is_made_again_alone(
+    again: Path, kind: str, harm
+) -> None:
+    before = snapshot(again / "cache")
+    harm(shard := a_shard(again, kind))
+    road = Road(recipe(again))
+    road.distill()
+    after = snapshot(again / "cache")
+    name = shard.relative_to(again / "cache").as_posix()
+    assert hashes(again / "cache") == {n: sha256 for n, (sha256, _) in before.items()} | {
+        n: sha256 for n, (sha256, _) in after.items() if n.endswith((".stats.json", ".damaged"))
+    }
+    assert {n for n in rewritten(before, after) if n.endswith(".arrow")} == {name}
+    assert road.run.road.shards_written == (kind == "outputs")
+
+
+def test_a_foreign_shard_of_the_same_size_is_made_again(again: Path) -> None:
+    shard = a_shard(again, "outputs")
+    whole = shard.read_bytes()
+    shard.write_bytes(b"\0" * len(whole))
+    Road(recipe(again, fusion={"kind": "median"})).distill()
+    assert shard.read_bytes() == whole
+
+
+def test_an_extra_shard_is_ignored(again: Path) -> None:
+    shard = a_shard(again, "outputs")
+    shutil.copy(shard, shard.with_name("extra.arrow"))
+    road = Road(recipe(again), Untouchable())
+    assert road.distill() and road.opened == 0
+
+
+def test_a_manifest_that_was_tampered_with_is_made_again(again: Path) -> None:
+    manifest = next((again / "cache/fused").rglob("manifest-*.json"))
+    whole = manifest.read_text()
+    manifest.write_text(whole.replace('"version": 1', '"version": 7'))
+    Road(recipe(again)).distill()
+    assert manifest.read_text() == whole and manifest.with_name(f"{manifest.name}.damaged").exists()
+
+
+def test_a_cache_of_before_without_checksums_is_used(again: Path) -> None:
+    for path in [*again.rglob("cache/**/*.json"), *again.rglob("runs/**/result.json")]:
+        value = json.loads(path.read_text())
+        assert value.pop("checksum")
+        if path.name == "result.json":
+            del value["sha256"]
+        path.write_text(json.dumps(value))
+    before = snapshot(again / "cache")
+    road = Road(recipe(again), Untouchable())
+    assert road.distill() and road.opened == 0
+    assert snapshot(again / "cache") == before
+
+
+def test_a_training_that_fails_leaves_its_cause_and_nothing_half_done(again: Path) -> None:
+    before = snapshot(again / "runs")
+    with pytest.raises(FacultyError, match=r"step \d+: the term `(distill|hr|loss)` is (nan|inf)") as caught:
+        Road(recipe(again, train={"lr": 1e30, "steps": 8})).distill()
+    assert caught.value.exit_code == 1 and snapshot(again / "runs") == before
