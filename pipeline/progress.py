@@ -104,11 +104,11 @@ class Terminal:
         self._depth = 0
 
     def say(self, text: str) -> None:
-        self.console.print(shown(text), markup=False)
+        self.console.print(shown(text), markup=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         self.warnings.append(shown(text))
-        self.console.print(f"warning: {shown(text)}", style="yellow", markup=False)
+        self.console.print(f"warning: {shown(text)}", style="yellow", markup=False, soft_wrap=True)
 
     @contextmanager
     def line(self, what: str, total: float, unit: str = "") -> Iterator[Line]:

@@ -54,7 +54,7 @@ class Found:
     classes: tuple[str, ...]
     """In order of their numbers."""
     left_out: tuple[str, ...] = field(default=())
-    """Why pictures were left out."""
+    """What of the folder is used, and why pictures were left out; nothing where all are."""
 
 
 def find(data: RecognitionData, task: Task) -> Found:
@@ -79,7 +79,7 @@ def find(data: RecognitionData, task: Task) -> Found:
             raise InputError(
                 item.name, f"the label of the same picture {first.name} ({first.label})", item.label
             )
-        left_out.append(f"{item.name}: duplicate of {first.name}")
+        left_out.append(f"left out {item.name}: duplicate of {first.name}")
     names = tuple(data.classes) or tuple(classes)
     present = {item.label for item in kept.values()}
     for name in names:
@@ -91,10 +91,8 @@ def find(data: RecognitionData, task: Task) -> Found:
         raise InputError(data.root or "data", "at least two classes or identities", f"{len(names)}")
     if data.layout in ("folders", "market1501", "masks"):
         others = walk(Path(data.root)).others
-        if any(count for reason, count in others.items() if reason != HIDDEN):
-            left_out.insert(
-                0, f"files: {counted(data.root, len(kept), others + Counter(copies=len(left_out)))}"
-            )
+        if left_out or any(count for reason, count in others.items() if reason != HIDDEN):
+            left_out.insert(0, counted(data.root, len(kept), others + Counter(copies=len(left_out))))
     return Found(tuple(kept.values()), names, tuple(left_out))
 
 

@@ -172,7 +172,7 @@ class RecognitionRun:
         """Decode the recipe's pictures into shards."""
         plan = picturing.plan(self.recipe, self.store)
         for reason in plan.left_out:
-            self.reporter.warn(f"left out {reason}")
+            self.reporter.warn(reason)
         receipts = dict(plan.kept)
         if plan.tasks:
             self.tracked.begin()

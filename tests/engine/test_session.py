@@ -48,7 +48,7 @@ def folder_of(length: int) -> Path:
 
 @pytest.mark.ray
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("length", (28, 41, 90))
+@pytest.mark.parametrize("length", (28, pytest.param(41, marks=pytest.mark.slow), 90))
 def test_ray_starts_with_a_long_tmpdir(length: int) -> None:
     folder = folder_of(length)
     try:
@@ -64,11 +64,16 @@ def test_ray_starts_with_a_long_tmpdir(length: int) -> None:
 @pytest.mark.parametrize(
     "variable",
     (
-        "TMPDIR=nowhere",
-        "RAY_TMPDIR=made",
-        "RAY_AUTH_MODE=disabled",
-        "RAY_AUTH_TOKEN_PATH=absent",
         "HOME=null",
+        *(
+            pytest.param(other, marks=pytest.mark.slow)
+            for other in (
+                "TMPDIR=nowhere",
+                "RAY_TMPDIR=made",
+                "RAY_AUTH_MODE=disabled",
+                "RAY_AUTH_TOKEN_PATH=absent",
+            )
+        ),
     ),
 )
 def test_ray_starts_whatever_the_environment_says_of_tokens_and_folders(variable: str) -> None:

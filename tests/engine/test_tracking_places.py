@@ -89,7 +89,7 @@ def test_a_run_in_a_folder_with_an_odd_name_ends_well_and_its_links_lead_to_its_
     markdown = re.findall(r"\]\(<([^>]*)>\)", (odd / "r/report/report.md").read_text())
     assert links and markdown == links
     for link in links:
-        assert not set(link) & set("?# ") and Path(unquote(link)).is_file()
+        assert not set(link) & set("?# ") and (odd / "r/report" / unquote(link)).is_file()
 
 
 @pytest.mark.slow
