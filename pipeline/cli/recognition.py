@@ -40,11 +40,11 @@ def compare(options: argparse.Namespace, recipe: Recognition) -> None:
 
 
 def teach(options: argparse.Namespace, recipe: Recognition) -> None:
-    """`faculty teach`: the teacher, and its outputs for all views."""
+    """`faculty teach`: the teachers, and their outputs for all views."""
     reporter = Terminal()
     with running(options, recipe, reporter, RecognitionRun) as road:
-        data, teacher, helpers = road.teach([recipe.method.name])
-        made = dict(zip(("teacher", "assistant"), (teacher, *helpers.values())))
+        data, teachers, helpers = road.teach([recipe.method.name])
+        made = {helper.label: helper for helper in (*teachers, *helpers.values())}
         views = recipe.data.views.count
         result = {
             "teachers": {

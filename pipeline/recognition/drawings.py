@@ -106,7 +106,7 @@ def overlays(run: RecognitionRun, outcome: Outcome) -> Drawing:
     numbers = with_defect[spread]
     hr = gallery.hr(numbers)
     columns = {"picture": hr, "truth": _painted(hr, masks[numbers])}
-    networks = [(outcome.teacher.source, run.store, 1, "teacher")]
+    networks = [(helper.source, run.store, 1, helper.label) for helper in outcome.teachers]
     seen = set()
     for job in outcome.jobs:
         name = job.group

@@ -200,7 +200,7 @@ class Judge:
         return {f"held_out/{m.key}": values[m.key] for m in METRICS[self.recipe.task]}
 
 
-def _fill(teacher: Recogniser, batch: MutableMapping[str, Tensor]) -> None:
+def _fill(teacher: nn.Module, batch: MutableMapping[str, Tensor]) -> None:
     """Run the teacher in the step, on the HR views."""
     with torch.no_grad():
         out = teacher(batch["hr"])
@@ -232,6 +232,7 @@ def job_fingerprint(recipe: Recognition, role: str, gap: int, seed: int, inputs:
         own |= {"network": dump["teacher"]["network"], "pretrained": recipe.teacher.pretrained}
     else:
         method = {k: v for k, v in dump["method"].items() if role == "student" or k not in SECOND_STEP_ONLY}
+        method.pop("teacher", None)  # its outputs are among the inputs
         own |= {"network": dump["student"], "method": method, "online": recipe.cache.online}
     if role == "student":
         own |= {"input": recipe.input, "gap": gap}

@@ -110,8 +110,10 @@ class Network(Section):
 
 
 class RecognitionTeacher(Section):
-    """The network that sees HR."""
+    """A network that sees HR."""
 
+    name: Name | None = None
+    """How tables call it where there are several; default: its network's name."""
     network: Network = Network(name="resnet14", options={"width": 32})
     checkpoint: str | None = None
     """A file with its weights (safetensors, or .pth read as tensors alone)."""
@@ -123,6 +125,26 @@ class RecognitionTeacher(Section):
     """Pictures per forward pass when its outputs are cached."""
     gpus: Annotated[float, Field(ge=0)] = 0.0
     """GPU share of the processes that cache outputs and score."""
+    seed: Annotated[int, Field(ge=0)] | None = None
+    """Seed of its training; default: the recipe's."""
+
+    @property
+    def label(self) -> str:
+        return self.name or self.network.label
+
+
+class OutputFusion(Section):
+    """How several teachers become one: soft labels averaged, embeddings side by side."""
+
+    kind: Literal["mean", "weighted", "best"] = "mean"
+    """`mean` of the soft labels; `weighted`: by `weights`; `best`: each class from the teacher that is surest of its
+    held-out pictures."""
+    weights: dict[str, Annotated[float, Field(ge=0)]] | Literal["fit"] = "fit"
+    """Of `weighted`: a share by teacher, or `fit`: those of the greatest likelihood of the held-out labels."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """At which the soft labels are averaged."""
+    embeddings: Literal["concatenate", "project"] = "concatenate"
+    """All embeddings side by side, each of one length, or their principal components, as many as the widest has."""
 
 
 class Sampling(Section):
@@ -157,6 +179,8 @@ class KD(Section):
 
     name: Literal["kd"]
     """Always `kd`."""
+    teacher: str = "fused"
+    """Where several teachers are named: whose outputs, or `fused`: all of them together."""
     task: Weight = 1.0
     """Weight of the task's loss."""
     soft: Weight = 1.0
@@ -262,6 +286,10 @@ class Recognition(Section):
     data: RecognitionData = RecognitionData()
     cache: RecognitionCache = RecognitionCache()
     teacher: RecognitionTeacher = RecognitionTeacher()
+    """The network that sees HR, where one is enough."""
+    teachers: tuple[RecognitionTeacher, ...] = ()
+    """Several of them instead: students learn from them together."""
+    fusion: OutputFusion = OutputFusion()
     student: Network = Network()
     input: Literal["native", "enlarged"] = "native"
     """The student gets LR pictures as they are (strides of its stem are dropped where its last map would be a single
@@ -275,6 +303,11 @@ class Recognition(Section):
     distill: Distill = Distill()
     compare: RecognitionCompare = RecognitionCompare()
     tracking: Tracking = Tracking()
+
+    @property
+    def seen_by(self) -> tuple[RecognitionTeacher, ...]:
+        """The networks that see HR."""
+        return self.teachers or (self.teacher,)
 
     @property
     def gaps(self) -> tuple[int, ...]:
@@ -293,6 +326,26 @@ class Recognition(Section):
         """(height, width) of what the student gets."""
         return self.hr_size if self.input == "enlarged" else self.lr_size(gap)
 
+    def _fusable(self) -> None:
+        """What several teachers need. Raises ValueError."""
+        labels = [teacher.label for teacher in self.teachers]
+        if double := sorted({label for label in labels if labels.count(label) > 1}):
+            raise ValueError(f"teachers: names must differ, found {double} twice; give each a `name`")
+        networks = [t.model_dump(exclude={"name", "batch", "gpus"}) for t in self.teachers]
+        if twice := [labels[i] for i, network in enumerate(networks) if network in networks[:i]]:
+            raise ValueError(f"teachers: {twice[0]} equals one before it; give it a `seed` of its own")
+        fusion = self.fusion
+        if fusion.kind == "weighted" and isinstance(fusion.weights, dict):
+            if set(fusion.weights) != set(labels) or not sum(fusion.weights.values()):
+                raise ValueError(f"fusion.weights must name exactly the teachers {labels}, not all with 0")
+        elif fusion.kind != "mean" and self.task != "classification":
+            raise ValueError(
+                f"fusion.{'weights: fit' if fusion.kind == 'weighted' else 'kind: best'} needs held-out pictures of "
+                f"the classes that are trained on, which {self.task} has not; take `mean`, or give the weights"
+            )
+        if self.cache.features != "none":
+            raise ValueError("cache.features: several teachers have no common feature maps; take `none`")
+
     @model_validator(mode="after")
     def _consistent(self) -> Recognition:
         for gap in self.gaps:
@@ -308,14 +361,19 @@ class Recognition(Section):
                 )
         if not self.gaps or len(set(self.gaps)) != len(self.gaps):
             raise ValueError(f"gap: one or several different values, found {self.gap}")
-        teacher = self.teacher
-        if teacher.checkpoint and teacher.pretrained:
-            raise ValueError("teacher: `checkpoint` or `pretrained`, not both")
-        if not teacher.checkpoint and teacher.train is None:
-            raise ValueError(
-                "teacher: give it a `train` (its training on HR) or a `checkpoint`; `pretrained` weights have no head "
-                "for these classes, so they need `train` too"
-            )
+        if self.teachers and self.teacher != RecognitionTeacher():
+            raise ValueError("`teacher` or `teachers`, not both")
+        for number, teacher in enumerate(self.seen_by):
+            where = f"teachers.{number}" if self.teachers else "teacher"
+            if teacher.checkpoint and teacher.pretrained:
+                raise ValueError(f"{where}: `checkpoint` or `pretrained`, not both")
+            if not teacher.checkpoint and teacher.train is None:
+                raise ValueError(
+                    f"{where}: give it a `train` (its training on HR) or a `checkpoint`; `pretrained` weights have no "
+                    "head for these classes, so they need `train` too"
+                )
+        if len(self.teachers) > 1:
+            self._fusable()
         if (self.task == "segmentation") != (self.data.layout == "masks"):
             raise ValueError(f"task {self.task} does not go with data.layout {self.data.layout}")
         if self.sampling and self.task == "segmentation":

@@ -21,7 +21,7 @@ from pipeline.recognition.recipe import Recognition
 from pipeline.recognition.run import Outcome, RecognitionRun
 from pipeline.recognition.tasks import METRICS
 from pipeline.report.report import File, Report, portable, write_report
-from pipeline.report.table import TESTED, Role, Row, render_table
+from pipeline.report.table import TESTED, Row, render_table
 from pipeline.steps import weights
 
 REPORT_STAMP = "report/stamp.json"
@@ -46,14 +46,15 @@ def table_rows(outcome: Outcome) -> list[Row]:
     """A row a network: teacher and assistant at HR, students with their seeds together, one for each gap."""
     (name,) = outcome.sets
     rows: dict[str, Row] = {}
+    roles = outcome.roles
     for label, scored in outcome.scores.items():
-        group = label.rsplit("-s", 1)[0] if label not in ("teacher", "assistant") else f"{label} (HR)"
+        role = roles.get(label, "student")
+        group = label.rsplit("-s", 1)[0] if role == "student" else f"{label} (HR)"
         if group in rows:
             for key, value in scored.values.items():
                 rows[group].scores[name][key].append(value)  # type: ignore[attr-defined]
             continue
         scores = {name: {key: [value] for key, value in scored.values.items()}}
-        role: Role = label if label in ("teacher", "assistant") else "student"  # type: ignore[assignment]
         rows[group] = Row(
             group,
             role,
@@ -112,7 +113,7 @@ def summary(outcome: Outcome, files: Files) -> dict[str, Any]:
             **s.values,
         }
         for label, s in outcome.scores.items()
-        if label in ("teacher", "assistant")
+        if label in outcome.roles
     }
     return {
         "name": outcome.recipe.name,
@@ -207,7 +208,7 @@ def _record(
         if label in outcome.scores:
             values = outcome.scores[label].values
             record.metrics({f"{TESTED}/{outcome.sets[0]}/{key}": value for key, value in values.items()}, 0)
-    tracker.tags({"teacher": outcome.teacher.source.identity})
+    tracker.tags({helper.label: helper.source.identity for helper in outcome.teachers})
     tracker.tags({"pictures": outcome.data.splits["train"].fingerprint})
     for name, (_, picture) in pictures.items():
         tracker.image(name, picture, 0)
@@ -219,10 +220,11 @@ def _record(
 def _sentence(outcome: Outcome) -> str:
     recipe = outcome.recipe
     gaps = " and ".join(str(gap) for gap in recipe.gaps)
+    teachers = ", ".join(teacher.network.name for teacher in recipe.seen_by)
+    height, width = recipe.hr_size
     return (
-        f"{recipe.task.capitalize()}: {recipe.student.name} at a resolution gap of {gaps}, teacher "
-        f"{recipe.teacher.network.name} at {recipe.hr_size[0]} x {recipe.hr_size[1]}; {recipe.train.steps:,} steps per "
-        "student."
+        f"{recipe.task.capitalize()}: {recipe.student.name} at a resolution gap of {gaps}, teacher {teachers} at "
+        f"{height} x {width}; {recipe.train.steps:,} steps per student."
     )
 
 
@@ -240,10 +242,10 @@ def _facts(outcome: Outcome) -> dict[str, str]:
         + f", zoom {recipe.data.views.zoom}, light {recipe.data.views.light}",
         "budget": f"{recipe.train.steps:,} steps of {recipe.train.batch} pictures",
         "cost": "multiply-adds and milliseconds of one picture at the network's own input size, one CPU thread",
-        "teacher": outcome.teacher.source.identity,
+        **{helper.label: helper.source.identity for helper in outcome.teachers},
     }
-    if outcome.teacher.seconds:
-        facts["teacher outputs"] = f"{outcome.teacher.seconds:.1f} s for all views, cached"
+    if seconds := sum(helper.seconds for helper in outcome.teachers):
+        facts["teacher outputs"] = f"{seconds:.1f} s for all views, cached"
     if dropped := max(s.dropped for s in outcome.scores.values()):
         facts["stem"] = f"{dropped} stride(s) dropped so that small pictures keep a map of at least 2 x 2"
     return facts

@@ -19,6 +19,7 @@ from pipeline.cache.format import Receipt, open_verified, write_shard
 from pipeline.cache.manifest import Manifest, write_receipt
 from pipeline.cache.store import Store
 from pipeline.errors import FacultyError
+from pipeline.recognition.ensemble import Ensemble, load_joining
 from pipeline.recognition.networks import Recogniser, build
 from pipeline.recognition.recipe import Network, Recognition, Views
 from pipeline.recognition.sampler import ViewBatch
@@ -45,11 +46,18 @@ class Source:
     """Name in the cache."""
     identity: str
     """Follows from its weights."""
+    members: tuple[Source, ...] = ()
+    """Of several teachers together; `weights` say then how they are joined."""
+    temperature: float = 1.0
+    """At which the members' soft labels are averaged."""
 
-    def load(self, store: Store, device: str = "cpu") -> Recogniser:
+    def load(self, store: Store, device: str = "cpu") -> Recogniser | Ensemble:
         """In eval mode."""
         from safetensors.torch import load
 
+        if self.members:
+            members = [member.load(store) for member in self.members]
+            return Ensemble(members, load_joining(store, self.weights), self.temperature).to(device).eval()
         net = build(Network(**self.network), self.size, self.classes, segment=self.segment)
         net.load_state_dict(load(weights.read(store, self.weights)))
         return net.to(device).eval()  # type: ignore[return-value]
@@ -107,7 +115,13 @@ class OutputTask:
 
     @torch.inference_mode()
     def _view(
-        self, net: Recogniser, ids: list[str], hr: np.ndarray, views: Views, number: int, device: str
+        self,
+        net: Recogniser | Ensemble,
+        ids: list[str],
+        hr: np.ndarray,
+        views: Views,
+        number: int,
+        device: str,
     ) -> dict[str, np.ndarray]:
         parts: dict[str, list[Tensor]] = {}
         for begin in range(0, len(ids), self.batch):

@@ -1,0 +1,172 @@
+"""Several networks at HR as one teacher: soft labels averaged class by class, embeddings joined.
+
+    p_c = sum_k share[k, c] softmax(z_k / tau)_c,  renormalised;   fused logits z = tau log p
+    fused embedding: the members' embeddings, each of length 1 / sqrt(K), side by side; or its principal components
+
+Equal shares are the mean of soft labels (Hinton, Vinyals, Dean, 2015, section 5), one share a member a weighted mean,
+one member a class "best by class". With these logits a student's loss at temperature tau sees the mean of the members'
+labels at that temperature. Maps are fused pixel by pixel.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.cache import records
+from pipeline.cache.format import Receipt, open_verified, write_shard
+from pipeline.cache.manifest import write_receipt
+from pipeline.cache.store import Store
+from pipeline.steps.teach import STATS
+
+LEAST = 1e-7
+"""Probability below which nothing is told apart: float16 keeps the logits of more."""
+ROUNDS = 300
+
+
+class Ensemble(nn.Module):
+    """(B, 3, H, W) in [0, 1] -> {"logits": (B, C) or (B, C, h, w), "embedding": (B, D)} of all members together."""
+
+    shares: Tensor
+    projection: Tensor
+    centre: Tensor
+
+    def __init__(
+        self, members: Sequence[nn.Module], tensors: Mapping[str, Tensor], temperature: float
+    ) -> None:
+        super().__init__()
+        self.members, self.temperature = nn.ModuleList(members), temperature
+        for name in ("shares", "centre", "projection"):
+            self.register_buffer(name, tensors[name])
+
+    @property
+    def dropped(self) -> int:
+        """Strides of the stems that were dropped for small pictures, the most of any member."""
+        return max(int(member.dropped) for member in self.members)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return fuse([member(x) for member in self.members], vars_of(self), self.temperature)
+
+
+def vars_of(ensemble: Ensemble) -> dict[str, Tensor]:
+    """The tensors that say how its members are joined."""
+    return {"shares": ensemble.shares, "centre": ensemble.centre, "projection": ensemble.projection}
+
+
+def fuse(
+    outputs: Sequence[Mapping[str, Tensor]], tensors: Mapping[str, Tensor], temperature: float
+) -> dict[str, Tensor]:
+    """`logits` and `embedding` of several networks for the same pictures as one network's."""
+    logits = soft_mean([o["logits"].float() for o in outputs], tensors["shares"], temperature)
+    joined = join([o["embedding"].float() for o in outputs])
+    if tensors["projection"].numel():
+        joined = (joined - tensors["centre"]) @ tensors["projection"]
+    return {"logits": logits, "embedding": joined}
+
+
+def soft_mean(logits: Sequence[Tensor], shares: Tensor, temperature: float) -> Tensor:
+    """Logits (B, C) or maps (B, C, h, w) of K networks -> those of their labels' mean; `shares` (K, C)."""
+    size = logits[0].shape[2:]
+    total = torch.zeros_like(logits[0])
+    for z, share in zip(logits, shares):
+        if z.shape[2:] != size:  # maps on the grid of the first
+            z = F.interpolate(z, size, mode="bilinear", align_corners=False)
+        total = total + share.view(1, -1, *[1] * len(size)) * (z / temperature).softmax(dim=1)
+    return temperature * (total / total.sum(dim=1, keepdim=True)).clamp_min(LEAST).log()
+
+
+def join(embeddings: Sequence[Tensor]) -> Tensor:
+    """(B, D_k) each -> (B, sum D_k), in which squared distances are the means of the members' own."""
+    return torch.cat([F.normalize(e, dim=1) for e in embeddings], dim=1) / len(embeddings) ** 0.5
+
+
+def equal_shares(members: int, classes: int) -> Tensor:
+    return torch.full((members, classes), 1 / members)
+
+
+def fitted_shares(logits: Sequence[Tensor], labels: Tensor, temperature: float) -> Tensor:
+    """One share a member, of the greatest likelihood of held-out labels (B,): expectation maximisation of a mixture."""
+    probabilities = torch.stack([(z.float() / temperature).softmax(dim=1) for z in logits])
+    of_label = probabilities[:, torch.arange(len(labels)), labels].double().clamp_min(LEAST)
+    weights = torch.full((len(logits), 1), 1 / len(logits), dtype=torch.float64)
+    for _ in range(ROUNDS):
+        belief = weights * of_label
+        weights = (belief / belief.sum(dim=0)).mean(dim=1, keepdim=True)
+    return weights.float().expand(-1, logits[0].shape[1]).contiguous()
+
+
+def best_shares(logits: Sequence[Tensor], labels: Tensor, temperature: float) -> Tensor:
+    """Each class to the member that gives its held-out pictures the highest mean probability; equal where none is."""
+    classes = logits[0].shape[1]
+    shares = equal_shares(len(logits), classes)
+    for c in labels.unique():
+        sure = [(z[labels == c].float() / temperature).softmax(dim=1)[:, c].mean() for z in logits]
+        shares[:, c] = F.one_hot(torch.stack(sure).argmax(), len(logits)).float()
+    return shares
+
+
+def principal(joined: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """(centre (D,), projection (D, width)) on the first principal components of (n, D), each with a fixed sign."""
+    centre = joined.double().mean(dim=0)
+    _, _, rows = torch.linalg.svd(joined.double() - centre, full_matrices=False)
+    rows = rows[:width]
+    signs = rows.gather(1, rows.abs().argmax(dim=1, keepdim=True)).sign()
+    return centre.float(), (rows * signs).T.float().contiguous()
+
+
+@dataclass(frozen=True, slots=True)
+class FuseTask:
+    """One shard of every member's outputs into one of the ensemble's."""
+
+    cache: str
+    folder: str
+    members: tuple[Receipt, ...]
+    """Of the same pictures."""
+    weights: str
+    """The joining's tensors in the cache."""
+    temperature: float
+    identity: str
+
+    def run(self, device: str = "cpu") -> Receipt:
+        """Returns the committed shard's receipt. Idempotent."""
+        store = Store.open(self.cache)
+        tensors = load_joining(store, self.weights)
+        begun = time.perf_counter()
+        shards = [open_verified(store, receipt).columns for receipt in self.members]
+        ids, key = shards[0]["id"], self.members[0].key
+        pictures, views = shards[0]["logits"].shape[:2]
+        flat = [
+            {name: torch.from_numpy(np.array(s[name])).flatten(0, 1) for name in ("logits", "embedding")}
+            for s in shards
+        ]
+        fused = {
+            name: value.view(pictures, views, *value.shape[1:]).numpy().astype(np.float16)
+            for name, value in fuse(flat, tensors, self.temperature).items()
+        }
+        written = write_shard(
+            store,
+            f"{self.folder}/{key}.arrow",
+            {"id": ids, **fused},
+            metadata={"kind": "outputs", "key": key, "source": self.identity},
+            value_ranges={name: (float(x.min()), float(x.max())) for name, x in fused.items()},
+        )
+        seconds = time.perf_counter() - begun
+        stats = {"pictures": len(ids), "views": views, "seconds": seconds}
+        records.save(store, f"{self.folder}/{key}{STATS}", stats)
+        write_receipt(store, written)
+        return written
+
+
+def load_joining(store: Store, weights: str) -> dict[str, Tensor]:
+    """`shares`, `centre` and `projection` of a fusion."""
+    from safetensors.torch import load
+
+    from pipeline.steps.weights import read
+
+    return load(read(store, weights))
