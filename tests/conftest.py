@@ -94,7 +94,8 @@ def ray_local() -> Iterator[None]:
     import ray
 
     folder = tempfile.mkdtemp(prefix="fray-")
-    path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
+    tests = REPOSITORY / "tests"  # what is sent to a worker may be defined in any of its folders
+    path = os.pathsep.join(map(str, [REPOSITORY, tests, *sorted(p for p in tests.iterdir() if p.is_dir())]))
     before = os.environ.get("RAY_TMPDIR")
     os.environ["RAY_TMPDIR"] = folder
     ray.init(

@@ -34,9 +34,12 @@ PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     """The wheel built from a copy, so that nothing is left in the checkout."""
     copy = tmp_path_factory.mktemp("wheel") / "copy"
-    unwanted = shutil.ignore_patterns(
-        "__pycache__", ".*", "build", "dist", "*.egg-info", "runs", "cache", "mlruns"
-    )
+    anywhere = shutil.ignore_patterns("__pycache__", ".*", "*.egg-info")
+    outputs = {"build", "dist", "runs", "cache", "mlruns"}  # of the checkout itself: pipeline/cache is code
+
+    def unwanted(folder: str, names: list[str]) -> set[str]:
+        return anywhere(folder, names) | (outputs if Path(folder) == REPOSITORY else set())
+
     shutil.copytree(REPOSITORY, copy, ignore=unwanted)
     command = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
     out = copy.parent
