@@ -89,9 +89,16 @@ def _evaluate(options: argparse.Namespace) -> None:
             operations = multiply_adds(upscaler.network, (1, 1 if upscaler.convention.luma else 3, 48, 48))
         warn_of(upscaler, options.scale, options.model, reporter.warn)
     with reporter.line("evaluate", sum(len(s.pictures) for s in sets), "pictures") as line:
-        found = evaluate(
-            upscaler, sets, options.scale, device, on_picture=lambda s: line.advance(note=s.picture)
-        )
+        try:
+            found = evaluate(
+                upscaler, sets, options.scale, device, on_picture=lambda s: line.advance(note=s.picture)
+            )
+        except FacultyError as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                options.model, "a network with finite values of the right size", str(error)
+            ) from error
     result = {
         "model": options.model,
         "scale": options.scale,

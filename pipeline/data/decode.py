@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.data.depth import depth
-from pipeline.data.files import counted, matters, suffixes, walk
+from pipeline.data.files import counted, matters, suffixes, there, walk
 from pipeline.errors import InputError, reason
 
 MAX_PIXELS = 2**28
@@ -152,7 +152,7 @@ def survey(
 ) -> Survey:
     """Like `scan`, with what was not opened; `keep_copies` counts files of equal bytes each, as a test set does."""
     source = Path(source)
-    if not source.exists():
+    if not there(source):
         raise InputError(str(source), "a folder of pictures or a picture file", "nothing there")
     others: Counter[str] = Counter()
     root, paths = source.parent, [source]

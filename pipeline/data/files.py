@@ -41,7 +41,11 @@ def walk(folder: Path) -> Listing:
     waiting = deque([(str(folder), False)])
     while waiting:
         place, linked = waiting.popleft()
-        real = os.path.realpath(place)
+        try:
+            real = os.path.realpath(place)
+        except OSError:  # a link of the system's that leads nowhere any more
+            found.others[BROKEN] += 1
+            continue
         if real in seen:
             found.others[AGAIN] += 1
             continue
@@ -68,6 +72,14 @@ def walk(folder: Path) -> Listing:
                 found.others[BROKEN] += 1
     found.pictures.sort()
     return found
+
+
+def there(path: str | Path) -> bool:
+    """Whether a path leads to something; one that cannot even be asked for does not."""
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -18,6 +18,7 @@ from pipeline.cache import records, stamps
 from pipeline.cache.fingerprint import file_sha256, fingerprint
 from pipeline.cache.mending import mends
 from pipeline.cache.store import Store
+from pipeline.data.files import there
 from pipeline.deploy.evaluate import BenchmarkSet, announce, load_set
 from pipeline.deploy.shipping import check_student
 from pipeline.errors import InputError
@@ -85,6 +86,7 @@ class Run:
         Raises InputError.
         """
         recipe = self.recipe
+        check_sources(recipe)
         settings = {m: with_method(recipe, m).method for m in methods}
         if any(s.target != "none" for s in settings.values()):
             self.road.check_teachers()
@@ -99,6 +101,7 @@ class Run:
     @mends
     def teach(self) -> tuple[Cached, list[Taught]]:
         """Tiles and teacher outputs."""
+        check_sources(self.recipe)
         self.road.check_teachers()
         with self.road.locked():
             tiles = self.road.tiles()
@@ -328,6 +331,16 @@ class Run:
             stamps.put(self.output, stamp, print_, [rel])
         with np.load(io.BytesIO(self.output.read_bytes(rel)), allow_pickle=False) as stored:
             return {key: stored[key] for key in stored.files}
+
+
+def check_sources(recipe: Recipe) -> None:
+    """Refuse folders that are not there, by their key. Raises InputError."""
+    for key in ("train", "lr_only", "test"):
+        for source in getattr(recipe.data, key):
+            if not there(source):
+                raise InputError(
+                    f"data.{key}", "folders of pictures or picture files", f"nothing at {source}"
+                )
 
 
 def student_identity(job: TrainJob) -> str:

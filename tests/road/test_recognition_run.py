@@ -219,7 +219,7 @@ def test_an_enlarged_student_pays_for_hr(tmp_path: Path) -> None:
 
 def test_a_teacher_from_a_file_and_one_of_another_class_count(tmp_path: Path) -> None:
     trained = run(tmp_path).everything(["scratch"], [0])
-    file = tmp_path / "cache" / trained.teacher.source.weights
+    file = tmp_path / "cache" / trained.teachers[-1].source.weights
     spec = content(tmp_path)["teacher"]["network"]
     given = {"network": spec, "checkpoint": str(file), "train": None}
     outcome = run(tmp_path / "b", teacher=given).everything(["kd"], [0])
