@@ -17,9 +17,9 @@ from pipeline.cache.sampler import Sampler, Source, to_device
 from pipeline.cache.store import Store
 from pipeline.cost import multiply_adds
 from pipeline.methods.base import Phase
-from pipeline.methods.baseline import scratch
 from pipeline.methods.mtkd import mtkd, network
 from pipeline.methods.pisr import TEACHER, pisr, teacher
+from pipeline.methods.scratch import scratch
 from pipeline.progress import Quiet
 from pipeline.recipe.methods import MTKD, PISR, Scratch
 from pipeline.recipe.recipe import Aggregate, Recipe

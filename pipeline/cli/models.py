@@ -191,5 +191,9 @@ def _students(options: argparse.Namespace) -> None:
 def _methods(options: argparse.Namespace) -> None:
     from pipeline.methods import METHODS
 
-    rows = [{"name": n, "target": m.target, "summary": m.summary} for n, m in METHODS.items()]
-    emit(options, rows, "\n".join(f"{r['name']:10} {r['summary']}" for r in rows))
+    rows = [
+        {"name": n, "target": m.target, "summary": m.summary, "tasks": list(m.tasks)}
+        for n, m in METHODS.items()
+    ]
+    lines = [f"{n:8} {m.summary:62} {', '.join(m.tasks)}" for n, m in METHODS.items()]
+    emit(options, rows, "\n".join(lines))

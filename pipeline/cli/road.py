@@ -10,7 +10,7 @@ import yaml
 from pipeline.cli import recognition
 from pipeline.cli.common import add_json, add_recipe, emit, page, read_any, running, write
 from pipeline.errors import InputError
-from pipeline.methods import METHODS
+from pipeline.methods import PICTURES
 from pipeline.progress import Terminal
 from pipeline.recipe.reading import kind_of
 from pipeline.recipe.recipe import Recipe
@@ -44,7 +44,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     add_recipe(compare)
     compare.add_argument(
         "--methods",
-        help=f"of {','.join(METHODS)} or the recipe's variants (default: compare.methods and the recipe's own)",
+        help=f"of {','.join(PICTURES)} or the recipe's variants (default: compare.methods and the recipe's own)",
     )
     compare.add_argument("--seeds", type=int, default=3, help="seeds per method (default: %(default)s)")
     add_json(compare)
@@ -91,7 +91,7 @@ def _compare(options: argparse.Namespace) -> None:
 
 def known(recipe: Recipe, methods: Sequence[str]) -> None:
     """Raise InputError for a name that is neither a method nor one of the recipe's variants."""
-    names = [*METHODS, *recipe.compare.variants]
+    names = [*PICTURES, *recipe.compare.variants]
     if wrong := [m for m in methods if m not in names] or ([] if methods else ["nothing"]):
         raise InputError("--methods", f"some of {', '.join(names)}", ", ".join(wrong))
 

@@ -14,9 +14,11 @@ from pipeline.cache.fingerprint import fingerprint
 from pipeline.cache.manifest import load as load_manifest
 from pipeline.cache.store import Store
 from pipeline.losses.gather import globalise
+from pipeline.methods import METHODS
 from pipeline.methods.base import Phase
+from pipeline.methods.horkd import assistant_phase
+from pipeline.methods.scratch import task_phase
 from pipeline.recipe.settings import Budget
-from pipeline.recognition.methods import assistant_phase, student_phase, task_phase
 from pipeline.recognition.networks import Recogniser, build
 from pipeline.recognition.recipe import HORKD, Network, Recognition
 from pipeline.recognition.sampler import Gallery, ViewSampler
@@ -165,7 +167,9 @@ class RecognitionJob:
             and "assistant" in self.sources
         ):
             network.load_state_dict(self.sources["assistant"].load(cache).state_dict())
-        return student_phase(recipe, network, width, fill)
+        recogniser = METHODS[recipe.method.name].recogniser
+        assert recogniser is not None
+        return recogniser(recipe, network, width, fill)
 
     def _finish(self, output: Store, model: nn.Module, curves: dict[str, Any]) -> dict[str, Any]:
         recipe = self.spec

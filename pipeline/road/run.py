@@ -23,7 +23,7 @@ from pipeline.deploy.evaluate import BenchmarkSet, announce, load_set
 from pipeline.deploy.shipping import check_student
 from pipeline.errors import InputError
 from pipeline.means import exact_note, exact_pictures
-from pipeline.methods import METHODS
+from pipeline.methods import PICTURES
 from pipeline.metrics import PROTOCOL
 from pipeline.progress import Once, Reporter
 from pipeline.recipe.reading import with_method
@@ -95,7 +95,7 @@ class Run:
         if warning := check_student(recipe.student.name, recipe.scale, recipe.student.options, self.output):
             self.reporter.warn(warning)
         for method in methods:
-            METHODS[settings[method].name].phases(settings[method], recipe.train, student)
+            PICTURES[settings[method].name](settings[method], recipe.train, student)
             check_privileged(with_method(recipe, method))
 
     @mends

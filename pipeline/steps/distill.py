@@ -15,7 +15,7 @@ from pipeline.cache.fingerprint import fingerprint
 from pipeline.cache.manifest import load as load_manifest
 from pipeline.cache.sampler import Sampler, Source
 from pipeline.cache.store import Store
-from pipeline.methods import METHODS
+from pipeline.methods import PICTURES
 from pipeline.methods.base import Phase
 from pipeline.methods.mtkd import aggregation
 from pipeline.methods.pisr import TEACHER
@@ -148,7 +148,7 @@ def phases(job: TrainJob) -> list[Callable[[dict[str, nn.Module]], Phase]]:
         assert isinstance(recipe.method, PISR)
         return list(pisr_teacher(recipe.method, recipe.train, decoder_of(recipe), recipe.scale))
     student = partial(build, recipe.student.name, recipe.scale, **recipe.student.options)
-    return list(METHODS[recipe.method.name].phases(recipe.method, recipe.train, student))
+    return list(PICTURES[recipe.method.name](recipe.method, recipe.train, student))
 
 
 class Stopped(Exception):

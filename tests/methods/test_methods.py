@@ -8,7 +8,7 @@ import pywt
 import torch
 from torch import nn
 
-from pipeline.methods import METHODS
+from pipeline.methods import PICTURES
 from pipeline.methods.mtkd import aggregation, network
 from pipeline.recipe.methods import KD, MTKD, Scratch
 from pipeline.recipe.recipe import Aggregate
@@ -48,7 +48,7 @@ def haar_loss(prediction: np.ndarray, target: np.ndarray) -> float:
 
 
 def test_mtkd_is_the_wavelet_loss_on_the_fused_target_and_l1_on_hr(batch: dict) -> None:
-    phase = METHODS["mtkd"].phases(MTKD(name="mtkd"), Train(), student)[0]({})
+    phase = PICTURES["mtkd"](MTKD(name="mtkd"), Train(), student)[0]({})
     terms = phase.losses(phase.modules, batch)
     sr = phase.modules["student"](batch["lr"]).detach()
     assert phase.weights == {"distill": 1.0, "hr": 0.1, "relational": 0.0}
@@ -58,7 +58,7 @@ def test_mtkd_is_the_wavelet_loss_on_the_fused_target_and_l1_on_hr(batch: dict) 
 
 
 def test_kd_is_l1_on_the_teacher_and_l1_on_hr(batch: dict) -> None:
-    phase = METHODS["kd"].phases(KD(name="kd"), Train(), student)[0]({})
+    phase = PICTURES["kd"](KD(name="kd"), Train(), student)[0]({})
     terms = phase.losses(phase.modules, batch)
     sr = phase.modules["student"](batch["lr"]).detach()
     assert float(terms["distill"]) == pytest.approx(float((sr - batch["target"]).abs().mean()), rel=1e-6)
@@ -66,7 +66,7 @@ def test_kd_is_l1_on_the_teacher_and_l1_on_hr(batch: dict) -> None:
 
 
 def test_scratch_reads_no_target_and_leaves_out_tiles_without_hr(batch: dict) -> None:
-    phase = METHODS["scratch"].phases(Scratch(name="scratch"), Train(), student)[0]({})
+    phase = PICTURES["scratch"](Scratch(name="scratch"), Train(), student)[0]({})
     assert phase.sources == ("lr", "hr") and phase.require_hr
     sr = phase.modules["student"](batch["lr"]).detach()
     terms = phase.losses(phase.modules, batch)
@@ -74,7 +74,7 @@ def test_scratch_reads_no_target_and_leaves_out_tiles_without_hr(batch: dict) ->
 
 
 def test_a_student_without_hr_learns_from_the_target_alone(batch: dict) -> None:
-    phase = METHODS["mtkd"].phases(MTKD(name="mtkd"), Train(), student)[0]({})
+    phase = PICTURES["mtkd"](MTKD(name="mtkd"), Train(), student)[0]({})
     batch["has_hr"] = torch.zeros(4, dtype=torch.bool)
     terms = phase.losses(phase.modules, batch)
     assert float(terms["hr"]) == 0.0 and float(terms["distill"]) > 0.0
@@ -86,7 +86,7 @@ def test_the_gradient_of_every_term_reaches_the_student(batch: dict) -> None:
         MTKD(name="mtkd", dual_tree=True),
         MTKD(name="mtkd", wavelet="db2", level=2),
     ):
-        phase = METHODS["mtkd"].phases(method, Train(), student)[0]({})
+        phase = PICTURES["mtkd"](method, Train(), student)[0]({})
         for term in phase.losses(phase.modules, batch).values():
             phase.modules["student"].zero_grad()
             term.backward(retain_graph=True)

@@ -13,7 +13,7 @@ import students
 from pipeline.errors import InputError
 from pipeline.losses.relational import angles, distances
 from pipeline.losses.variational import VID
-from pipeline.methods import METHODS
+from pipeline.methods import PICTURES
 from pipeline.methods.pisr import TEACHER, pisr, start, teacher
 from pipeline.methods.taps import Tap, Until, channels, layer_of
 from pipeline.recipe.methods import MTKD, PISR
@@ -107,7 +107,7 @@ def test_init_alone_runs_no_teacher_and_a_fused_target_adds_mtkds_term(batch: di
     phase = pisr(after, Train(), decoder)[0]({TEACHER: privileged()})
     batch["has_hr"] = torch.tensor([True, False])
     terms = phase.losses(phase.modules, batch)
-    same = METHODS["mtkd"].phases(_mtkd(), Train(), lambda: phase.modules["student"])[0]({})
+    same = PICTURES["mtkd"](_mtkd(), Train(), lambda: phase.modules["student"])[0]({})
     expected = same.losses(same.modules, batch)
     assert after.target == "fused" and not phase.require_hr
     assert {k: float(v) for k, v in terms.items()} == pytest.approx(
@@ -134,7 +134,7 @@ def test_a_relational_term_compares_the_batches_features(batch: dict) -> None:
 def test_mtkds_relational_term_is_0_for_equal_pictures_and_has_a_gradient_for_others(batch: dict) -> None:
     batch = {k: torch.cat([v, v.flip(0).roll(3, -1) if v.ndim == 4 else v]) for k, v in batch.items()}
     student = decoder(colours=3)  # a start by nearest neighbours has no finest details at all
-    phase = METHODS["mtkd"].phases(MTKD(name="mtkd", relational=0.1), Train(), lambda: student)[0]({})
+    phase = PICTURES["mtkd"](MTKD(name="mtkd", relational=0.1), Train(), lambda: student)[0]({})
     terms = phase.losses(phase.modules, batch)
     assert float(terms["relational"].detach()) > 0 and phase.weights["relational"] == 0.1
     terms["relational"].backward()

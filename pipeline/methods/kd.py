@@ -1,0 +1,64 @@
+"""Knowledge distillation on outputs, from one teacher or from several fused; for every task.
+
+Super-resolution:  L = distill * mean|S(x) - T(x)| + hr * mean|S(x) - y|
+Recognition:       L = L_task + soft * tau^2 KL(z_T || z_S)      (Hinton, Vinyals, Dean, 2015)
+
+T(x) and z_T come from the cache, so `kd` costs what `scratch` costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from pipeline.losses.pixel import l1
+from pipeline.losses.soft_labels import soft_labels
+from pipeline.methods.base import Batch, Modules, Phase, PhaseBuilder, masked_l1, seen_by
+from pipeline.methods.outputs import Fill, active, output_phase
+from pipeline.recipe.methods import KD
+from pipeline.recipe.settings import Train
+from pipeline.recognition.recipe import KD as SoftLabels
+from pipeline.recognition.recipe import Recognition
+
+
+def kd(method: KD, settings: Train, student: Callable[[], nn.Module]) -> list[PhaseBuilder]:
+    """One phase: L1 against one teacher's output and against HR."""
+
+    def build(_: Modules) -> Phase:
+        network = student()
+        seen = seen_by(network)
+
+        def losses(modules: Modules, batch: Batch) -> dict[str, Tensor]:
+            batch = seen(batch)
+            sr = modules["student"](batch["lr"])
+            return {"distill": l1(sr, batch["target"]), "hr": masked_l1(sr, batch)}
+
+        return Phase(
+            name="distill",
+            modules={"student": network},
+            sources=("lr", "hr", "target"),
+            losses=losses,
+            weights={"distill": method.distill, "hr": method.hr},
+            settings=settings,
+            artefact="student",
+        )
+
+    return [build]
+
+
+def recogniser(
+    recipe: Recognition, student: nn.Module, teacher_width: int, fill: Fill | None = None
+) -> Phase:
+    """The LR student on its task and the teacher's soft labels."""
+    method = recipe.method
+    assert isinstance(method, SoftLabels)
+    weights = active({"task": method.task, "soft": method.soft})
+
+    def terms(out: dict[str, Tensor], s: Tensor, batch: Any) -> dict[str, Tensor]:
+        return {"soft": soft_labels(out["logits"], batch["teacher/logits"], method.temperature)}
+
+    return output_phase(
+        recipe, student, recipe.train, "student", weights, ("teacher/logits",), terms, fill=fill
+    )

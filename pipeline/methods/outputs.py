@@ -1,0 +1,72 @@
+"""A phase of recognition: a network's outputs, its task's loss, and what a method adds. s, t, a: embeddings of student
+(LR), teacher and assistant (HR views); t and a come from the cache, or from `fill` where they are made in the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from pipeline.methods.base import Adversary, Batch, Modules, Phase
+from pipeline.recipe.schedule import Weight
+from pipeline.recipe.settings import Budget
+from pipeline.recognition.recipe import Recognition
+from pipeline.recognition.tasks import task_loss
+
+Fill = Callable[[MutableMapping[str, Tensor]], None]
+"""Adds the teacher's outputs to a batch where they are not cached."""
+Terms = Callable[[dict[str, Tensor], Tensor, Any], dict[str, Tensor]]
+"""(outputs, adapted embedding, batch) -> the method's own losses."""
+STUDENT, ADAPTER, DISCRIMINATOR = "student", "adapter", "discriminator"
+
+
+def output_phase(
+    recipe: Recognition,
+    network: nn.Module,
+    settings: Budget,
+    name: str,
+    weights: dict[str, Weight],
+    columns: tuple[str, ...],
+    terms: Terms,
+    *,
+    fill: Fill | None = None,
+    width: int | None = None,
+    adversary: Adversary | None = None,
+) -> Phase:
+    """A phase whose losses are the task's and `terms(outputs, adapted embedding, batch)`."""
+    modules = {STUDENT: network}
+    own = cast(nn.Linear, network.embed).out_features
+    if width is not None and width != own:
+        modules[ADAPTER] = nn.Linear(own, width)
+
+    def losses(live: Modules, batch: Batch) -> dict[str, Tensor]:
+        if fill is not None and columns:
+            fill(cast(MutableMapping[str, Tensor], batch))
+        out = live[STUDENT](batch["lr"])
+        s = live[ADAPTER](out["embedding"]) if ADAPTER in live else out["embedding"]
+        return {"task": task_loss(out, batch, recipe.loss), **terms(out, s, batch)}
+
+    target = "mask" if recipe.task == "segmentation" else "label"
+    read = ("hr",) if fill is not None and columns else columns
+    return Phase(
+        name=name,
+        modules=modules,
+        sources=("lr", target, *read),
+        losses=losses,
+        weights=weights,
+        settings=settings,
+        artefact=STUDENT,
+        adversary=adversary,
+    )
+
+
+def active(weights: dict[str, Weight]) -> dict[str, Weight]:
+    """Those that are not 0 throughout; the task stays."""
+    return {name: w for name, w in weights.items() if name == "task" or w != 0}
+
+
+def alone(*_: object) -> dict[str, Tensor]:
+    """No losses but the task's."""
+    return {}

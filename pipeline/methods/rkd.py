@@ -1,0 +1,78 @@
+"""RKD: resolution-aware knowledge distillation (Feng, Lai, Xie; TIP 2021); for recognition.
+
+    L = L_task + adv * L_adv(s) + soft * KL + feature * |n(s) - n(t)|^2 + pairwise * L_PW + mmd * L_MMD
+
+Only its abstract is public: the equations here are a reconstruction from the terms that it names, and no weight is its
+own. Terms over relations see the whole batch of all workers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from pipeline.losses.adversarial import Discriminator, deceive, discriminator_loss
+from pipeline.losses.feature import feature_regression
+from pipeline.losses.gather import gathered
+from pipeline.losses.mmd import mmd
+from pipeline.losses.pairwise import pairwise
+from pipeline.losses.soft_labels import soft_labels
+from pipeline.methods.base import Adversary, Batch, Modules, Phase
+from pipeline.methods.outputs import DISCRIMINATOR, Fill, active, output_phase
+from pipeline.recognition.recipe import RKD, Recognition
+
+
+def recogniser(
+    recipe: Recognition, student: nn.Module, teacher_width: int, fill: Fill | None = None
+) -> Phase:
+    """The LR student; where its embedding is not as wide as the teacher's, a linear map adapts it."""
+    method, width = recipe.method, teacher_width
+    assert isinstance(method, RKD)
+    names = ("task", "adversarial", "soft", "feature", "map", "pairwise", "mmd")
+    weights = active({name: getattr(method, name) for name in names})
+    critic = Discriminator(width) if "adversarial" in weights else None
+    columns = ["teacher/logits", "teacher/embedding", *(["teacher/map"] if "map" in weights else [])]
+
+    def terms(out: dict[str, Tensor], s: Tensor, batch: Any) -> dict[str, Tensor]:
+        t = batch["teacher/embedding"]
+        found = {}
+        if "soft" in weights:
+            found["soft"] = soft_labels(out["logits"], batch["teacher/logits"], method.temperature)
+        if "feature" in weights:
+            found["feature"] = feature_regression(s, t)
+        if "map" in weights:
+            found["map"] = feature_regression(out["map"], batch["teacher/map"])
+        if "pairwise" in weights or "mmd" in weights:
+            all_s, all_t = gathered(s.float()), gathered(t)
+            if "pairwise" in weights:
+                found["pairwise"] = pairwise(all_s, all_t)
+            if "mmd" in weights:
+                found["mmd"] = mmd(all_s, all_t)
+        if critic is not None:
+            found["adversarial"] = deceive(critic, s)
+            batch["student/embedding"] = s.detach()
+        return found
+
+    adversary = None
+    if critic is not None:
+
+        def contest(modules: Modules, batch: Batch) -> dict[str, Tensor]:
+            loss = discriminator_loss(
+                modules[DISCRIMINATOR], batch["student/embedding"], batch["teacher/embedding"]
+            )
+            return {"discriminator": loss}
+
+        adversary = Adversary({DISCRIMINATOR: critic}, contest, lr=method.discriminator_lr)
+    return output_phase(
+        recipe,
+        student,
+        recipe.train,
+        "student",
+        weights,
+        tuple(columns),
+        terms,
+        fill=fill,
+        width=width if len(weights.keys() - {"task", "soft", "map"}) else None,
+        adversary=adversary,
+    )
