@@ -353,7 +353,9 @@ def complaint(case: Case, name: str, done: Done) -> str:
         return f"exit {done.code}: {said[-400:]}"
     if found := EXCEPTION.search(done.err + done.out):
         return f"says {found[0]}: {said[-400:]}"
-    if done.code == 2 and name not in said and Path(name).stem not in said:
+    # A recipe may be turned to any folder of this machine: what is wrong with a picture there is the picture's.
+    elsewhere = any(Path(path).is_file() for path in re.findall(r"(/[^:]+): expected", said))
+    if done.code == 2 and name not in said and Path(name).stem not in said and not elsewhere:
         return f"does not name {name}: {said[-400:]}"
     return ""
 
