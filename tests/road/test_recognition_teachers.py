@@ -177,3 +177,15 @@ def test_the_command_shows_every_teacher_and_what_they_are_together(tmp_path: Pa
     assert ended.code == 0, ended.err
     for name in ("teacher-wide (HR)", "teacher-narrow (HR)", "fused (HR)", "kd-resnet8-x2"):
         assert name in ended.out
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ray_gives_the_outputs_of_this_process(ray_local: None, tmp_path: Path) -> None:
+    from pipeline.engine.ray_engine import RayEngine
+
+    here, inline = done(recipe(tmp_path / "here"), ["kd"])
+    there, over_ray = done(recipe(tmp_path / "there"), ["kd"], RayEngine())
+    for number in range(3):
+        for name in ("logits", "embedding"):
+            assert np.array_equal(rows(here, inline, number, name), rows(there, over_ray, number, name))
