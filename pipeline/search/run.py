@@ -55,7 +55,11 @@ class Conductor:
         """What one trial may take of the machine, where the recipe's own settings are not meant for several."""
 
     def prepare(self, trial: Trial) -> Order | None:
-        """Make what a trial needs. None where it is over already: its values clash, or its training is there."""
+        """Make what a trial needs. None where it is over already: it was judged, its values clash, or it is trained."""
+        if trial.number in self.sweep.condemned:
+            self._open(trial)
+            self.stop(trial, trial.steps)
+            return None
         try:
             plan = self.sweep.plan
             recipe = plan.trial_recipe(trial)

@@ -105,6 +105,8 @@ class Sweep:
         self.halving = Halving(rungs(plan.budget, REDUCTION), REDUCTION)
         self.record: dict[str, Any] = {}
         """Handle of the sweep's tracking run."""
+        self.condemned: set[int] = set()
+        """Trials that a kill left running between the evaluation they should stop at and their end."""
         self._waiting: list[int] = []
 
     def begin(self, resume: bool) -> None:
@@ -126,9 +128,12 @@ class Sweep:
             )
             if trial is not None:
                 self.trials[trial.number] = trial
-        for trial in sorted(self.trials.values(), key=lambda t: t.number):
+        for trial in sorted(self.trials.values(), key=lambda t: (t.status == "running", t.number)):
+            stop = False
             for step, value in trial.curve:
-                self.halving.report(trial.number, int(step), self.objectives(trial, value))
+                stop = self.halving.report(trial.number, int(step), self.objectives(trial, value))
+            if stop and trial.status == "running":
+                self.condemned.add(trial.number)
         self._waiting = [n for n, t in sorted(self.trials.items()) if t.status == "running"]
         if there:
             known = records.load(self.store, "sweep.json", lambda value: dict(value["record"]))

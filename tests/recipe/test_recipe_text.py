@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from command_kit import run
-from road_kit import recipe_file
+from road_kit import picture, recipe_file
 
 from pipeline.errors import InputError
 from pipeline.recipe.reading import load_recipe
@@ -64,6 +64,7 @@ def test_what_yaml_allows_and_no_recipe_means_names_the_file(tmp_path: Path, lin
 
 
 def test_a_setting_refused_late_is_named_with_its_recipe(tmp_path: Path) -> None:
+    picture(tmp_path / "pictures" / "a.png", 96, 96, 0)
     file = recipe_file(tmp_path, student={"name": "resnet"}, method={"name": "scratch"}, teachers=[])
     done = run("distill", file, "--inline")
     assert done.code == 2 and f"{file}: student" in done.err

@@ -305,6 +305,18 @@ def test_the_searcher_is_the_same_after_a_stop(tmp_path: Path) -> None:
     assert got == {n: (t.values, t.status, t.curve) for n, t in whole.sweep.trials.items()}
 
 
+def test_a_kill_between_the_evaluation_a_trial_stops_at_and_its_end_changes_nothing(tmp_path: Path) -> None:
+    surface = Surface(tmp_path, 12, tmp_path / "whole")
+    surface.go()
+    stopped = [t for t in surface.sweep.trials.values() if t.status == "stopped"][-1]
+    surface.sweep.finish(stopped, "running")  # as the evaluation alone leaves it
+    again = Sweep(surface.sweep.plan, surface.sweep.store, 12)
+    again.begin(resume=True)
+    conductor = Conductor(again, InlineEngine(), Quiet())
+    assert conductor.prepare(again.ask()) is None and again.exhausted
+    assert (again.trials[stopped.number].status, again.trials[stopped.number].curve) == ("stopped", stopped.curve)
+
+
 # ---- over Ray
 
 

@@ -103,7 +103,7 @@ def test_paths_of_the_other_kind_of_recipe_are_refused(tmp_path: Path) -> None:
     theirs = road_kit.recipe(tmp_path)
     with pytest.raises(InputError, match="gap.*unknown key"):
         load_space(space_file(tmp_path, "SPACE = {'gap': ('choice', 2, 4)}"), theirs)
-    for path, values in (("scale", "2, 4"), ("teachers", "[0], [0, 1]"), ("method.distill", "1.0, 2.0")):
+    for path, values in (("scale", "2, 4"), ("held_out", "2, 4"), ("method.distill", "1.0, 2.0")):
         with pytest.raises(InputError, match="unknown key"):
             load_space(space_file(tmp_path, f"SPACE = {{'{path}': ('choice', {values})}}"), recipe(tmp_path))
 
