@@ -314,7 +314,10 @@ def test_a_kill_between_the_evaluation_a_trial_stops_at_and_its_end_changes_noth
     again.begin(resume=True)
     conductor = Conductor(again, InlineEngine(), Quiet())
     assert conductor.prepare(again.ask()) is None and again.exhausted
-    assert (again.trials[stopped.number].status, again.trials[stopped.number].curve) == ("stopped", stopped.curve)
+    assert (again.trials[stopped.number].status, again.trials[stopped.number].curve) == (
+        "stopped",
+        stopped.curve,
+    )
 
 
 # ---- over Ray
