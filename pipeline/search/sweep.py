@@ -128,6 +128,8 @@ class Sweep:
             )
             if trial is not None:
                 self.trials[trial.number] = trial
+        # Running ones last: they are judged beside all that is over. After every evaluation but its last a trial was
+        # let on, so only the last one's verdict can be open.
         for trial in sorted(self.trials.values(), key=lambda t: (t.status == "running", t.number)):
             stop = False
             for step, value in trial.curve:
