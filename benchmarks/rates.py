@@ -1,6 +1,7 @@
-"""The constants of the cost model (pipeline/road/plan.py), measured on one core, and what the model says of a run here.
+"""The constants of the cost model (pipeline/tasks/super_resolution/plan.py), measured on one core, and what it says of a
+run here.
 
-The rows carry the rates in their notes; `MEASURED_CORE` in pipeline/road/plan.py is copied from them by hand.
+The rows carry the rates in their notes; that file's `MEASURED_CORE` is copied from them by hand.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from pipeline.data.tiles import Grid, cut
 from pipeline.progress import Quiet
 from pipeline.recipe.recipe import Recipe
 from pipeline.road.engines import InlineEngine
-from pipeline.road.plan import BACKWARD, MEASURED_CORE, Rates, predict, work
 from pipeline.road.run import Run
+from pipeline.tasks.super_resolution.plan import BACKWARD, MEASURED_CORE, Rates, predict, work
 from students import build
 
 ROUNDS = 3

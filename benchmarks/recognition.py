@@ -14,12 +14,12 @@ from pipeline.cache.manifest import load as load_manifest
 from pipeline.cache.store import Store
 from pipeline.cost import multiply_adds
 from pipeline.progress import Quiet
-from pipeline.recognition.jobs import RecognitionJob
-from pipeline.recognition.networks import build
-from pipeline.recognition.recipe import Recognition
-from pipeline.recognition.run import RecognitionRun
-from pipeline.recognition.sampler import Gallery, ViewSampler
+from pipeline.recipe.recognition import Recognition
 from pipeline.road.engines import InlineEngine
+from pipeline.tasks.recognition.jobs import RecognitionJob
+from pipeline.tasks.recognition.networks import build
+from pipeline.tasks.recognition.run import RecognitionRun
+from pipeline.tasks.recognition.sampler import Gallery, ViewSampler
 
 SIDE, GAP, BATCH = 32, 4, 64
 

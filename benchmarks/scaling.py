@@ -16,8 +16,8 @@ from pipeline.engine.ray_engine import RayEngine
 from pipeline.progress import Quiet
 from pipeline.recipe.recipe import Recipe
 from pipeline.road.engines import InlineEngine
-from pipeline.road.jobs import student_job
 from pipeline.road.run import Run
+from pipeline.tasks.super_resolution.jobs import student_job
 
 STEPS, EVERY = 80, 8
 

@@ -24,9 +24,9 @@ from pipeline.engine.ray_engine import RayEngine
 from pipeline.progress import Quiet
 from pipeline.recipe.recipe import Recipe
 from pipeline.road.engines import InlineEngine
-from pipeline.road.targets import Road
-from pipeline.steps.teach import TeachTask, read
-from pipeline.steps.teacher_facts import TeacherFacts, load
+from pipeline.tasks.super_resolution.targets import Road
+from pipeline.tasks.super_resolution.teach import TeachTask, read
+from pipeline.tasks.super_resolution.teacher_facts import TeacherFacts, load
 from students import build
 
 FEW, MANY, ROUNDS = 2, 14, 3

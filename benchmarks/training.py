@@ -25,7 +25,7 @@ from pipeline.recipe.methods import MTKD, PISR, Scratch
 from pipeline.recipe.recipe import Aggregate, Recipe
 from pipeline.recipe.settings import Train
 from pipeline.road.engines import InlineEngine
-from pipeline.road.targets import Road
+from pipeline.tasks.super_resolution.targets import Road
 from pipeline.training.loop import train
 from students import build
 

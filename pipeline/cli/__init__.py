@@ -14,7 +14,7 @@ from pipeline import __version__
 from pipeline.cli import cache, models, plan, road, setup, submit, tune
 from pipeline.errors import FacultyError
 from pipeline.recipe.recipe import Recipe
-from pipeline.recognition.recipe import Recognition
+from pipeline.recipe.recognition import Recognition
 
 
 def parser() -> argparse.ArgumentParser:

@@ -161,8 +161,7 @@ def _verified(options: argparse.Namespace, store: Store) -> int:
 
 def _flaw(store: Store, rel: str) -> str:
     """What is wrong with a small file or a network's weights; nothing is changed. Shards are the manifests' matter."""
-    from pipeline.steps import weights
-    from pipeline.training import checkpoint
+    from pipeline.training import checkpoint, weights
 
     name = rel.rsplit("/", 1)[-1]
     try:
@@ -198,8 +197,8 @@ def _rerun(store: Store, options: argparse.Namespace) -> dict[str, float]:
     """{teacher: largest difference in grey levels} between the cache and the teachers run again, here and now."""
     import torch
 
-    from pipeline.steps.teach import read, to_stored
-    from pipeline.steps.teacher_facts import known_facts, load
+    from pipeline.tasks.super_resolution.teach import read, to_stored
+    from pipeline.tasks.super_resolution.teacher_facts import known_facts, load
 
     recipe = load_recipe(options.rerun)
     device = "cuda" if torch.cuda.is_available() else "cpu"

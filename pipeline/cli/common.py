@@ -15,10 +15,10 @@ from pipeline.errors import InputError
 from pipeline.progress import Terminal
 from pipeline.recipe.reading import load_any, load_recipe
 from pipeline.recipe.recipe import Recipe
-from pipeline.recognition.recipe import Recognition
-from pipeline.recognition.run import RecognitionRun
+from pipeline.recipe.recognition import Recognition
 from pipeline.road.engines import Engine, InlineEngine
 from pipeline.road.run import Run
+from pipeline.tasks.recognition.run import RecognitionRun
 from pipeline.tracking import NullTracker, RunTracker, Status
 
 R = TypeVar("R", Run, RecognitionRun)

@@ -10,7 +10,7 @@ from pipeline.cli.common import add_json, emit
 from pipeline.errors import InputError
 from pipeline.recipe.reading import load_recipe
 from pipeline.recipe.recipe import Aggregate, Recipe
-from pipeline.road.plan import Prediction, Work, gpu_rates, predict, work
+from pipeline.tasks.super_resolution.plan import Prediction, Work, gpu_rates, predict, work
 
 SIDES = (1404, 2040)
 """Usual height and width of DIV2K's pictures."""

@@ -7,13 +7,13 @@ import argparse
 from pipeline.cli.common import emit, page, running
 from pipeline.errors import InputError
 from pipeline.progress import Terminal
-from pipeline.recognition.recipe import METHODS, Recognition
-from pipeline.recognition.run import RecognitionRun
+from pipeline.recipe.recognition import METHODS, Recognition
+from pipeline.tasks.recognition.run import RecognitionRun
 
 
 def run(options: argparse.Namespace, recipe: Recognition) -> None:
     """`faculty run`."""
-    from pipeline.recognition.results import finish, summary, table
+    from pipeline.tasks.recognition.results import finish, summary, table
 
     reporter = Terminal()
     methods = list(dict.fromkeys([*recipe.compare.methods, recipe.method.name]))
@@ -25,7 +25,7 @@ def run(options: argparse.Namespace, recipe: Recognition) -> None:
 
 def compare(options: argparse.Namespace, recipe: Recognition) -> None:
     """`faculty compare`."""
-    from pipeline.recognition.results import compare_rows, finish, table
+    from pipeline.tasks.recognition.results import compare_rows, finish, table
 
     reporter = Terminal()
     named = options.methods or ",".join(METHODS)

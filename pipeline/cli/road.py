@@ -14,9 +14,9 @@ from pipeline.methods import PICTURES
 from pipeline.progress import Terminal
 from pipeline.recipe.reading import kind_of
 from pipeline.recipe.recipe import Recipe
+from pipeline.recipe.recognition import METHODS as RECOGNITION_METHODS
+from pipeline.recipe.recognition import Recognition
 from pipeline.recipe.schedule import Piecewise, Ramp
-from pipeline.recognition.recipe import METHODS as RECOGNITION_METHODS
-from pipeline.recognition.recipe import Recognition
 from pipeline.road.run import Run
 
 

@@ -18,7 +18,7 @@ from pipeline.errors import InputError
 from pipeline.progress import Terminal
 from pipeline.recipe.reading import VARIABLE, load_any
 from pipeline.recipe.recipe import Recipe
-from pipeline.recognition.recipe import Recognition
+from pipeline.recipe.recognition import Recognition
 from pipeline.search.space import BUILT_IN
 
 if TYPE_CHECKING:

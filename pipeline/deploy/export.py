@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import students
 from pipeline.cache.store import Store
 from pipeline.errors import FacultyError, InputError, reason
-from pipeline.steps.weights import pack
+from pipeline.training.weights import pack
 from students.by_spandrel import SpandrelStudent
 from teachers.spandrel_import import import_spandrel
 

@@ -15,8 +15,8 @@ from pipeline.errors import FacultyError
 from pipeline.progress import Line
 from pipeline.recipe.recipe import Recipe
 from pipeline.road.engines import Job, Taught
-from pipeline.steps.teach import TeachTask
-from pipeline.steps.teacher_facts import TeacherFacts
+from pipeline.tasks.super_resolution.teach import TeachTask
+from pipeline.tasks.super_resolution.teacher_facts import TeacherFacts
 
 MISSING = re.compile(r"No module named '([\w.]+)'")
 T = TypeVar("T")

@@ -17,8 +17,8 @@ import torch
 from pipeline.cache.format import Receipt
 from pipeline.recipe.recipe import Teach
 from pipeline.road.engines import Taught
-from pipeline.steps.teach import TeachTask
-from pipeline.steps.teacher_facts import TeacherFacts, load
+from pipeline.tasks.super_resolution.teach import TeachTask
+from pipeline.tasks.super_resolution.teacher_facts import TeacherFacts, load
 
 CALLS = 2
 

@@ -21,8 +21,8 @@ from pipeline.losses.gather import gathered
 from pipeline.losses.soft_labels import soft_labels
 from pipeline.methods.base import Phase
 from pipeline.methods.outputs import Fill, active, output_phase
+from pipeline.recipe.recognition import HORKD, Recognition
 from pipeline.recipe.schedule import Weight
-from pipeline.recognition.recipe import HORKD, Recognition
 
 ORDERS = ("order1", "order2", "order3", "group")
 

@@ -18,9 +18,9 @@ from pipeline.losses.soft_labels import soft_labels
 from pipeline.methods.base import Batch, Modules, Phase, PhaseBuilder, masked_l1, seen_by
 from pipeline.methods.outputs import Fill, active, output_phase
 from pipeline.recipe.methods import KD
+from pipeline.recipe.recognition import KD as SoftLabels
+from pipeline.recipe.recognition import Recognition
 from pipeline.recipe.settings import Train
-from pipeline.recognition.recipe import KD as SoftLabels
-from pipeline.recognition.recipe import Recognition
 
 
 def kd(method: KD, settings: Train, student: Callable[[], nn.Module]) -> list[PhaseBuilder]:

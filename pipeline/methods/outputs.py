@@ -10,10 +10,10 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from pipeline.methods.base import Adversary, Batch, Modules, Phase
+from pipeline.recipe.recognition import Recognition
 from pipeline.recipe.schedule import Weight
 from pipeline.recipe.settings import Budget
-from pipeline.recognition.recipe import Recognition
-from pipeline.recognition.tasks import task_loss
+from pipeline.tasks.recognition.tasks import task_loss
 
 Fill = Callable[[MutableMapping[str, Tensor]], None]
 """Adds the teacher's outputs to a batch where they are not cached."""

@@ -20,7 +20,7 @@ from pipeline.losses.pairwise import pairwise
 from pipeline.losses.soft_labels import soft_labels
 from pipeline.methods.base import Adversary, Batch, Modules, Phase
 from pipeline.methods.outputs import DISCRIMINATOR, Fill, active, output_phase
-from pipeline.recognition.recipe import RKD, Recognition
+from pipeline.recipe.recognition import RKD, Recognition
 
 
 def recogniser(

@@ -14,9 +14,9 @@ from pipeline.losses.pixel import l1
 from pipeline.methods.base import Batch, Modules, Phase, PhaseBuilder, seen_by
 from pipeline.methods.outputs import Fill, alone, output_phase
 from pipeline.recipe.methods import Scratch
+from pipeline.recipe.recognition import Recognition
+from pipeline.recipe.recognition import Scratch as TaskAlone
 from pipeline.recipe.settings import Budget, Train
-from pipeline.recognition.recipe import Recognition
-from pipeline.recognition.recipe import Scratch as TaskAlone
 
 
 def scratch(method: Scratch, settings: Train, student: Callable[[], nn.Module]) -> list[PhaseBuilder]:

@@ -23,8 +23,8 @@ from pydantic import BaseModel, ValidationError
 from pipeline.errors import InputError
 from pipeline.recipe.methods import METHODS
 from pipeline.recipe.recipe import Aggregate, Best, Mean, Median, Recipe, Weighted
-from pipeline.recognition.recipe import METHODS as RECOGNITION_METHODS
-from pipeline.recognition.recipe import Recognition
+from pipeline.recipe.recognition import METHODS as RECOGNITION_METHODS
+from pipeline.recipe.recognition import Recognition
 
 Model = TypeVar("Model", bound=BaseModel)
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")

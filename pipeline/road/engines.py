@@ -1,7 +1,7 @@
 """What the road asks of whoever runs it, and the plain way to do it: here, in this process, one thing after the other.
 
 The Ray engine (pipeline/engine) does the same over actors and workers. Both call the same functions in
-pipeline/steps, so a result does not tell which engine made it.
+pipeline/tasks, so a result does not tell which engine made it.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import torch
 
 from pipeline.cache.format import Receipt
 from pipeline.progress import Line
-from pipeline.steps.distill import Listener
-from pipeline.steps.teach import TeachTask
-from pipeline.steps.teacher_facts import TeacherFacts, load
+from pipeline.tasks.super_resolution.distill import Listener
+from pipeline.tasks.super_resolution.teach import TeachTask
+from pipeline.tasks.super_resolution.teacher_facts import TeacherFacts, load
 from pipeline.tracking import NullTracker, RunTracker
 
 T = TypeVar("T")

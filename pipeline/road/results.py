@@ -23,10 +23,10 @@ from pipeline.report.pictures import comparison_strip
 from pipeline.report.report import File, Report, portable, write_report
 from pipeline.report.table import TESTED, Row, render_table
 from pipeline.road.run import Outcome, Run, student_identity
-from pipeline.steps import weights
-from pipeline.steps.distill import TrainJob
-from pipeline.steps.score import cost
+from pipeline.tasks.super_resolution.distill import TrainJob
+from pipeline.tasks.super_resolution.score import cost
 from pipeline.tracking import RunTracker
+from pipeline.training import weights
 
 REPORT_STAMP = "report/stamp.json"
 

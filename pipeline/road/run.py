@@ -29,11 +29,11 @@ from pipeline.progress import Once, Reporter
 from pipeline.recipe.reading import with_method
 from pipeline.recipe.recipe import Recipe
 from pipeline.road.engines import Engine
-from pipeline.road.jobs import check_privileged, student_job, teacher_job, told_apart
-from pipeline.road.targets import Cached, Fused, Road, Taught
 from pipeline.road.tracked import Tracked
-from pipeline.steps.distill import TrainJob
-from pipeline.steps.score import BOOKS, Model, Scored, ScoreTask
+from pipeline.tasks.super_resolution.distill import TrainJob
+from pipeline.tasks.super_resolution.jobs import check_privileged, student_job, teacher_job, told_apart
+from pipeline.tasks.super_resolution.score import BOOKS, Model, Scored, ScoreTask
+from pipeline.tasks.super_resolution.targets import Cached, Fused, Road, Taught
 from pipeline.tracking import RunTracker
 from students import build
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.steps.distill import TrainJob
+from pipeline.tasks.super_resolution.distill import TrainJob
 from pipeline.tracking import NullTracker, RunTracker, Status
 
 

@@ -18,7 +18,7 @@ from pipeline.road.engines import Engine, tracked, with_line
 from pipeline.search.space import text
 from pipeline.search.subject import HELD_OUT, Student, subject_of
 from pipeline.search.sweep import Status, Sweep, Trial
-from pipeline.steps.distill import Stopped
+from pipeline.tasks.super_resolution.distill import Stopped
 from pipeline.tracking import NullTracker, RunTracker
 
 

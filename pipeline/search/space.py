@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 
 from pipeline.errors import FacultyError, InputError
 from pipeline.recipe.recipe import Recipe
+from pipeline.recipe.recognition import Recognition
 from pipeline.recipe.schedule import peak, scaled_to
-from pipeline.recognition.recipe import Recognition
 from pipeline.search.subject import subject_of
 
 BUILT_IN = ("loss_weights", "resolution_gap", "joint", "fusion")

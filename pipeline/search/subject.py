@@ -16,15 +16,15 @@ from pipeline.errors import InputError
 from pipeline.progress import Reporter
 from pipeline.recipe.reading import changed
 from pipeline.recipe.recipe import Recipe
-from pipeline.recognition.recipe import Recognition
-from pipeline.recognition.run import RecognitionRun
-from pipeline.recognition.tasks import METRICS
+from pipeline.recipe.recognition import Recognition
 from pipeline.report.table import Metric
 from pipeline.road.engines import Engine, Job
-from pipeline.road.jobs import student_job
 from pipeline.road.run import Run
 from pipeline.road.tracked import Tracked
-from pipeline.steps.distill import TrainJob
+from pipeline.tasks.recognition.run import RecognitionRun
+from pipeline.tasks.recognition.tasks import METRICS
+from pipeline.tasks.super_resolution.distill import TrainJob
+from pipeline.tasks.super_resolution.jobs import student_job
 from pipeline.tracking import RunTracker, Status
 from students import build
 

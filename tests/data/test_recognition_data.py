@@ -15,11 +15,11 @@ from pipeline.cache.format import write_shard
 from pipeline.cache.manifest import Manifest
 from pipeline.cache.store import Store
 from pipeline.errors import InputError
-from pipeline.recognition import pictures as picturing
-from pipeline.recognition.layouts import find, market_name, read_mask, split
-from pipeline.recognition.recipe import Recognition, RecognitionData, Sampling, Views
-from pipeline.recognition.sampler import Gallery, ViewSampler, student_pictures
-from pipeline.recognition.views import Move, draw, enlarge, see, shrink
+from pipeline.recipe.recognition import Recognition, RecognitionData, Sampling, Views
+from pipeline.tasks.recognition import pictures as picturing
+from pipeline.tasks.recognition.layouts import find, market_name, read_mask, split
+from pipeline.tasks.recognition.sampler import Gallery, ViewSampler, student_pictures
+from pipeline.tasks.recognition.views import Move, draw, enlarge, see, shrink
 
 
 def recipe(root: Path, **changes: Any) -> Recognition:
@@ -123,7 +123,7 @@ def test_a_class_without_pictures_is_refused(folders: Path, tmp_path: Path) -> N
 
 
 def test_a_class_that_keeps_no_picture_to_train_on_is_refused() -> None:
-    from pipeline.recognition.layouts import Found, Item
+    from pipeline.tasks.recognition.layouts import Found, Item
 
     items = [Item(f"{i:016x}", f"p{i}", "a" if i < 9 else "b", "") for i in range(10)]
     parts = split(Found(tuple(items), ("a", "b")), RecognitionData())
@@ -310,7 +310,7 @@ def test_pictures_that_are_kept_are_those_made_anew(folders: Path, monkeypatch: 
     kept = sampler(folders)
     seen = [kept.batch(step).tensors["lr"] for step in range(40)]
     assert len(kept._kept) > 6
-    monkeypatch.setattr("pipeline.recognition.sampler.KEPT_BYTES", 3 * seen[0][0].nbytes)
+    monkeypatch.setattr("pipeline.tasks.recognition.sampler.KEPT_BYTES", 3 * seen[0][0].nbytes)
     few = sampler(folders)
     for step, expected in enumerate(seen):
         np.testing.assert_array_equal(few.batch(step).tensors["lr"], expected)

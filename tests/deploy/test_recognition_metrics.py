@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.recognition import metrics
+from pipeline.tasks.recognition import metrics
 
 
 def test_accuracy_balanced_accuracy_and_confusion() -> None:

@@ -27,8 +27,8 @@ from pipeline.engine.ray_engine import RayEngine, call, plain_errors
 from pipeline.errors import FacultyError, InputError
 from pipeline.recipe.recipe import Distill, Teach
 from pipeline.road.engines import InlineEngine
-from pipeline.steps.teach import TeachTask
-from pipeline.steps.teacher_facts import TeacherFacts
+from pipeline.tasks.super_resolution.teach import TeachTask
+from pipeline.tasks.super_resolution.teacher_facts import TeacherFacts
 
 STEPS = 40
 

@@ -73,7 +73,7 @@ def test_a_head_with_many_keys_is_written_in_one_order() -> None:
     import torch
     from safetensors.torch import load
 
-    from pipeline.steps.weights import pack
+    from pipeline.training.weights import pack
 
     given = {"b": torch.arange(3.0), "a": torch.ones(2, dtype=torch.float16)}
     metadata = {f"key {i}": "\u00e9" for i in range(8)}

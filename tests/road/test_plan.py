@@ -9,7 +9,7 @@ import pytest
 from command_kit import run
 from road_kit import Road, picture, recipe, recipe_file
 
-from pipeline.road.plan import ASSUMED_GPU, MEASURED_CORE, gpu_rates, predict, work
+from pipeline.tasks.super_resolution.plan import ASSUMED_GPU, MEASURED_CORE, gpu_rates, predict, work
 
 RATES = replace(
     gpu_rates(), teach=1e9, train=1e8, cut=1e6, hash=1e9, disk=1e8, network=1e8, devices=2, cores=4, start=0.0

@@ -16,11 +16,11 @@ from pipeline.cli import main
 from pipeline.deploy.export import onnx_session
 from pipeline.errors import InputError
 from pipeline.progress import Quiet
-from pipeline.recognition.export import load_recogniser
-from pipeline.recognition.recipe import Network, Recognition
-from pipeline.recognition.results import baseline, compare_rows, finish, table, table_rows
-from pipeline.recognition.run import RecognitionRun
+from pipeline.recipe.recognition import Network, Recognition
 from pipeline.road.engines import InlineEngine
+from pipeline.tasks.recognition.export import load_recogniser
+from pipeline.tasks.recognition.results import baseline, compare_rows, finish, table, table_rows
+from pipeline.tasks.recognition.run import RecognitionRun
 
 ALL = ["scratch", "kd", "rkd", "horkd"]
 
@@ -104,7 +104,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bits_discriminator_incl
     halted = run(tmp_path, output=str(tmp_path / "other"))
     data, teacher, _ = halted.teach(["rkd"])
     job = halted._student_job(data, teacher, None, "rkd", 2, 0)
-    from pipeline.steps.distill import Listener
+    from pipeline.tasks.super_resolution.distill import Listener
 
     def stop(values: dict[str, float], step: int) -> None:
         raise Stop
@@ -233,7 +233,7 @@ def test_a_teacher_from_a_file_and_one_of_another_class_count(tmp_path: Path) ->
 
 
 def test_networks_that_do_not_exist_are_refused_before_anything_starts(tmp_path: Path) -> None:
-    from pipeline.recognition.networks import build
+    from pipeline.tasks.recognition.networks import build
 
     for spec in (
         Network(name="resnet9999"),
@@ -247,7 +247,7 @@ def test_networks_that_do_not_exist_are_refused_before_anything_starts(tmp_path:
 
 
 def test_strides_of_a_timm_stem_are_dropped_for_small_pictures() -> None:
-    from pipeline.recognition.networks import build
+    from pipeline.tasks.recognition.networks import build
 
     small, large = (build(Network(name="resnet10t"), (s, s), 2) for s in (16, 64))
     assert (small.dropped, large.dropped) == (2, 0)

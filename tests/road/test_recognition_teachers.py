@@ -18,10 +18,10 @@ from pipeline.cache.rows import Rows
 from pipeline.errors import InputError
 from pipeline.progress import Quiet
 from pipeline.recipe.reading import checked
-from pipeline.recognition import ensemble
-from pipeline.recognition.recipe import Recognition
-from pipeline.recognition.run import Outcome, RecognitionRun
+from pipeline.recipe.recognition import Recognition
 from pipeline.road.engines import Engine, InlineEngine
+from pipeline.tasks.recognition import ensemble
+from pipeline.tasks.recognition.run import Outcome, RecognitionRun
 
 TEACHERS: list[dict[str, Any]] = [
     {

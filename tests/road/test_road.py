@@ -29,8 +29,8 @@ from road_kit import (
 
 from pipeline.cache import manifest as manifests
 from pipeline.errors import FacultyError, InputError
-from pipeline.steps import tiles as tiling
-from pipeline.steps.teach import as_levels, read
+from pipeline.tasks.super_resolution import tiles as tiling
+from pipeline.tasks.super_resolution.teach import as_levels, read
 
 AGGREGATE = {
     "kind": "aggregate",

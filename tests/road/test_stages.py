@@ -21,12 +21,20 @@ from pipeline.deploy.evaluate import bicubic, evaluate
 from pipeline.errors import FacultyError, InputError
 from pipeline.recipe.recipe import Recipe, TeacherSpec
 from pipeline.road.engines import InlineEngine
-from pipeline.steps import tiles as tiling
-from pipeline.steps.distill import HeldOut, job_fingerprint, phases, run_job
-from pipeline.steps.fuse import fusion_folder
-from pipeline.steps.score import Model, ScoreTask, cost
-from pipeline.steps.teach import TeachTask, as_levels, luma_error, psnr, read, read_stats, to_stored
-from pipeline.steps.teacher_facts import find_facts, known_facts, resolve
+from pipeline.tasks.super_resolution import tiles as tiling
+from pipeline.tasks.super_resolution.distill import HeldOut, job_fingerprint, phases, run_job
+from pipeline.tasks.super_resolution.fuse import fusion_folder
+from pipeline.tasks.super_resolution.score import Model, ScoreTask, cost
+from pipeline.tasks.super_resolution.teach import (
+    TeachTask,
+    as_levels,
+    luma_error,
+    psnr,
+    read,
+    read_stats,
+    to_stored,
+)
+from pipeline.tasks.super_resolution.teacher_facts import find_facts, known_facts, resolve
 
 
 @pytest.fixture

@@ -25,13 +25,13 @@ from pipeline.metrics import psnr_y, ssim_y
 from pipeline.progress import Quiet
 from pipeline.recipe.reading import checked
 from pipeline.recipe.recipe import Recipe
-from pipeline.recognition.recipe import Recognition
-from pipeline.recognition.run import RecognitionRun
+from pipeline.recipe.recognition import Recognition
 from pipeline.report.charts import all_charts
 from pipeline.report.table import PSNR, Row, arrange, gains, render_table
 from pipeline.road.engines import InlineEngine
-from pipeline.road.jobs import teacher_job, told_apart
-from pipeline.road.targets import Cached
+from pipeline.tasks.recognition.run import RecognitionRun
+from pipeline.tasks.super_resolution.jobs import teacher_job, told_apart
+from pipeline.tasks.super_resolution.targets import Cached
 
 SETS = ("测试集一", "测试集二", "Set (a)", "Set [a]", "held_out")
 SPELLED = ("测试集一", "测试集二", "Set _x0028_a_x0029_", "Set _x005B_a_x005D_", "held_out")

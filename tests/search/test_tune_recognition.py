@@ -19,16 +19,16 @@ from pipeline.cache.store import Store
 from pipeline.cost import multiply_adds
 from pipeline.errors import InputError
 from pipeline.progress import Quiet
+from pipeline.recipe.recognition import METHODS, Network, Recognition
 from pipeline.recipe.schedule import Piecewise, peak, scaled_to
-from pipeline.recognition.networks import build
-from pipeline.recognition.recipe import METHODS, Network, Recognition
-from pipeline.recognition.tasks import METRICS
 from pipeline.road.engines import InlineEngine
 from pipeline.search.report import best_recipe
 from pipeline.search.run import Conductor, accuracy, checker
 from pipeline.search.space import Axis, load_space, own_value, value_at, with_values
 from pipeline.search.subject import subject_of
 from pipeline.search.sweep import Plan, Sweep, Trial
+from pipeline.tasks.recognition.networks import build
+from pipeline.tasks.recognition.tasks import METRICS
 
 WEIGHTS = {
     "kd": ["soft"],

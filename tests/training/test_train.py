@@ -21,7 +21,7 @@ from pipeline.losses.pixel import l1
 from pipeline.methods.base import Phase, masked_l1
 from pipeline.recipe.recipe import Recipe
 from pipeline.recipe.settings import Train
-from pipeline.steps import tiles as tiling
+from pipeline.tasks.super_resolution import tiles as tiling
 from pipeline.training import cpu
 from pipeline.training.loop import Hooks, learning_rate, train
 

@@ -18,14 +18,14 @@ from pipeline.methods import METHODS
 from pipeline.methods.base import Phase
 from pipeline.methods.horkd import assistant_phase
 from pipeline.methods.scratch import task_phase
+from pipeline.recipe.recognition import HORKD, Network, Recognition
 from pipeline.recipe.settings import Budget
-from pipeline.recognition.networks import Recogniser, build
-from pipeline.recognition.recipe import HORKD, Network, Recognition
-from pipeline.recognition.sampler import Gallery, ViewSampler
-from pipeline.recognition.tasks import METRICS, score
-from pipeline.recognition.teach import Source
-from pipeline.steps import weights
-from pipeline.steps.distill import Listener
+from pipeline.tasks.recognition.networks import Recogniser, build
+from pipeline.tasks.recognition.sampler import Gallery, ViewSampler
+from pipeline.tasks.recognition.tasks import METRICS, score
+from pipeline.tasks.recognition.teach import Source
+from pipeline.tasks.super_resolution.distill import Listener
+from pipeline.training import weights
 from pipeline.training.loop import Hooks, train
 
 VERSION = 1

@@ -23,9 +23,9 @@ from pipeline.methods.pisr import teacher as pisr_teacher
 from pipeline.recipe.methods import PISR
 from pipeline.recipe.recipe import Aggregate, Recipe
 from pipeline.recipe.settings import Train
-from pipeline.steps import weights
-from pipeline.steps.privileged import decoder_of, load_privileged
-from pipeline.steps.teach import as_levels, luma_error, psnr, read, to_stored
+from pipeline.tasks.super_resolution.privileged import decoder_of, load_privileged
+from pipeline.tasks.super_resolution.teach import as_levels, luma_error, psnr, read, to_stored
+from pipeline.training import weights
 from pipeline.training.loop import Curves, Hooks, train
 from students import build
 from students.colour import grey

@@ -23,7 +23,7 @@ from pipeline.cache import records
 from pipeline.cache.format import Receipt, open_verified, write_shard
 from pipeline.cache.manifest import write_receipt
 from pipeline.cache.store import Store
-from pipeline.steps.teach import STATS
+from pipeline.tasks.super_resolution.teach import STATS
 
 LEAST = 1e-7
 """Probability below which nothing is told apart: float16 keeps the logits of more."""
@@ -167,6 +167,6 @@ def load_joining(store: Store, weights: str) -> dict[str, Tensor]:
     """`shares`, `centre` and `projection` of a fusion."""
     from safetensors.torch import load
 
-    from pipeline.steps.weights import read
+    from pipeline.training.weights import read
 
     return load(read(store, weights))

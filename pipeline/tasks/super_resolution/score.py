@@ -20,9 +20,9 @@ from pipeline.data.degrade import downscale, modcrop, upscale
 from pipeline.deploy.evaluate import predict
 from pipeline.metrics import psnr_y, ssim_y
 from pipeline.recipe.recipe import Aggregate
-from pipeline.steps import weights
-from pipeline.steps.fuse import fuse_levels
-from pipeline.steps.teacher_facts import TeacherFacts, load
+from pipeline.tasks.super_resolution.fuse import fuse_levels
+from pipeline.tasks.super_resolution.teacher_facts import TeacherFacts, load
+from pipeline.training import weights
 from students import build, deployed
 
 Role = Literal["bicubic", "teacher", "fused", "student"]

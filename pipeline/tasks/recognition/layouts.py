@@ -22,7 +22,7 @@ from PIL import Image
 
 from pipeline.data.files import HIDDEN, counted, walk
 from pipeline.errors import InputError
-from pipeline.recognition.recipe import RecognitionData, Task
+from pipeline.recipe.recognition import RecognitionData, Task
 
 MASK = "_mask"
 ABOVE = 127

@@ -20,8 +20,8 @@ from pipeline.cache.order import below, epoch_keys, mix, permute, read_ahead, wo
 from pipeline.cache.rows import Rows
 from pipeline.cache.store import Store
 from pipeline.errors import InputError
-from pipeline.recognition.recipe import Sampling, Views
-from pipeline.recognition.views import Move, draw, enlarge, see, shrink
+from pipeline.recipe.recognition import Sampling, Views
+from pipeline.tasks.recognition.views import Move, draw, enlarge, see, shrink
 
 PICTURES = ("lr", "hr")
 KEPT_BYTES = 256 * 2**20

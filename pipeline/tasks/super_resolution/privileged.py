@@ -14,7 +14,7 @@ from pipeline.cache.store import Store
 from pipeline.errors import InputError
 from pipeline.recipe.methods import PISR
 from pipeline.recipe.recipe import Recipe
-from pipeline.steps import weights as trained
+from pipeline.training import weights as trained
 from students import build
 from students.colour import colours_of
 from teachers.privileged import Encoder, Privileged

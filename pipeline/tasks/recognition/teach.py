@@ -19,13 +19,13 @@ from pipeline.cache.format import Receipt, open_verified, write_shard
 from pipeline.cache.manifest import Manifest, write_receipt
 from pipeline.cache.store import Store
 from pipeline.errors import FacultyError
-from pipeline.recognition.ensemble import Ensemble, load_joining
-from pipeline.recognition.networks import Recogniser, build
-from pipeline.recognition.recipe import Network, Recognition, Views
-from pipeline.recognition.sampler import ViewBatch
-from pipeline.recognition.views import draw, see
-from pipeline.steps import weights
-from pipeline.steps.teach import STATS
+from pipeline.recipe.recognition import Network, Recognition, Views
+from pipeline.tasks.recognition.ensemble import Ensemble, load_joining
+from pipeline.tasks.recognition.networks import Recogniser, build
+from pipeline.tasks.recognition.sampler import ViewBatch
+from pipeline.tasks.recognition.views import draw, see
+from pipeline.tasks.super_resolution.teach import STATS
+from pipeline.training import weights
 
 VERSION = 1
 LARGEST = 65504.0

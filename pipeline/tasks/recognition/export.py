@@ -14,8 +14,8 @@ from pipeline.cost import multiply_adds, parameters
 from pipeline.deploy.export import onnx_bytes, onnx_session, read_network, require_parity, write_whole
 from pipeline.deploy.shipping import attempt, missing_note
 from pipeline.errors import InputError, reason
-from pipeline.recognition.networks import Recogniser, build
-from pipeline.recognition.recipe import Network
+from pipeline.recipe.recognition import Network
+from pipeline.tasks.recognition.networks import Recogniser, build
 
 OUTPUTS = ("logits", "embedding")
 
@@ -140,7 +140,7 @@ def card(
         "```python\nimport onnxruntime\n\n"
         f'session = onnxruntime.InferenceSession("{stem}.onnx")\n'
         'logits, embedding = session.run(None, {"picture": picture})  # float32\n```',
-        "```python\nfrom pipeline.recognition.export import load_recogniser\n\n"
+        "```python\nfrom pipeline.tasks.recognition.export import load_recogniser\n\n"
         f'network, facts = load_recogniser("{stem}.safetensors")\n```',
     ]
     return "\n\n".join(parts) + "\n"

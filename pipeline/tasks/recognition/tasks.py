@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.recognition import metrics
-from pipeline.recognition.recipe import Recognition, TaskLoss
-from pipeline.recognition.sampler import Gallery, ViewBatch, student_pictures
+from pipeline.recipe.recognition import Recognition, TaskLoss
 from pipeline.report.table import Metric
+from pipeline.tasks.recognition import metrics
+from pipeline.tasks.recognition.sampler import Gallery, ViewBatch, student_pictures
 
 METRICS: dict[str, tuple[Metric, ...]] = {
     "classification": (Metric("accuracy", "accuracy", 4), Metric("balanced_accuracy", "balanced", 4)),

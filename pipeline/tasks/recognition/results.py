@@ -14,15 +14,15 @@ import yaml
 
 from pipeline.cache import stamps
 from pipeline.cache.fingerprint import fingerprint
-from pipeline.recognition.drawings import drawings
-from pipeline.recognition.export import export_recogniser, file_stem
-from pipeline.recognition.jobs import RecognitionJob
-from pipeline.recognition.recipe import Recognition
-from pipeline.recognition.run import Outcome, RecognitionRun
-from pipeline.recognition.tasks import METRICS
+from pipeline.recipe.recognition import Recognition
 from pipeline.report.report import File, Report, portable, write_report
 from pipeline.report.table import TESTED, Row, render_table
-from pipeline.steps import weights
+from pipeline.tasks.recognition.drawings import drawings
+from pipeline.tasks.recognition.export import export_recogniser, file_stem
+from pipeline.tasks.recognition.jobs import RecognitionJob
+from pipeline.tasks.recognition.run import Outcome, RecognitionRun
+from pipeline.tasks.recognition.tasks import METRICS
+from pipeline.training import weights
 
 REPORT_STAMP = "report/stamp.json"
 

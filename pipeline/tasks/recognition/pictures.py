@@ -14,8 +14,8 @@ from pipeline.cache.format import Receipt, write_shard
 from pipeline.cache.manifest import Manifest, committed, write_receipt
 from pipeline.cache.store import Store
 from pipeline.data.decode import decode
-from pipeline.recognition.layouts import Item, array, as_rgb, digits, find, numbered, read_mask, split
-from pipeline.recognition.recipe import Recognition
+from pipeline.recipe.recognition import Recognition
+from pipeline.tasks.recognition.layouts import Item, array, as_rgb, digits, find, numbered, read_mask, split
 
 VERSION = 1
 SPLITS = ("train", "val", "test")

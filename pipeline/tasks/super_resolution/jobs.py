@@ -11,9 +11,9 @@ from pipeline.errors import InputError
 from pipeline.recipe.methods import PISR
 from pipeline.recipe.reading import with_method
 from pipeline.recipe.recipe import Recipe
-from pipeline.road.targets import Cached, Fused, Taught
-from pipeline.steps.distill import TrainJob, job_fingerprint, located
-from pipeline.steps.privileged import decoder_of, load_privileged
+from pipeline.tasks.super_resolution.distill import TrainJob, job_fingerprint, located
+from pipeline.tasks.super_resolution.privileged import decoder_of, load_privileged
+from pipeline.tasks.super_resolution.targets import Cached, Fused, Taught
 
 
 def teacher_job(recipe: Recipe, tiles: Cached, method: str) -> TrainJob | None:

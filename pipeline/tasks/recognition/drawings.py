@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from pipeline.recognition.sampler import Gallery, ViewBatch, student_pictures
 from pipeline.report.charts import PALETTE, plain
+from pipeline.tasks.recognition.sampler import Gallery, ViewBatch, student_pictures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from pipeline.recognition.run import Outcome, RecognitionRun
+    from pipeline.tasks.recognition.run import Outcome, RecognitionRun
 
 Drawing = tuple[str, np.ndarray]
 """(caption, (H, W, 3) uint8)."""

@@ -16,18 +16,18 @@ from pipeline.cache.fingerprint import file_sha256, fingerprint
 from pipeline.cache.format import Receipt, open_verified
 from pipeline.cache.manifest import Manifest
 from pipeline.errors import InputError
-from pipeline.recognition import ensemble
-from pipeline.recognition import teach as teaching
-from pipeline.recognition.ensemble import FuseTask
-from pipeline.recognition.jobs import RecognitionJob
-from pipeline.recognition.networks import build, load_weights
-from pipeline.recognition.recipe import KD, Network, Recognition, RecognitionTeacher
-from pipeline.recognition.teach import OutputTask, Source
-from pipeline.steps.teach import STATS, read_stats
-from pipeline.steps.weights import pack
+from pipeline.recipe.recognition import KD, Network, Recognition, RecognitionTeacher
+from pipeline.tasks.recognition import ensemble
+from pipeline.tasks.recognition import teach as teaching
+from pipeline.tasks.recognition.ensemble import FuseTask
+from pipeline.tasks.recognition.jobs import RecognitionJob
+from pipeline.tasks.recognition.networks import build, load_weights
+from pipeline.tasks.recognition.teach import OutputTask, Source
+from pipeline.tasks.super_resolution.teach import STATS, read_stats
+from pipeline.training.weights import pack
 
 if TYPE_CHECKING:
-    from pipeline.recognition.run import RecognitionRun
+    from pipeline.tasks.recognition.run import RecognitionRun
 
 FUSED = "fused"
 VERSION = 1

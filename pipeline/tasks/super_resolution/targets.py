@@ -21,13 +21,13 @@ from pipeline.deploy.evaluate import announce
 from pipeline.progress import Reporter
 from pipeline.recipe.recipe import Aggregate, Recipe, Weighted
 from pipeline.road.engines import Engine
-from pipeline.steps import fuse as fusing
-from pipeline.steps import teach as teaching
-from pipeline.steps import teacher_facts as describing
-from pipeline.steps import tiles as tiling
-from pipeline.steps.distill import Columns, TrainJob, job_fingerprint, located
-from pipeline.steps.teach import TeachTask
-from pipeline.steps.teacher_facts import TeacherFacts
+from pipeline.tasks.super_resolution import fuse as fusing
+from pipeline.tasks.super_resolution import teach as teaching
+from pipeline.tasks.super_resolution import teacher_facts as describing
+from pipeline.tasks.super_resolution import tiles as tiling
+from pipeline.tasks.super_resolution.distill import Columns, TrainJob, job_fingerprint, located
+from pipeline.tasks.super_resolution.teach import TeachTask
+from pipeline.tasks.super_resolution.teacher_facts import TeacherFacts
 from teachers.fusion import Weights
 from teachers.loading import load_teacher
 

@@ -14,10 +14,10 @@ from pipeline.cache.fingerprint import fingerprint
 from pipeline.cache.manifest import load as load_manifest
 from pipeline.cache.store import Store
 from pipeline.cost import multiply_adds, parameters
-from pipeline.recognition.recipe import Recognition
-from pipeline.recognition.sampler import Gallery
-from pipeline.recognition.tasks import score
-from pipeline.recognition.teach import Source
+from pipeline.recipe.recognition import Recognition
+from pipeline.tasks.recognition.sampler import Gallery
+from pipeline.tasks.recognition.tasks import score
+from pipeline.tasks.recognition.teach import Source
 
 VERSION = 1
 RUNS = 20

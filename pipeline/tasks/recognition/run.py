@@ -20,16 +20,16 @@ from pipeline.cache.store import Store
 from pipeline.errors import InputError
 from pipeline.progress import Once, Reporter
 from pipeline.recipe.reading import checked
-from pipeline.recognition import pictures as picturing
-from pipeline.recognition.jobs import RecognitionJob, job_fingerprint
-from pipeline.recognition.networks import build
-from pipeline.recognition.recipe import HORKD, METHODS, Recognition
-from pipeline.recognition.score import Scored, ScoreTask
-from pipeline.recognition.teach import Source
-from pipeline.recognition.teachers import Data, Helper, Teachers, chosen, manifest_path
+from pipeline.recipe.recognition import HORKD, METHODS, Recognition
 from pipeline.report.table import Role
 from pipeline.road.engines import Engine
 from pipeline.road.tracked import Tracked
+from pipeline.tasks.recognition import pictures as picturing
+from pipeline.tasks.recognition.jobs import RecognitionJob, job_fingerprint
+from pipeline.tasks.recognition.networks import build
+from pipeline.tasks.recognition.score import Scored, ScoreTask
+from pipeline.tasks.recognition.teach import Source
+from pipeline.tasks.recognition.teachers import Data, Helper, Teachers, chosen, manifest_path
 from pipeline.tracking import RunTracker
 
 

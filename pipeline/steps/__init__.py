@@ -1,3 +1,0 @@
-"""The stages of the road, as plain functions on committed storage. Who calls them, in which process, is the
-engine's business.
-"""

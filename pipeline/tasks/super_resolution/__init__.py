@@ -1,0 +1,1 @@
+"""Super-resolution: teachers and a student that enlarge low-resolution pictures."""
