@@ -10,16 +10,13 @@ import numpy as np
 import torch
 
 from benchmarks.common import in_turn, row
-from pipeline.cache.manifest import load as load_manifest
-from pipeline.cache.store import Store
 from pipeline.cost import multiply_adds
 from pipeline.progress import Quiet
-from pipeline.recipe.recognition import Recognition
 from pipeline.road.engines import InlineEngine
+from pipeline.road.run import Run
 from pipeline.tasks.recognition.jobs import RecognitionJob
 from pipeline.tasks.recognition.networks import build
-from pipeline.tasks.recognition.run import RecognitionRun
-from pipeline.tasks.recognition.sampler import Gallery, ViewSampler
+from pipeline.tasks.recognition.recipe import Recognition
 
 SIDE, GAP, BATCH = 32, 4, 64
 
@@ -71,20 +68,17 @@ def prepared(folder: Path, online: bool) -> RecognitionJob:
             "tracking": {"enabled": False},
         }
     )
-    run = RecognitionRun(recipe, InlineEngine("cpu"), Quiet())
-    data, teacher, _ = run.teach(["kd"])
-    return run._student_job(data, teacher, None, "kd", GAP, 0)
+    run = Run(recipe, InlineEngine("cpu"), Quiet())
+    job = run.student(run.prepare(["kd"]), "kd", GAP, 0)
+    assert isinstance(job, RecognitionJob)
+    return job
 
 
 def step_of(job: RecognitionJob) -> Any:
     """One training step of a job, from its sampler to its optimiser."""
-    recipe, store = job.spec, Store.open(job.spec.cache.root)
-    phase = job._phase(store, "cpu")
-    outputs = {name: load_manifest(store, rel) for name, rel in job.outputs.items()}
-    gallery = Gallery(store, load_manifest(store, job.pictures["train"]), outputs)
-    sampler = ViewSampler(
-        gallery, batch=BATCH, seed=0, gap=GAP, views=recipe.data.views, columns=phase.sources
-    )
+    (make,) = job.phases("cpu")
+    phase = make({})
+    sampler = job.sampler(phase)
     modules = {name: module.train() for name, module in phase.modules.items()}
     optimiser = torch.optim.Adam([p for m in modules.values() for p in m.parameters()], fused=True)
     numbers = iter(range(1000))

@@ -17,7 +17,6 @@ from pipeline.progress import Quiet
 from pipeline.recipe.recipe import Recipe
 from pipeline.road.engines import InlineEngine
 from pipeline.road.run import Run
-from pipeline.tasks.super_resolution.jobs import student_job
 
 STEPS, EVERY = 80, 8
 
@@ -70,8 +69,7 @@ def rate(folder: Path, engine: RayEngine, workers: int) -> float:
         }
     )
     run = Run(recipe, InlineEngine("cpu"), Quiet())
-    tiles, taught, fused = run.prepare(["scratch"])
-    job = student_job(run.recipe, tiles, taught, fused, "scratch", 0)
+    job = run.student(run.prepare(["scratch"]), "scratch", recipe.scale, 0)
     clock = Clock()
     engine.train([job], {job.label: clock}, {job.label: {}})
     heard = sorted((step, at) for step, at in clock.seen.items() if step)

@@ -24,7 +24,7 @@ from pipeline.engine.ray_engine import RayEngine
 from pipeline.progress import Quiet
 from pipeline.recipe.recipe import Recipe
 from pipeline.road.engines import InlineEngine
-from pipeline.tasks.super_resolution.targets import Road
+from pipeline.road.run import Run
 from pipeline.tasks.super_resolution.teach import TeachTask, read
 from pipeline.tasks.super_resolution.teacher_facts import TeacherFacts, load
 from students import build
@@ -67,8 +67,8 @@ def recipe(folder: Path, **teach: Any) -> Recipe:
 def make_tiles(folder: Path) -> list[Receipt]:
     """Equal shards of sixteen tiles of 48 LR pixels."""
     noise_pictures(folder / "pictures", MANY, SIDE)
-    road = Road(recipe(folder), InlineEngine("cpu"), Quiet(), lambda: None)
-    shards = list(road.tiles().train.shards)
+    run = Run(recipe(folder), InlineEngine("cpu"), Quiet())
+    shards = list(run.planner.samples(run.task.samples(run.planner), "tiles").train.shards)
     assert len(shards) == MANY and {r.rows for r in shards} == {16}
     return shards
 
@@ -103,7 +103,7 @@ def timed(
     engine: RayEngine, work: dict[str, tuple[TeacherFacts, list[TeachTask]]], settings: Recipe
 ) -> float:
     start = time.perf_counter()
-    engine.teach(work, settings, lambda label, receipt, stats: None)
+    engine.teach(work, settings.teach, lambda label, receipt, stats: None)
     return time.perf_counter() - start
 
 

@@ -25,7 +25,7 @@ from pipeline.recipe.methods import MTKD, PISR, Scratch
 from pipeline.recipe.recipe import Aggregate, Recipe
 from pipeline.recipe.settings import Train
 from pipeline.road.engines import InlineEngine
-from pipeline.tasks.super_resolution.targets import Road
+from pipeline.road.run import Run
 from pipeline.training.loop import train
 from students import build
 
@@ -57,10 +57,10 @@ def cached(folder: Path) -> Sampler:
             "method": {"name": "scratch"},
         }
     )
-    road = Road(recipe, InlineEngine("cpu"), Quiet(), lambda: None)
-    tiles = road.tiles()
-    sources = {name: Source(road.store, tiles.train, name) for name in ("lr", "hr")}
-    sources["target"] = Source(road.store, tiles.train, "hr")
+    run = Run(recipe, InlineEngine("cpu"), Quiet())
+    store, tiles = run.planner.store, run.planner.samples(run.task.samples(run.planner), "tiles")
+    sources = {name: Source(store, tiles.train, name) for name in ("lr", "hr")}
+    sources["target"] = Source(store, tiles.train, "hr")
     return Sampler(sources, scale=2, patch=24, batch=4, seed=0, margin=4)
 
 

@@ -9,6 +9,8 @@ import numpy as np
 from conftest import natural_picture
 from PIL import Image
 
+from pipeline.road.values import Outcome, Result
+
 BUDGET = {"steps": 6, "batch": 8, "lr": 1e-3, "ema": 0.9, "evaluate_every": 3, "log_every": 3}
 
 
@@ -34,6 +36,17 @@ def content(root: Path, **changes: Any) -> dict[str, Any]:
         merge = isinstance(value, dict) and isinstance(base.get(key), dict) and key != "method"
         base[key] = {**base[key], **value} if merge else value
     return base
+
+
+def figures(outcome: Outcome, name: str) -> dict[str, float]:
+    """A model's metrics on the test pictures."""
+    (found,) = scored(outcome)[name].sets.values()
+    return dict(found)
+
+
+def scored(outcome: Outcome) -> dict[str, Result]:
+    """Every model's results, by name."""
+    return {result.name: result for result in outcome.results}
 
 
 def picture_folder(root: Path, classes: int, each: int, side: int = 16, masks: bool = False) -> str:

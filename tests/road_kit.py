@@ -126,11 +126,14 @@ class Road:
         return self.reporter.warnings
 
     def teach(self) -> tuple:
-        return self.run.teach()
+        """(tiles, teachers)."""
+        prepared = self.run.teach()
+        return prepared.samples, list(prepared.teachers)
 
     def distill(self, *methods: str) -> tuple:
         """(tiles, taught, fused, jobs) of the recipe's method, or of the named ones, from the recipe's seed."""
-        return self.run.distill(methods or [self.settings.method.name], [self.settings.seed])
+        prepared, jobs = self.run.distill(methods or [self.settings.method.name], [self.settings.seed])
+        return prepared.samples, list(prepared.teachers), prepared.fused, jobs
 
 
 def snapshot(folder: Path, pattern: str = "*") -> dict[str, tuple[str, int]]:

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from pipeline import __version__
 from pipeline.cli import cache, models, plan, road, setup, submit, tune
 from pipeline.errors import FacultyError
-from pipeline.recipe.recipe import Recipe
-from pipeline.recipe.recognition import Recognition
+from pipeline.tasks.registry import TASKS
 
 
 def parser() -> argparse.ArgumentParser:
@@ -67,7 +66,7 @@ def _located(error: FacultyError, options: argparse.Namespace) -> str:
     """The error, after the recipe's file where it speaks of one of its settings without saying whose."""
     file, where = getattr(options, "recipe", None), getattr(error, "where", "")
     setting = re.split(r"[^a-z_]", where, maxsplit=1)[0]
-    ours = setting in Recipe.model_fields or setting in Recognition.model_fields
+    ours = any(setting in task.recipe.model_fields for task in TASKS.values())
     return f"{file}: {error}" if file and ours and str(file) not in str(error) else str(error)
 
 

@@ -9,19 +9,15 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.progress import Terminal
-from pipeline.recipe.reading import load_any, load_recipe
+from pipeline.recipe.files import load_any, load_recipe
 from pipeline.recipe.recipe import Recipe
-from pipeline.recipe.recognition import Recognition
 from pipeline.road.engines import Engine, InlineEngine
 from pipeline.road.run import Run
-from pipeline.tasks.recognition.run import RecognitionRun
 from pipeline.tracking import NullTracker, RunTracker, Status
-
-R = TypeVar("R", Run, RecognitionRun)
 
 
 def add_json(command: argparse.ArgumentParser) -> None:
@@ -84,16 +80,14 @@ def read_recipe(options: argparse.Namespace) -> Recipe:
     return load_recipe(options.recipe, tuple(options.overrides))
 
 
-def read_any(options: argparse.Namespace) -> Recipe | Recognition:
-    """The recipe of the command line, of either kind."""
+def read_any(options: argparse.Namespace) -> Any:
+    """The recipe of the command line, of any task."""
     return load_any(options.recipe, tuple(options.overrides))
 
 
 @contextmanager
-def running(
-    options: argparse.Namespace, recipe: Recipe | Recognition, reporter: Terminal, kind: Callable[..., R]
-) -> Iterator[R]:
-    """A run of its kind on the engine that the command line asks for, closed and marked whatever happens."""
+def running(options: argparse.Namespace, recipe: Any, reporter: Terminal) -> Iterator[Run]:
+    """A run on the engine that the command line asks for, closed and marked whatever happens."""
     engine = make_engine(options)
     open_record = tracking(recipe, reporter)
 
@@ -101,7 +95,7 @@ def running(
         engine.warm()
         return open_record() if open_record else NullTracker()
 
-    run = kind(recipe, engine, reporter, begin)
+    run = Run(recipe, engine, reporter, begin)
     status: Status = "FAILED"
     try:
         yield run
@@ -129,7 +123,7 @@ def make_engine(options: argparse.Namespace) -> Engine:
     return InlineEngine(resume=resume)
 
 
-def tracking(recipe: Recipe | Recognition, reporter: Terminal) -> Callable[[], RunTracker] | None:
+def tracking(recipe: Any, reporter: Terminal) -> Callable[[], RunTracker] | None:
     """What opens the run's record; None where the recipe wants none."""
     if not recipe.tracking.enabled:
         return None
@@ -151,12 +145,12 @@ def tracking(recipe: Recipe | Recognition, reporter: Terminal) -> Callable[[], R
     return open_run
 
 
-def tracking_folder(recipe: Recipe | Recognition) -> Path:
+def tracking_folder(recipe: Any) -> Path:
     """Where the default store lies: the output folder, or ./runs where that is a URI."""
     return Path("runs") if "://" in recipe.output else Path(recipe.output)
 
 
-def page(recipe: Recipe | Recognition) -> str:
+def page(recipe: Any) -> str:
     """The command or address that opens MLflow's pages on the recipe's runs; empty where it records none."""
     if not recipe.tracking.enabled:
         return ""

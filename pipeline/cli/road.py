@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import yaml
 
-from pipeline.cli import recognition
 from pipeline.cli.common import add_json, add_recipe, emit, page, read_any, running, write
 from pipeline.errors import InputError
-from pipeline.methods import PICTURES
+from pipeline.methods import METHODS
 from pipeline.progress import Terminal
-from pipeline.recipe.reading import kind_of
-from pipeline.recipe.recipe import Recipe
-from pipeline.recipe.recognition import METHODS as RECOGNITION_METHODS
-from pipeline.recipe.recognition import Recognition
+from pipeline.recipe.files import kind_of
 from pipeline.recipe.schedule import Piecewise, Ramp
-from pipeline.road.run import Run
+from pipeline.recipe.settings import Section
+from pipeline.tasks.registry import task_of
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -44,7 +42,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     add_recipe(compare)
     compare.add_argument(
         "--methods",
-        help=f"of {','.join(PICTURES)} or the recipe's variants (default: compare.methods and the recipe's own)",
+        help=f"of {','.join(METHODS)} or the recipe's variants (default: compare.methods and the recipe's own)",
     )
     compare.add_argument("--seeds", type=int, default=3, help="seeds per method (default: %(default)s)")
     add_json(compare)
@@ -65,10 +63,8 @@ def _run(options: argparse.Namespace) -> None:
     from pipeline.road.results import finish, summary, table
 
     recipe, reporter = read_any(options), Terminal()
-    if isinstance(recipe, Recognition):
-        return recognition.run(options, recipe)
     methods = list(dict.fromkeys([*recipe.compare.methods, recipe.method.name]))
-    with running(options, recipe, reporter, Run) as run:
+    with running(options, recipe, reporter) as run:
         outcome = run.everything(methods, seeds(recipe, recipe.compare.seeds))
         files = finish(run, outcome, reporter.warnings, page(recipe))
     emit(options, summary(outcome, files), table(outcome) + "\n" + files.text())
@@ -78,25 +74,23 @@ def _compare(options: argparse.Namespace) -> None:
     from pipeline.road.results import compare_rows, finish, table
 
     recipe, reporter = read_any(options), Terminal()
-    if isinstance(recipe, Recognition):
-        return recognition.compare(options, recipe)
-    named = options.methods or ",".join([*recipe.compare.methods, recipe.method.name])
-    methods = list(dict.fromkeys(m.strip() for m in named.split(",") if m.strip()))
+    named = (options.methods or "").split(",") if options.methods else task_of(recipe).compared(recipe)
+    methods = list(dict.fromkeys(m.strip() for m in named if m.strip()))
     known(recipe, methods)
-    with running(options, recipe, reporter, Run) as run:
+    with running(options, recipe, reporter) as run:
         outcome = run.everything(methods, seeds(recipe, options.seeds))
         files = finish(run, outcome, reporter.warnings, page(recipe))
     emit(options, {"rows": compare_rows(outcome)}, table(outcome) + "\n" + files.text())
 
 
-def known(recipe: Recipe, methods: Sequence[str]) -> None:
+def known(recipe: Any, methods: Sequence[str]) -> None:
     """Raise InputError for a name that is neither a method nor one of the recipe's variants."""
-    names = [*PICTURES, *recipe.compare.variants]
+    names = [*recipe.known_methods, *recipe.compare.variants]
     if wrong := [m for m in methods if m not in names] or ([] if methods else ["nothing"]):
         raise InputError("--methods", f"some of {', '.join(names)}", ", ".join(wrong))
 
 
-def seeds(recipe: Recipe, count: int) -> list[int]:
+def seeds(recipe: Any, count: int) -> list[int]:
     """The recipe's seed and the ones after it."""
     if count < 1:
         raise InputError("--seeds", "at least 1", str(count))
@@ -105,37 +99,34 @@ def seeds(recipe: Recipe, count: int) -> list[int]:
 
 def _teach(options: argparse.Namespace) -> None:
     recipe, reporter = read_any(options), Terminal()
-    if isinstance(recipe, Recognition):
-        return recognition.teach(options, recipe)
-    if not recipe.teachers:
-        raise InputError(f"{options.recipe}: teachers", "at least one teacher", "none")
-    with running(options, recipe, reporter, Run) as run:
-        tiles, taught = run.teach()
-        rows = {
-            t.facts.label: {"tiles": t.tiles, "seconds": round(t.seconds, 2), "psnr_y": t.psnr_y}
-            for t in taught
-        }
-        result = {
-            "teachers": rows,
-            "shards_written": run.road.shards_written,
-            "shards_reused": run.road.shards_reused,
-        }
-    where = "held-out tiles" if tiles.held_out else "training tiles"
-    width = max(len(n) for n in rows)
-    lines = [f"{'teacher':<{width}}  {'tiles':>7}  {'seconds':>8}  PSNR-Y on {where}"]
-    lines += [
-        f"{n:<{width}}  {r['tiles']:>7}  {r['seconds']:>8.1f}  {r['psnr_y']:.2f} dB" for n, r in rows.items()
-    ]
-    lines.append(f"shards written {result['shards_written']}, reused {result['shards_reused']}")
-    emit(options, result, "\n".join(lines))
+    with running(options, recipe, reporter) as run:
+        prepared = run.teach()
+    rows = {o.label: run.task.teach_row(recipe, o) for o in prepared.all}
+    written, reused = run.planner.shards_written, run.planner.shards_reused
+    result = {"teachers": rows, "shards_written": written, "shards_reused": reused}
+    emit(options, result, f"{taught(rows)}\nshards written {written}, reused {reused}")
+
+
+def taught(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """What teachers did, as a table."""
+    keys = list(next(iter(rows.values())))
+    name = max(len("teacher"), *map(len, rows))
+    cells = {label: [_figure(row[key]) for key in keys] for label, row in rows.items()}
+    widths = [max(len(key), *(len(row[i]) for row in cells.values())) for i, key in enumerate(keys)]
+    lines = [f"{'teacher':<{name}}  " + "  ".join(f"{k:>{w}}" for k, w in zip(keys, widths))]
+    for label, row in cells.items():
+        lines.append(f"{label:<{name}}  " + "  ".join(f"{c:>{w}}" for c, w in zip(row, widths)))
+    return "\n".join(lines)
+
+
+def _figure(value: float) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def _distill(options: argparse.Namespace) -> None:
     recipe, reporter = read_any(options), Terminal()
-    if isinstance(recipe, Recognition):
-        return write(recognition.distill(options, recipe))
-    with running(options, recipe, reporter, Run) as run:
-        _, _, _, jobs = run.distill([recipe.method.name], seeds(recipe, recipe.compare.seeds))
+    with running(options, recipe, reporter) as run:
+        _, jobs = run.distill([recipe.method.name], seeds(recipe, recipe.compare.seeds))
     write("\n".join(job.output().where("weights.safetensors") for job in jobs))
 
 
@@ -153,24 +144,19 @@ def _check(options: argparse.Namespace) -> None:
 
 def documentation(model: type, indent: str = "") -> str:
     """Every field of a settings model with its meaning, nested."""
-    from pipeline.recipe.methods import KD, MTKD, PISR, Scratch
-    from pipeline.recipe.recipe import Aggregate, Best, Mean, Median, Weighted
-    from pipeline.recipe.settings import Section
-
-    choices: dict[str, tuple[type, ...]] = {
-        "fusion": (Mean, Median, Best, Weighted, Aggregate),
-        "method": (Scratch, KD, MTKD, PISR) if model is Recipe else tuple(RECOGNITION_METHODS.values()),
-    }
     lines = []
     for name, entry in model.model_fields.items():  # type: ignore[attr-defined]
         lines.append(f"{indent}{name}: {' '.join((entry.description or '').split())}".rstrip())
         nested = [
             a for a in (entry.annotation, *getattr(entry.annotation, "__args__", ())) if isinstance(a, type)
         ]
-        for section in [s for s in nested if issubclass(s, Section)]:
-            lines.append(f"{indent}  ({' '.join((section.__doc__ or '').split())})")
-            lines.append(documentation(section, indent + "  "))
-        for choice in choices.get(name, ()) if model in (Recipe, Recognition) else ():
-            lines.append(f"{indent}  {choice.__name__.lower()}: {' '.join((choice.__doc__ or '').split())}")
-            lines.append(documentation(choice, indent + "    "))
+        sections = [s for s in nested if issubclass(s, Section)]
+        for section in sections:
+            meaning = " ".join((section.__doc__ or "").split())
+            if len(sections) > 1:  # one of several, by its name
+                lines.append(f"{indent}  {section.__name__.lower()}: {meaning}")
+                lines.append(documentation(section, indent + "    "))
+            else:
+                lines.append(f"{indent}  ({meaning})")
+                lines.append(documentation(section, indent + "  "))
     return "\n".join(lines)

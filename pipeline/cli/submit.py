@@ -11,15 +11,15 @@ import os
 import posixpath
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.cli.common import write
 from pipeline.errors import InputError
 from pipeline.progress import Terminal
-from pipeline.recipe.reading import VARIABLE, load_any
-from pipeline.recipe.recipe import Recipe
-from pipeline.recipe.recognition import Recognition
+from pipeline.recipe.files import load_any
+from pipeline.recipe.reading import VARIABLE
 from pipeline.search.space import BUILT_IN
+from pipeline.tasks.registry import task_of
 
 if TYPE_CHECKING:
     from pipeline.engine.packing import Package
@@ -86,7 +86,7 @@ def _submit(options: argparse.Namespace) -> int:
     )
 
 
-def _outlives(recipe: Recipe | Recognition, file: str) -> None:
+def _outlives(recipe: Any, file: str) -> None:
     """Refuse outputs in the job's folder, which goes with the job."""
     for path, value in (("output", recipe.output), ("cache.root", recipe.cache.root)):
         if "://" not in value and not os.path.isabs(value):
@@ -125,19 +125,9 @@ def _named(job: argparse.Namespace) -> Iterator[tuple[str, str]]:
                 yield f"--{name} {one}", str(one)
 
 
-def _read_by(recipe: Recipe | Recognition, file: str) -> Iterator[tuple[str, str]]:
+def _read_by(recipe: Any, file: str) -> Iterator[tuple[str, str]]:
     """Paths that a run of the recipe reads, by their keys."""
-    if isinstance(recipe, Recognition):
-        yield from ((f"{file}: data.root", p) for p in [recipe.data.root] if p)
-        yield from ((f"{file}: teacher.checkpoint", p) for p in [recipe.teacher.checkpoint] if p)
-        return
-    for key in ("train", "lr_only", "test"):
-        for i, path in enumerate(getattr(recipe.data, key)):
-            yield f"{file}: data.{key}.{i}", path
-    for i, spec in enumerate(recipe.teachers):
-        yield f"{file}: teachers.{i}.checkpoint", spec.checkpoint
-    if path := getattr(recipe.method, "checkpoint", None):
-        yield f"{file}: method.checkpoint", path
+    yield from ((f"{file}: {key}", path) for key, path in task_of(recipe).reads(recipe))
 
 
 def _goes_along(package: Package, reads: dict[str, str], reporter: Terminal) -> None:

@@ -13,9 +13,9 @@ from pipeline.errors import InputError
 from pipeline.progress import Terminal
 from pipeline.search.report import summary, table, write
 from pipeline.search.run import Conductor, checker, run_inline, storable
-from pipeline.search.space import BUILT_IN, AnyRecipe, load_space
-from pipeline.search.subject import subject_of
+from pipeline.search.space import BUILT_IN, load_space
 from pipeline.search.sweep import Plan, Sweep
+from pipeline.tasks.registry import task_of
 from pipeline.tracking import NullTracker, RunTracker, Status
 
 
@@ -53,16 +53,16 @@ def _tune(options: argparse.Namespace) -> int:
     for name in ("trials", "concurrency", "budget"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise InputError(f"--{name}", "at least 1", str(value))
-    subject = subject_of(recipe)
-    subject.comparable(recipe)
+    task = task_of(recipe)
+    task.comparable(recipe)
     engine = make_engine(options)
     try:
         space = load_space(options.space, recipe, checker(engine, reporter))
         for note in space.notes:
             reporter.warn(note)
-        if options.objective == "accuracy" and subject.gap in [a.path for a in space.axes]:
+        if options.objective == "accuracy" and task.gap in [a.path for a in space.axes]:
             reporter.warn(
-                f"the least {subject.gap} wins by accuracy alone; --objective pareto weighs the cost too"
+                f"the least {task.gap} wins by accuracy alone; --objective pareto weighs the cost too"
             )
         plan = Plan(recipe, space, options.budget or recipe.train.steps, options.objective, options.seed)
         store = Store.open(f"{recipe.output}/{recipe.name}/sweeps/{plan.name}")
@@ -130,7 +130,7 @@ def _parent(sweep: Sweep, options: argparse.Namespace) -> RunTracker:
     )
 
 
-def _reopen(recipe: AnyRecipe, handle: Mapping[str, Any]) -> RunTracker:
+def _reopen(recipe: Any, handle: Mapping[str, Any]) -> RunTracker:
     if not handle or not recipe.tracking.enabled:
         return NullTracker()
     from pipeline.engine.store import resolve_uri

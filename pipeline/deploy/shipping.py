@@ -24,9 +24,6 @@ from pipeline.errors import FacultyError, InputError, reason
 from pipeline.report.model_card import model_card
 from students import deployed
 
-MISSING = "missing.json"
-"""Beside a student's files: {format: why it is not there}."""
-
 
 @dataclass(frozen=True, slots=True)
 class Shipped:

@@ -13,10 +13,10 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from pipeline.engine import distill, session, teach
 from pipeline.errors import FacultyError
 from pipeline.progress import Line
-from pipeline.recipe.recipe import Recipe
-from pipeline.road.engines import Job, Taught
-from pipeline.tasks.super_resolution.teach import TeachTask
-from pipeline.tasks.super_resolution.teacher_facts import TeacherFacts
+from pipeline.recipe.recipe import Teach
+from pipeline.road.engines import Taught
+from pipeline.road.job import Job
+from pipeline.road.values import Network, OutputStep
 
 MISSING = re.compile(r"No module named '([\w.]+)'")
 T = TypeVar("T")
@@ -72,12 +72,12 @@ class RayEngine:
                 yield ray.get(done)
 
     def teach(
-        self, tasks: Mapping[str, tuple[TeacherFacts, Sequence[TeachTask]]], recipe: Recipe, taught: Taught
+        self, tasks: Mapping[str, tuple[Network, Sequence[OutputStep]]], settings: Teach, taught: Taught
     ) -> None:
         self._start()
-        session.require(self.address, "an actor of `teach`", teach.needs(recipe.teach))
+        session.require(self.address, "an actor of `teach`", teach.needs(settings))
         with plain_errors():
-            teach.run(tasks, recipe.teach, taught)
+            teach.run(tasks, settings, taught)
 
     def train(
         self, jobs: Sequence[Job], lines: Mapping[str, Line], handles: Mapping[str, dict[str, Any]]
@@ -116,6 +116,6 @@ class plain_errors:
                 ) from error
             raise FacultyError(
                 f"a teacher's process died and was restarted too often: {distill.cause(error)}. Out of memory? Lower "
-                "teach.batch or teach.actors; raise teach.max_restarts for unreliable machines. "
+                "its `batch` or teach.actors; raise teach.max_restarts for unreliable machines. "
                 "Committed shards are kept."
             ) from error

@@ -1,6 +1,6 @@
 """Teacher actors: one pool a teacher, one shard in, one shard out, results written by the actor, receipts returned.
 
-An actor takes two calls at a time and lets one compute: while it does, the other reads its tiles or writes
+An actor takes two calls at a time and lets one compute: while it does, the other reads its samples or writes
 its shard. A call is idempotent, so a dead actor is restarted and its shard taught again.
 """
 
@@ -15,33 +15,33 @@ import ray
 import torch
 
 from pipeline.cache.format import Receipt
+from pipeline.cache.stats import Stats
 from pipeline.recipe.recipe import Teach
 from pipeline.road.engines import Taught
-from pipeline.tasks.super_resolution.teach import TeachTask
-from pipeline.tasks.super_resolution.teacher_facts import TeacherFacts, load
+from pipeline.road.values import Network, OutputStep
 
 CALLS = 2
 
 
 @ray.remote
 class TeacherActor:
-    """A loaded teacher."""
+    """A loaded network."""
 
-    def __init__(self, facts: TeacherFacts) -> None:
+    def __init__(self, network: Network, cache: str) -> None:
         self.device = "cuda" if ray.get_gpu_ids() else "cpu"
-        self.teacher = load(facts, self.device)
+        self.network = network.open(cache, self.device)
         self.compute = threading.Lock()
 
     def ready(self) -> None:
-        """Answers once the teacher is loaded."""
+        """Answers once the network is loaded."""
 
-    def teach(self, task: TeachTask, threads: int) -> tuple[Receipt, dict[str, float]]:
+    def teach(self, step: OutputStep, threads: int) -> tuple[Receipt, Stats]:
         """Teach one shard with `threads` CPU threads."""
-        shard = task.read()
+        shard = step.read()
         with self.compute:
             torch.set_num_threads(threads)
-            taught = task.compute(shard, self.teacher, self.device)
-        return task.commit(taught)
+            computed = step.compute(shard, self.network, self.device)
+        return step.commit(computed)
 
 
 @dataclass(slots=True)
@@ -49,11 +49,11 @@ class Pool:
     """One teacher's actors and what is left for them."""
 
     label: str
-    todo: list[TeachTask]
+    todo: list[OutputStep]
     starting: dict[Any, Any]
     """Actors by the answer that is awaited from them. Where not all fit at once, some start when others end."""
     actors: list[Any] = field(default_factory=list)
-    busy: dict[Any, tuple[Any, TeachTask]] = field(default_factory=dict)
+    busy: dict[Any, tuple[Any, OutputStep]] = field(default_factory=dict)
 
     def load_of(self, actor: Any) -> int:
         return sum(a is actor for a, _ in self.busy.values())
@@ -67,17 +67,17 @@ class Pool:
 
 
 def sizes(
-    settings: Teach, tasks: Mapping[str, tuple[TeacherFacts, Sequence[TeachTask]]], slots: int
+    settings: Teach, tasks: Mapping[str, tuple[Network, Sequence[OutputStep]]], slots: int
 ) -> dict[str, int]:
     """Actors per teacher. `auto` gives each teacher one and shares the remaining slots out by work
-    (multiply-adds x tiles).
+    (multiply-adds x samples).
     """
     if isinstance(settings.actors, int):
         wanted = dict.fromkeys(tasks, settings.actors)
     elif isinstance(settings.actors, dict):
         wanted = {label: settings.actors.get(label, 1) for label in tasks}
     else:
-        work = {n: f.multiply_adds * sum(t.tiles.rows for t in todo) for n, (f, todo) in tasks.items()}
+        work = {n: f.multiply_adds * sum(t.samples.rows for t in todo) for n, (f, todo) in tasks.items()}
         wanted = dict.fromkeys(tasks, 1)
         for _ in range(max(slots - len(tasks), 0)):
             neediest = max(wanted, key=lambda n: work[n] / wanted[n])
@@ -91,9 +91,7 @@ def needs(settings: Teach) -> dict[str, float]:
     return {"CPU": cpus, "GPU": settings.gpus_per_actor}
 
 
-def run(
-    tasks: Mapping[str, tuple[TeacherFacts, Sequence[TeachTask]]], settings: Teach, taught: Taught
-) -> None:
+def run(tasks: Mapping[str, tuple[Network, Sequence[OutputStep]]], settings: Teach, taught: Taught) -> None:
     """Teach everything. Raises what a teacher raised, or RayActorError when an actor died more often than allowed."""
     resources = ray.cluster_resources()
     cpus, gpus = int(resources.get("CPU", 1)), resources.get("GPU", 0.0)
@@ -114,8 +112,8 @@ def run(
     )
     pools = []
     try:
-        for label, (facts, todo) in tasks.items():
-            actors = [actor.remote(facts) for _ in range(counts[label])]
+        for label, (network, todo) in tasks.items():
+            actors = [actor.remote(network, todo[0].cache) for _ in range(counts[label])]
             pools.append(Pool(label, list(todo), {each.ready.remote(): each for each in actors}))
         _drive(pools, cpus, settings.threads, taught)
     finally:

@@ -23,7 +23,7 @@ class MethodEntry:
     phases: Callable[[Any, Any, Any], list[PhaseBuilder]] | None = None
     """For super-resolution: (settings, training, makes a student) -> phases; None where it does not serve it."""
     recogniser: Callable[..., Phase] | None = None
-    """For recognition: (recipe, student, teacher's width, fill) -> its phase at LR; None where it does not serve it."""
+    """For recognition: (lesson, student) -> its phase at LR; None where it does not serve it."""
 
     @property
     def tasks(self) -> tuple[str, ...]:

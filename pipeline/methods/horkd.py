@@ -18,19 +18,17 @@ from torch import Tensor, nn
 from pipeline.losses import relational
 from pipeline.losses.feature import feature_regression
 from pipeline.losses.gather import gathered
-from pipeline.losses.soft_labels import soft_labels
 from pipeline.methods.base import Phase
-from pipeline.methods.outputs import Fill, active, output_phase
-from pipeline.recipe.recognition import HORKD, Recognition
+from pipeline.methods.outputs import Lesson, active, output_phase
+from pipeline.recipe.recognition_methods import HORKD
 from pipeline.recipe.schedule import Weight
 
 ORDERS = ("order1", "order2", "order3", "group")
 
 
-def assistant_phase(
-    recipe: Recognition, assistant: nn.Module, teacher_width: int, fill: Fill | None = None
-) -> Phase:
+def assistant_phase(lesson: Lesson, assistant: nn.Module) -> Phase:
     """HORKD's first step: the assistant at HR learns from the teacher."""
+    recipe = lesson.recipe
     method = recipe.method
     assert isinstance(method, HORKD)
     weights = active({name: getattr(method, name) for name in ("task", "soft", *ORDERS)})
@@ -39,22 +37,19 @@ def assistant_phase(
         t = batch["teacher/embedding"]
         found = _relations(method, weights, a, t, a, t)
         if "soft" in weights:
-            found["soft"] = soft_labels(out["logits"], batch["teacher/logits"], method.temperature)
+            found["soft"] = lesson.imitate(out["logits"], batch["teacher/logits"], method.temperature)
         return found
 
     settings = method.assistant_train or recipe.train
     columns = ("teacher/logits", "teacher/embedding")
-    width = teacher_width if "order1" in weights else None
-    return output_phase(
-        recipe, assistant, settings, "assistant", weights, columns, terms, fill=fill, width=width
-    )
+    width = lesson.width if "order1" in weights else None
+    return output_phase(lesson, assistant, settings, "assistant", weights, columns, terms, width=width)
 
 
-def recogniser(
-    recipe: Recognition, student: nn.Module, teacher_width: int, fill: Fill | None = None
-) -> Phase:
+def recogniser(lesson: Lesson, student: nn.Module) -> Phase:
     """The second step: the student at LR learns from the assistant and the teacher, both at HR."""
-    method, width = recipe.method, teacher_width
+    recipe, width = lesson.recipe, lesson.width
+    method = recipe.method
     assert isinstance(method, HORKD)
     weights = active({name: getattr(method, name) for name in ("task", "soft", *ORDERS)})
     helpers = {"teacher": method.gamma} if method.gamma or not method.assistant else {}
@@ -76,15 +71,13 @@ def recogniser(
             ).items():
                 found[name] = found.get(name, 0.0) + share * value
             if "soft" in weights:
-                loss = soft_labels(out["logits"], batch[f"{helper}/logits"], method.temperature)
+                loss = lesson.imitate(out["logits"], batch[f"{helper}/logits"], method.temperature)
                 found["soft"] = found.get("soft", 0.0) + share * loss
         return found
 
     columns = tuple(f"{helper}/{column}" for helper in helpers for column in ("logits", "embedding"))
     adapted = width if "teacher" in helpers and "order1" in weights else None
-    return output_phase(
-        recipe, student, recipe.train, "student", weights, columns, terms, fill=fill, width=adapted
-    )
+    return output_phase(lesson, student, recipe.train, "student", weights, columns, terms, width=adapted)
 
 
 def _relations(

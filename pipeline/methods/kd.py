@@ -14,12 +14,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from pipeline.losses.pixel import l1
-from pipeline.losses.soft_labels import soft_labels
 from pipeline.methods.base import Batch, Modules, Phase, PhaseBuilder, masked_l1, seen_by
-from pipeline.methods.outputs import Fill, active, output_phase
+from pipeline.methods.outputs import Lesson, active, output_phase
 from pipeline.recipe.methods import KD
-from pipeline.recipe.recognition import KD as SoftLabels
-from pipeline.recipe.recognition import Recognition
+from pipeline.recipe.recognition_methods import KD as SoftLabels
 from pipeline.recipe.settings import Train
 
 
@@ -48,17 +46,14 @@ def kd(method: KD, settings: Train, student: Callable[[], nn.Module]) -> list[Ph
     return [build]
 
 
-def recogniser(
-    recipe: Recognition, student: nn.Module, teacher_width: int, fill: Fill | None = None
-) -> Phase:
+def recogniser(lesson: Lesson, student: nn.Module) -> Phase:
     """The LR student on its task and the teacher's soft labels."""
+    recipe = lesson.recipe
     method = recipe.method
     assert isinstance(method, SoftLabels)
     weights = active({"task": method.task, "soft": method.soft})
 
     def terms(out: dict[str, Tensor], s: Tensor, batch: Any) -> dict[str, Tensor]:
-        return {"soft": soft_labels(out["logits"], batch["teacher/logits"], method.temperature)}
+        return {"soft": lesson.imitate(out["logits"], batch["teacher/logits"], method.temperature)}
 
-    return output_phase(
-        recipe, student, recipe.train, "student", weights, ("teacher/logits",), terms, fill=fill
-    )
+    return output_phase(lesson, student, recipe.train, "student", weights, ("teacher/logits",), terms)

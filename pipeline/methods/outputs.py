@@ -4,16 +4,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 from torch import Tensor, nn
 
 from pipeline.methods.base import Adversary, Batch, Modules, Phase
-from pipeline.recipe.recognition import Recognition
 from pipeline.recipe.schedule import Weight
 from pipeline.recipe.settings import Budget
-from pipeline.tasks.recognition.tasks import task_loss
+from pipeline.tasks.recognition.recipe import Recognition
 
 Fill = Callable[[MutableMapping[str, Tensor]], None]
 """Adds the teacher's outputs to a batch where they are not cached."""
@@ -22,8 +22,24 @@ Terms = Callable[[dict[str, Tensor], Tensor, Any], dict[str, Tensor]]
 STUDENT, ADAPTER, DISCRIMINATOR = "student", "adapter", "discriminator"
 
 
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What a method gets of its task: nothing here says which task it is."""
+
+    recipe: Recognition
+    loss: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Tensor]
+    """(outputs, batch) -> the task's loss."""
+    imitate: Callable[[Tensor, Tensor, float], Tensor]
+    """(student's logits, teacher's logits, temperature) -> how far the student's answers are from the teacher's."""
+    truth: str
+    """The column of a batch that the loss compares with."""
+    width: int = 0
+    """Of the teacher's embedding."""
+    fill: Fill | None = None
+
+
 def output_phase(
-    recipe: Recognition,
+    lesson: Lesson,
     network: nn.Module,
     settings: Budget,
     name: str,
@@ -31,12 +47,11 @@ def output_phase(
     columns: tuple[str, ...],
     terms: Terms,
     *,
-    fill: Fill | None = None,
     width: int | None = None,
     adversary: Adversary | None = None,
 ) -> Phase:
     """A phase whose losses are the task's and `terms(outputs, adapted embedding, batch)`."""
-    modules = {STUDENT: network}
+    modules, fill = {STUDENT: network}, lesson.fill
     own = cast(nn.Linear, network.embed).out_features
     if width is not None and width != own:
         modules[ADAPTER] = nn.Linear(own, width)
@@ -46,14 +61,13 @@ def output_phase(
             fill(cast(MutableMapping[str, Tensor], batch))
         out = live[STUDENT](batch["lr"])
         s = live[ADAPTER](out["embedding"]) if ADAPTER in live else out["embedding"]
-        return {"task": task_loss(out, batch, recipe.loss), **terms(out, s, batch)}
+        return {"task": lesson.loss(out, batch), **terms(out, s, batch)}
 
-    target = "mask" if recipe.task == "segmentation" else "label"
     read = ("hr",) if fill is not None and columns else columns
     return Phase(
         name=name,
         modules=modules,
-        sources=("lr", target, *read),
+        sources=("lr", lesson.truth, *read),
         losses=losses,
         weights=weights,
         settings=settings,

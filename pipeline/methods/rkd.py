@@ -17,17 +17,15 @@ from pipeline.losses.feature import feature_regression
 from pipeline.losses.gather import gathered
 from pipeline.losses.mmd import mmd
 from pipeline.losses.pairwise import pairwise
-from pipeline.losses.soft_labels import soft_labels
 from pipeline.methods.base import Adversary, Batch, Modules, Phase
-from pipeline.methods.outputs import DISCRIMINATOR, Fill, active, output_phase
-from pipeline.recipe.recognition import RKD, Recognition
+from pipeline.methods.outputs import DISCRIMINATOR, Lesson, active, output_phase
+from pipeline.recipe.recognition_methods import RKD
 
 
-def recogniser(
-    recipe: Recognition, student: nn.Module, teacher_width: int, fill: Fill | None = None
-) -> Phase:
+def recogniser(lesson: Lesson, student: nn.Module) -> Phase:
     """The LR student; where its embedding is not as wide as the teacher's, a linear map adapts it."""
-    method, width = recipe.method, teacher_width
+    recipe, width = lesson.recipe, lesson.width
+    method = recipe.method
     assert isinstance(method, RKD)
     names = ("task", "adversarial", "soft", "feature", "map", "pairwise", "mmd")
     weights = active({name: getattr(method, name) for name in names})
@@ -38,7 +36,7 @@ def recogniser(
         t = batch["teacher/embedding"]
         found = {}
         if "soft" in weights:
-            found["soft"] = soft_labels(out["logits"], batch["teacher/logits"], method.temperature)
+            found["soft"] = lesson.imitate(out["logits"], batch["teacher/logits"], method.temperature)
         if "feature" in weights:
             found["feature"] = feature_regression(s, t)
         if "map" in weights:
@@ -65,14 +63,13 @@ def recogniser(
 
         adversary = Adversary({DISCRIMINATOR: critic}, contest, lr=method.discriminator_lr)
     return output_phase(
-        recipe,
+        lesson,
         student,
         recipe.train,
         "student",
         weights,
         tuple(columns),
         terms,
-        fill=fill,
         width=width if len(weights.keys() - {"task", "soft", "map"}) else None,
         adversary=adversary,
     )

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from pipeline.losses.pixel import l1
 from pipeline.methods.base import Batch, Modules, Phase, PhaseBuilder, seen_by
-from pipeline.methods.outputs import Fill, alone, output_phase
+from pipeline.methods.outputs import Lesson, alone, output_phase
 from pipeline.recipe.methods import Scratch
-from pipeline.recipe.recognition import Recognition
-from pipeline.recipe.recognition import Scratch as TaskAlone
+from pipeline.recipe.recognition_methods import Scratch as TaskAlone
 from pipeline.recipe.settings import Budget, Train
 
 
@@ -44,14 +43,13 @@ def scratch(method: Scratch, settings: Train, student: Callable[[], nn.Module]) 
     return [build]
 
 
-def task_phase(recipe: Recognition, network: nn.Module, settings: Budget, name: str = "teacher") -> Phase:
+def task_phase(lesson: Lesson, network: nn.Module, settings: Budget, name: str = "teacher") -> Phase:
     """A network that learns the task alone."""
-    return output_phase(recipe, network, settings, name, {"task": 1.0}, (), alone)
+    return output_phase(lesson, network, settings, name, {"task": 1.0}, (), alone)
 
 
-def recogniser(
-    recipe: Recognition, student: nn.Module, teacher_width: int, fill: Fill | None = None
-) -> Phase:
+def recogniser(lesson: Lesson, student: nn.Module) -> Phase:
     """The LR student on its task."""
+    recipe = lesson.recipe
     assert isinstance(recipe.method, TaskAlone)
-    return output_phase(recipe, student, recipe.train, "student", {"task": recipe.method.task}, (), alone)
+    return output_phase(lesson, student, recipe.train, "student", {"task": recipe.method.task}, (), alone)

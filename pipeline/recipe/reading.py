@@ -21,10 +21,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import InputError
-from pipeline.recipe.methods import METHODS
-from pipeline.recipe.recipe import Aggregate, Best, Mean, Median, Recipe, Weighted
-from pipeline.recipe.recognition import METHODS as RECOGNITION_METHODS
-from pipeline.recipe.recognition import Recognition
+from pipeline.recipe.recipe import Aggregate, Best, Mean, Median, Weighted
 
 Model = TypeVar("Model", bound=BaseModel)
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -33,34 +30,11 @@ LARGEST = 100_000
 """Values that a recipe may hold."""
 
 
-def load_any(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe | Recognition:
-    """Read and validate a recipe; one with the key `task` is a recognition recipe.
+def read(path: str | Path, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A recipe file's content with `overrides`, `a.b.c=value` with YAML values, not yet validated.
 
-    `overrides` are `a.b.c=value` with YAML values. Raises InputError naming the recipe's path, the key, what was
-    expected and what was found.
+    Raises InputError naming the file for what is no table of settings.
     """
-    content = _read(path, overrides)
-    return checked(_kind(content), content, str(path))
-
-
-def kind_of(path: str | Path, overrides: tuple[str, ...] = ()) -> type[Recipe] | type[Recognition]:
-    """What a recipe's file is meant to be, valid or not. Raises InputError for a file that is no table of settings."""
-    return _kind(_read(path, overrides))
-
-
-def _kind(content: Mapping[str, Any]) -> type[Recipe] | type[Recognition]:
-    return Recognition if "task" in content else Recipe
-
-
-def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
-    """As `load_any`, for what works on super-resolution alone. Raises InputError for a recognition recipe."""
-    recipe = load_any(path, overrides)
-    if not isinstance(recipe, Recipe):
-        raise InputError(str(path), "a super-resolution recipe", f"one of task {recipe.task}")
-    return recipe
-
-
-def _read(path: str | Path, overrides: tuple[str, ...]) -> dict[str, Any]:
     file = Path(path)
     if not file.is_file():
         raise InputError(str(path), "a recipe file (YAML)", "no such file", "See recipes/ for examples.")
@@ -142,16 +116,22 @@ def _written_out(node: yaml.Node, known: dict[int, float]) -> float:
     return known[id(node)]
 
 
-def with_method(recipe: Recipe, method: str) -> Recipe:
-    """The same recipe with another method or variant: the recipe's own settings where it has some, else defaults.
+def with_method(recipe: Model, method: str) -> Model:
+    """The same recipe with another method or variant: its own settings where it is the recipe's, else the variant's,
+    those of `compare.settings` where the recipe has such, or defaults.
 
-    Raises InputError where the recipe lacks what the method needs.
+    Raises InputError for an unknown name, and where the recipe lacks what the method needs.
     """
-    if method == recipe.method.name:
+    own: Any = recipe
+    if method == own.method.name:
         return recipe
-    variant = recipe.compare.variants.get(method)
-    chosen = variant.model_dump(mode="json") if variant else {"name": method}
-    return checked(Recipe, {**recipe.model_dump(mode="json"), "method": chosen}, f"method {method}")
+    variant = own.compare.variants.get(method)
+    if variant is None and method not in own.known_methods:
+        names = ", ".join([*own.known_methods, *own.compare.variants])
+        raise InputError("method", f"one of {names}", repr(method))
+    settings = getattr(own.compare, "settings", {}).get(method, {})
+    chosen = variant.model_dump(mode="json") if variant else {**settings, "name": method}
+    return checked(type(recipe), {**recipe.model_dump(mode="json"), "method": chosen}, f"method {method}")
 
 
 def changed(recipe: Model, values: Mapping[str, Any], where: str) -> Model:
@@ -194,7 +174,7 @@ def checked(model: type[Model], content: dict[str, Any], where: str) -> Model:
 def _siblings(recipe: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     """The keys allowed where an unknown one stood."""
     model: Any = recipe
-    methods = METHODS if recipe is Recipe else RECOGNITION_METHODS
+    methods = getattr(recipe, "known_methods", {})
     for part in location[:-1]:
         field = getattr(model, "model_fields", {}).get(part)
         if field is None:

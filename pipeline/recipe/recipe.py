@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, Union
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import Field, model_validator
 
@@ -50,21 +51,26 @@ class Cache(Section):
     """How teacher outputs are stored: `uint8` (0..255, rounded) or `float16` (0..1, unclamped)."""
 
 
-class Teach(Section):
-    """How the teachers are run."""
+class Actors(Section):
+    """The processes that run the teachers."""
 
     actors: Positive | dict[str, Positive] | Literal["auto"] = "auto"
     """Actors per teacher: a number, a table by teacher name, or `auto` (shared out by measured cost)."""
     cpus_per_actor: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     """CPU share that Ray reserves per actor."""
-    gpus_per_actor: Annotated[float, Field(ge=0)] = 0.0
-    """GPU share per actor; 0.25 puts four actors on one GPU."""
     threads: Positive | Literal["auto"] = "auto"
     """CPU threads of an actor; `auto` shares the cores between the actors that have work, anew for each shard."""
-    batch: Positive = 8
-    """Tiles per forward pass."""
     max_restarts: Annotated[int, Field(ge=0)] = 3
     """How often a dead actor is restarted (its shard is taught again) before the run fails."""
+
+
+class Teach(Actors):
+    """How the teachers are run."""
+
+    gpus_per_actor: Annotated[float, Field(ge=0)] = 0.0
+    """GPU share per actor; 0.25 puts four actors on one GPU."""
+    batch: Positive = 8
+    """Tiles per forward pass."""
 
 
 class Mean(Section):
@@ -184,6 +190,8 @@ class Tracking(Section):
 
 class Recipe(Section):
     """One run, from pictures and checkpoints to a student."""
+
+    known_methods: ClassVar[Mapping[str, type[Section]]] = METHODS
 
     name: Name
     """Names the run, its output folder and its MLflow experiment."""

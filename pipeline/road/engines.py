@@ -1,4 +1,4 @@
-"""What the road asks of whoever runs it, and the plain way to do it: here, in this process, one thing after the other.
+"""What the planner asks of whoever runs it, and the plain way to do it: in this process, one thing after the other.
 
 The Ray engine (pipeline/engine) does the same over actors and workers. Both call the same functions in
 pipeline/tasks, so a result does not tell which engine made it.
@@ -14,31 +14,14 @@ import torch
 
 from pipeline.cache.format import Receipt
 from pipeline.progress import Line
-from pipeline.tasks.super_resolution.distill import Listener
-from pipeline.tasks.super_resolution.teach import TeachTask
-from pipeline.tasks.super_resolution.teacher_facts import TeacherFacts, load
+from pipeline.recipe.recipe import Teach
+from pipeline.road.job import Job, Listener
+from pipeline.road.values import Network, OutputStep
 from pipeline.tracking import NullTracker, RunTracker
 
 T = TypeVar("T")
 R = TypeVar("R")
 Taught = Callable[[str, Receipt, dict[str, float]], None]
-
-
-class Job(Protocol):
-    """A training by value."""
-
-    @property
-    def label(self) -> str:
-        """Names it in its run."""
-
-    @property
-    def spec(self) -> Any:
-        """Its recipe, with `distill`."""
-
-    def run(
-        self, *, device: str = "cpu", rank: int = 0, world: int = 1, listener: Listener | None = None
-    ) -> dict[str, Any] | None:
-        """Train from wherever it stands to its end."""
 
 
 class Engine(Protocol):
@@ -59,9 +42,9 @@ class Engine(Protocol):
         ...
 
     def teach(
-        self, tasks: Mapping[str, tuple[TeacherFacts, Sequence[TeachTask]]], recipe: Any, taught: Taught
+        self, tasks: Mapping[str, tuple[Network, Sequence[OutputStep]]], settings: Teach, taught: Taught
     ) -> None:
-        """Run every teacher's tasks; `taught(label, receipt, stats)` after each committed shard."""
+        """Run every network's steps; `taught(label, receipt, stats)` after each committed shard."""
         ...
 
     def train(
@@ -99,12 +82,12 @@ class InlineEngine:
             yield function(item, self.device)
 
     def teach(
-        self, tasks: Mapping[str, tuple[TeacherFacts, Sequence[TeachTask]]], recipe: Any, taught: Taught
+        self, tasks: Mapping[str, tuple[Network, Sequence[OutputStep]]], settings: Teach, taught: Taught
     ) -> None:
-        for label, (facts, todo) in tasks.items():
-            teacher = load(facts, self.device)
-            for task in todo:
-                receipt, stats = task.run(teacher, self.device)
+        for label, (network, todo) in tasks.items():
+            loaded = network.open(todo[0].cache, self.device)
+            for step in todo:
+                receipt, stats = step.commit(step.compute(step.read(), loaded, self.device))
                 taught(label, receipt, stats)
 
     def train(

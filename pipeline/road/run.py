@@ -1,66 +1,22 @@
-"""A whole run: the cache, the trainings, the scores, the exports, the report. Everything that is there
-already is skipped.
-"""
+"""A whole run, whatever its task: the cache, the trainings, the scores. Everything that is there already is skipped."""
 
 from __future__ import annotations
 
-import io
-import math
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from pipeline.cache import records, stamps
-from pipeline.cache.fingerprint import file_sha256, fingerprint
 from pipeline.cache.mending import mends
 from pipeline.cache.store import Store
-from pipeline.data.files import there
-from pipeline.deploy.evaluate import BenchmarkSet, announce, load_set
-from pipeline.deploy.shipping import check_student
-from pipeline.errors import InputError
-from pipeline.means import exact_note, exact_pictures
-from pipeline.methods import PICTURES
-from pipeline.metrics import PROTOCOL
 from pipeline.progress import Once, Reporter
 from pipeline.recipe.reading import with_method
-from pipeline.recipe.recipe import Recipe
 from pipeline.road.engines import Engine
+from pipeline.road.job import Job
+from pipeline.road.planner import Planner
 from pipeline.road.tracked import Tracked
-from pipeline.tasks.super_resolution.distill import TrainJob
-from pipeline.tasks.super_resolution.jobs import check_privileged, student_job, teacher_job, told_apart
-from pipeline.tasks.super_resolution.score import BOOKS, Model, Scored, ScoreTask
-from pipeline.tasks.super_resolution.targets import Cached, Fused, Road, Taught
+from pipeline.road.values import Needs, Outcome, Outputs, Prepared, Samples
+from pipeline.tasks.registry import task_of
 from pipeline.tracking import RunTracker
-from students import build
-
-SCORES_AT_RISK = 16
-"""Pictures between two savings of the scores: what a kill can cost."""
-Scores = dict[str, dict[str, dict[str, tuple[float, float]]]]
-"""{identity of the model: {set: {picture: (PSNR dB, SSIM)}}}"""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a run came to."""
-
-    recipe: Recipe
-    tiles: Cached
-    taught: list[Taught]
-    fused: Fused | None
-    jobs: list[TrainJob]
-    models: list[Model]
-    scores: Scores
-    sets: list[str]
-    strip: dict[str, np.ndarray] = field(default_factory=dict)
-    """One test picture by every model: {"LR": ..., identity: ..., "HR": ...}, each HWC uint8."""
-
-    def exact(self, set_name: str) -> list[str]:
-        """The set's pictures that no mean of PSNR counts: some model reproduces them exactly."""
-        return exact_pictures(by_set[set_name] for by_set in self.scores.values())
 
 
 class Run:
@@ -68,293 +24,160 @@ class Run:
 
     def __init__(
         self,
-        recipe: Recipe,
+        recipe: Any,
         engine: Engine,
         reporter: Reporter,
         open_run: Callable[[], RunTracker] | None = None,
     ) -> None:
         self.recipe, self.engine, self.reporter = recipe, engine, Once(reporter)
+        self.task = task_of(recipe)
         self.tracked = Tracked(open_run)
-        self.road = Road(recipe, engine, self.reporter, self.tracked.begin)
+        self.planner = Planner(recipe, self.task.actors(recipe), engine, self.reporter, self.tracked)
         self.output = Store.open(f"{recipe.output}/{recipe.name}")
-        self.stores = (self.road.store, self.output)
-        self.tested: Sequence[BenchmarkSet] = ()
+        self.stores = (self.planner.store, self.output)
+        self.tested: Any = None
+        """The test pictures, where the task reads them before the work begins."""
 
     def check(self, methods: Sequence[str]) -> None:
-        """Refuse what cannot work before anything is started: a teacher's file, the student, a method's settings.
-
-        Raises InputError.
-        """
-        recipe = self.recipe
-        check_sources(recipe)
-        settings = {m: with_method(recipe, m).method for m in methods}
-        if any(s.target != "none" for s in settings.values()):
-            self.road.check_teachers()
-        student = partial(build, recipe.student.name, recipe.scale, **recipe.student.options)
-        student()
-        if warning := check_student(recipe.student.name, recipe.scale, recipe.student.options, self.output):
-            self.reporter.warn(warning)
+        """Refuse what cannot work before anything is started. Raises InputError."""
         for method in methods:
-            PICTURES[settings[method].name](settings[method], recipe.train, student)
-            check_privileged(with_method(recipe, method))
+            with_method(self.recipe, method)
+        self.task.check(self, methods)
 
     @mends
-    def teach(self) -> tuple[Cached, list[Taught]]:
-        """Tiles and teacher outputs."""
-        check_sources(self.recipe)
-        self.road.check_teachers()
-        with self.road.locked():
-            tiles = self.road.tiles()
-            return tiles, self._teach(tiles)
-
-    def _teach(self, tiles: Cached) -> list[Taught]:
-        before = self.road.shards_written
-        taught = self.road.teach(tiles)
-        if self.road.shards_written > before:
-            record = self.tracked.child("teach")
-            for t in taught:
-                name = t.facts.label
-                record.metrics(
-                    {f"{name}/psnr_y": t.psnr_y, f"{name}/seconds": t.seconds, f"{name}/tiles": t.tiles}, 0
-                )
-            record.tags({f"sha256.{t.facts.label}": t.facts.sha256 for t in taught})
-            record.tags({"tiles": tiles.train.fingerprint})
-            record.finish()
-        return taught
+    def teach(self) -> Prepared:
+        """Samples and teachers' outputs; fused ones too where that takes no training. Raises InputError."""
+        self.task.check(self, ())
+        several = self.task.needs(self.recipe, (), True).fused
+        with self.planner.locked():
+            samples = self._samples()
+            teachers = self._teachers(samples, True)
+            return Prepared(samples, teachers, self._fused(samples, teachers, True) if several else None)
 
     @mends
-    def distill(
-        self, methods: Sequence[str], seeds: Sequence[int]
-    ) -> tuple[Cached, list[Taught], Fused | None, list[TrainJob]]:
-        """Train every method from every seed, on targets that are made where they are missing."""
-        tiles, taught, fused = self.prepare(methods)
-        jobs = [student_job(self.recipe, tiles, taught, fused, m, seed) for m in methods for seed in seeds]
-        self._train([job for job in jobs if job.result() is None])
-        return tiles, taught, fused, jobs
-
-    @mends
-    def prepare(self, methods: Sequence[str]) -> tuple[Cached, list[Taught], Fused | None]:
-        """What these methods train on, made where it is missing."""
+    def prepare(self, methods: Sequence[str], scored: bool = False) -> Prepared:
+        """What these methods train on, made where it is missing. Raises InputError."""
         self.check(methods)
-        with self.road.locked():
-            tiles = self.road.tiles()
-            self._warn_of_known()
-            targets = {with_method(self.recipe, m).method.target for m in methods}
-            taught = self._teach(tiles) if targets - {"none"} else []
-            fused = (
-                self.road.fuse(tiles, taught, lambda job: self._train_helpers([job]))
-                if "fused" in targets
-                else None
-            )
-        teachers = {j.folder: j for m in methods if (j := teacher_job(self.recipe, tiles, m)) is not None}
-        self._train_helpers(told_apart(list(teachers.values())))
-        return tiles, taught, fused
+        return self._prepared(methods, self.task.needs(self.recipe, methods, scored))
 
-    def _warn_of_known(self) -> None:
-        """Name the test sets with pictures that are trained or validated on."""
-        for benchmark in self.tested:
-            pictures = benchmark.survey.pictures if benchmark.survey else []
-            if known := [p.name for p in pictures if p.pixels in self.road.pictures]:
-                named = ", ".join(known[:5]) + (", ..." if len(known) > 5 else "")
-                self.reporter.warn(
-                    f"test set {benchmark.name}: {len(known)} of {len(pictures)} pictures are among the training "
-                    f"pictures ({named}); its figures say little about other pictures"
-                )
-
-    def _train_helpers(self, jobs: list[TrainJob]) -> None:
-        """Train networks that students learn from. They get no scores, so their records end here."""
-        self._train([job for job in jobs if job.result() is None])
-        for job in jobs:
-            self.tracked.end(job.label)
-
-    def _train(self, jobs: list[TrainJob]) -> None:
-        """Train what has no result yet. One command at a time trains a job; a second waits and finds it done."""
-        with ExitStack() as stack:
-            # In one order, so that no two wait for each other.
-            for job in sorted(jobs, key=lambda j: j.folder):
-                waiting = partial(self._waiting, job.label)
-                stack.enter_context(job.output().lock("training.lock", on_wait=waiting))
-            jobs = [job for job in jobs if job.result() is None]
-            if jobs:
-                self._train_now(jobs)
-
-    def _waiting(self, label: str, owner: str) -> None:
-        self.reporter.say(f"{label} is being trained by {owner}; waiting for it")
-
-    def _train_now(self, jobs: list[TrainJob]) -> None:
-        self.tracked.begin()
-        records = {job.label: self.tracked.training(job) for job in jobs}
-        with ExitStack() as stack:
-            lines = {
-                job.label: stack.enter_context(self.reporter.line(job.label, job.steps, "steps"))
-                for job in jobs
-            }
-            self.engine.train(jobs, lines, {job.label: records[job.label].handle() for job in jobs})
+    @mends
+    def distill(self, methods: Sequence[str], seeds: Sequence[int]) -> tuple[Prepared, list[Job]]:
+        """Train every method from every seed, on what is made where it is missing."""
+        prepared = self.prepare(methods)
+        return prepared, self._students(prepared, methods, seeds)
 
     @mends
     def everything(self, methods: Sequence[str], seeds: Sequence[int]) -> Outcome:
         """The road to its end: cache, trainings, scores."""
-        sets = self.tested = self.sets()
-        for benchmark in sets:
-            if benchmark.survey is not None:
-                announce(benchmark.survey, self.reporter, tested=True)
-        tiles, taught, fused, jobs = self.distill(methods, seeds)
-        models = self.models(taught, fused, jobs)
-        scores, strip = self.score(models, sets)
-        names = [benchmark.name for benchmark in sets]
-        outcome = Outcome(self.recipe, tiles, taught, fused, jobs, models, scores, names, strip)
-        for benchmark in sets:
-            if exact := outcome.exact(benchmark.name):
-                self.reporter.warn(exact_note(benchmark.name, exact, len(benchmark.pictures)))
-        return outcome
+        self.tested = self.task.tested(self)
+        prepared = self.prepare(methods, scored=True)
+        jobs = self._students(prepared, methods, seeds)
+        results, sets, scores = self.task.score(self, prepared, jobs)
+        return Outcome(self.recipe, prepared, jobs, results, sets, scores)
 
-    def models(self, taught: Sequence[Taught], fused: Fused | None, jobs: Sequence[TrainJob]) -> list[Model]:
-        """Everything that the table compares, baselines first. A teacher called as another of them shows its role."""
-        scale = self.recipe.scale
-        models = [Model("bicubic", "bicubic", f"bicubic-x{scale}")]
-        taken = {"bicubic", "LR", "HR", *(job.label for job in jobs), *(job.group for job in jobs)}
-        for t in taught:
-            read = "".join(f"-{k}-{v}" for k, v in sorted(t.facts.reading.items()))
-            identity = f"teacher-x{scale}-{t.facts.sha256[:16]}-{t.facts.precision}{read}"
-            name = f"{t.facts.label} (teacher)" if t.facts.label in taken else t.facts.label
-            models.append(Model(name, "teacher", identity, facts=t.facts))
-        if fused is not None and fused.kind != "best":
-            fusion = {
-                "kind": fused.kind,
-                "weights": fused.weights,
-                "config": self.recipe.fusion.model_dump(),
-                "teachers": [m.identity for m in models if m.role == "teacher"],
-            }
-            weights = (self.road.store.uri, fused.network) if fused.network else None
-            identity = "fused-" + fused.cached.folder.split("-")[-1]
-            models.append(Model(f"fused ({fused.kind})", "fused", identity, weights=weights, fusion=fusion))
-        for job in jobs:
-            weights = (job.output().uri, "weights.safetensors")
-            models.append(Model(job.label, "student", student_identity(job), weights=weights, row=job.group))
-        return models
+    def student(self, prepared: Prepared, method: str, gap: int, seed: int) -> Job:
+        """The training of one student on what is prepared."""
+        return self.task.student(with_method(self.recipe, method), prepared, method, gap, seed)
 
-    def sets(self) -> list[BenchmarkSet]:
-        """The recipe's test pictures, all decoded once.
+    def _students(self, prepared: Prepared, methods: Sequence[str], seeds: Sequence[int]) -> list[Job]:
+        gaps = self.task.gaps(self.recipe)
+        jobs = [self.student(prepared, m, gap, seed) for gap in gaps for m in methods for seed in seeds]
+        self.planner.train(jobs)
+        return jobs
 
-        Raises InputError for a missing or bad picture, and for two sets of one name.
-        """
-        found: dict[str, BenchmarkSet] = {}
-        for folder in self.recipe.data.test:
-            benchmark = load_set(folder, self.recipe.scale)
-            if benchmark.name in found:
-                raise InputError(
-                    f"data.test: {folder}",
-                    "sets of different names",
-                    f"a second {benchmark.name}",
-                    "Rename a folder.",
-                )
-            found[benchmark.name] = benchmark
-        return list(found.values())
+    def _samples(self) -> Samples:
+        samples = self.planner.samples(self.task.samples(self.planner), self.task.made)
+        self.task.look(self, samples)
+        return samples
 
-    def score(
-        self, models: list[Model], sets: Sequence[BenchmarkSet]
-    ) -> tuple[Scores, dict[str, np.ndarray]]:
-        """Every model on every test picture; known scores are read, one picture is kept to look at."""
-        recipe = self.recipe
-        books = {m.identity: self._book(m) for m in models}
-        tasks = []
-        places: dict[tuple[str, str], str] = {}
-        for benchmark, name, path in ((b, n, p) for b in sets for n, p in b.pictures):
-            place = f"{benchmark.name}/{name}:{file_sha256(path)[:16]}"
-            place += f":p{PROTOCOL}" if name in benchmark.grey else ""  # others are as under protocol 1
-            places[benchmark.name, name] = place
-            wanted = tuple(key for key, book in books.items() if place not in book)
-            if wanted:
-                needs_teachers = any(m.role == "fused" and m.identity in wanted for m in models)
-                chosen = tuple(
-                    m for m in models if m.identity in wanted or (needs_teachers and m.role == "teacher")
-                )
-                tasks.append(ScoreTask(benchmark.name, name, path, recipe.scale, chosen, wanted))
-        if tasks:
-            self.tracked.begin()
-            unsaved = 0
-            with self.reporter.line("evaluate", len(tasks), "pictures") as line:
-                for scored in self.engine.map(_score, tasks, gpus=recipe.teach.gpus_per_actor):
-                    for key, score in scored.scores.items():
-                        books[key][places[scored.set_name, scored.picture]] = score
-                    line.advance(note=f"{scored.set_name}/{scored.picture}")
-                    unsaved += 1
-                    if unsaved == SCORES_AT_RISK:
-                        self._save_books(models, books)
-                        unsaved = 0
-            self._save_books(models, books)
-        scores: Scores = {m.identity: {b.name: {} for b in sets} for m in models}
-        for (set_name, picture), place in places.items():
-            for model in models:
-                psnr, ssim = books[model.identity][place]
-                scores[model.identity][set_name][picture] = (psnr, ssim)
-        return scores, self._strip(models, scores, sets)
+    def _prepared(self, methods: Sequence[str], needs: Needs) -> Prepared:
+        with self.planner.locked():
+            samples = self._samples()
+            teachers = self._teachers(samples, needs.outputs) if needs.teachers else []
+            fused = self._fused(samples, teachers, needs.outputs) if needs.fused else None
+        prepared = Prepared(samples, teachers, fused)
+        return replace(prepared, helpers=self._helpers(prepared, methods))
 
-    def _save_books(self, models: list[Model], books: dict[str, dict[str, tuple[float, float]]]) -> None:
-        for model in models:
-            records.save(self._shelf(model), _book_file(model), books[model.identity])
+    def _teachers(self, samples: Samples, cached: bool) -> list[Outputs]:
+        """Every teacher, trained side by side where the run trains it; `cached`: with its outputs."""
+        task, planner = self.task, self.planner
+        jobs = task.teacher_jobs(self.recipe, samples)
+        planner.train([job for job in jobs if job is not None])
+        found = task.teachers(planner, samples, jobs)
+        own = [*jobs, *[None] * (len(found) - len(jobs))]
+        outputs = [
+            Outputs(label, "teacher", network, None, job=job) for (label, network), job in zip(found, own)
+        ]
+        if not cached:
+            return outputs
+        before = planner.shards_written
+        outputs = self._cached(samples, outputs, "teach")
+        if planner.shards_written > before:
+            self._record(Prepared(samples, outputs))
+        return outputs
 
-    def _book(self, model: Model) -> dict[str, tuple[float, float]]:
-        return records.load(self._shelf(model), _book_file(model), _pairs) or {}
+    def _record(self, taught: Prepared) -> None:
+        """In MLflow: what teaching took, and how good the teachers are."""
+        record = self.tracked.child("teach")
+        rows = {o.label: self.task.teach_row(self.recipe, o) for o in taught.teachers}
+        record.metrics({f"{label}/{key}": v for label, row in rows.items() for key, v in row.items()}, 0)
+        record.tags(self.task.tags(taught))
+        record.finish()
 
-    def _shelf(self, model: Model) -> Store:
-        """Scores of students lie with the run, those of what is cached lie in the cache, for every run on it."""
-        return self.output if model.role == "student" else self.road.store
+    def _cached(self, samples: Samples, networks: Sequence[Outputs], what: str) -> list[Outputs]:
+        """The same networks with their outputs in the cache."""
+        task, planner = self.task, self.planner
+        columns = [(task.column(planner, samples, n.label, n.network), n.network) for n in networks]
+        splits = task.splits(self.recipe, samples)
+        cached = planner.outputs(what, task.unit, samples, columns, splits)
+        return [self._measured(replace(n, cached=c), splits) for n, c in zip(networks, cached)]
 
-    def _strip(
-        self, models: list[Model], scores: Scores, sets: Sequence[BenchmarkSet]
-    ) -> dict[str, np.ndarray]:
-        """One seed of each method on the test picture where the last gains most over the first (or over bicubic)."""
-        seen: dict[str, Model] = {}
-        for m in models:
-            seen.setdefault(m.group, m)
-        chosen = tuple(seen.values())
-        students = [m.identity for m in chosen if m.role == "student"]
-        if not sets or not students:
-            return {}
-        benchmark = sets[0]
-        base = students[0] if len(students) > 1 else models[0].identity
+    def _measured(self, outputs: Outputs, splits: Sequence[str]) -> Outputs:
+        assert outputs.cached is not None
+        stats = self.planner.stats(outputs.cached, splits)
+        seconds, rows = (sum(s.get(key, 0.0) for s in stats) for key in ("seconds", self.task.unit))
+        outputs = replace(outputs, seconds=seconds, rows=int(rows))
+        return replace(outputs, quality=self.task.quality(self.planner, outputs))
 
-        def gain(picture: str) -> float:
-            ours, theirs = (scores[key][benchmark.name][picture][0] for key in (students[-1], base))
-            # An exact picture shows no difference to look at: it is taken where there is no other.
-            return ours - theirs if math.isfinite(ours) and math.isfinite(theirs) else -math.inf
+    def _fused(self, samples: Samples, members: Sequence[Outputs], cached: bool) -> Outputs:
+        """All teachers as one."""
+        label, network, column = self.task.fusion(self, samples, members)
+        outputs = Outputs(label, "fused", network, None)
+        if not cached or column is None:
+            return outputs
+        splits = self.task.splits(self.recipe, samples)
+        made = self.planner.fused(self.task.unit, samples, column, splits)
+        outputs = self._measured(replace(outputs, cached=made), splits)
+        best = max(members, key=lambda m: m.quality)
+        if outputs.quality < best.quality:
+            self.task.worse(self, outputs, best)
+        return outputs
 
-        name, path = max(benchmark.pictures, key=lambda p: gain(p[0]))
-        print_ = fingerprint([BOOKS, *(m.identity for m in chosen), file_sha256(path)])
-        rel, stamp = f"strips/{print_}.npz", f"strips/{print_}.json"
-        if not stamps.intact(self.output, stamp, print_):
-            task = ScoreTask(benchmark.name, name, path, self.recipe.scale, chosen, (), keep_pictures=True)
-            (scored,) = self.engine.map(_score, [task], gpus=self.recipe.teach.gpus_per_actor)
-            with self.output.stage(rel) as file, file.open("wb") as sink:
-                np.savez_compressed(sink, allow_pickle=False, **scored.pictures)
-            stamps.put(self.output, stamp, print_, [rel])
-        with np.load(io.BytesIO(self.output.read_bytes(rel)), allow_pickle=False) as stored:
-            return {key: stored[key] for key in stored.files}
+    def _helpers(self, prepared: Prepared, methods: Sequence[str]) -> dict[str, Outputs]:
+        """What methods train before their students, equal trainings once."""
+        asked = {m: self.task.helper(with_method(self.recipe, m), m, prepared) for m in methods}
+        told = told_apart({m: job for m, job in asked.items() if job is not None})
+        unique = {job.fingerprint: job for job in told.values()}
+        self.planner.train(list(unique.values()))
+        made = {print_: self._helper(prepared, job) for print_, job in unique.items()}
+        return {m: made[job.fingerprint] for m, job in told.items()}
+
+    def _helper(self, prepared: Prepared, job: Job) -> Outputs:
+        network = self.task.helper_outputs(self.recipe, job)
+        outputs = Outputs(job.label, "assistant", network, None, job=job)
+        if network is None:
+            return outputs
+        with self.planner.locked():
+            return self._cached(prepared.samples, [outputs], f"teach {job.label}")[0]
 
 
-def check_sources(recipe: Recipe) -> None:
-    """Refuse folders that are not there, by their key. Raises InputError."""
-    for key in ("train", "lr_only", "test"):
-        for source in getattr(recipe.data, key):
-            if not there(source):
-                raise InputError(
-                    f"data.{key}", "folders of pictures or picture files", f"nothing at {source}"
-                )
-
-
-def student_identity(job: TrainJob) -> str:
-    """Of the model that a training makes."""
-    return f"student-{job.fingerprint}"
-
-
-def _book_file(model: Model) -> str:
-    return f"{BOOKS}/{model.identity}.json"
-
-
-def _pairs(book: dict[str, Any]) -> dict[str, tuple[float, float]]:
-    return {place: (float(psnr), float(ssim)) for place, (psnr, ssim) in book.items()}
-
-
-def _score(task: ScoreTask, device: str) -> Scored:
-    return task.run(device)
+def told_apart(jobs: Mapping[str, Job]) -> dict[str, Job]:
+    """The same trainings by method; where unequal ones share a label, all but the first say their method too."""
+    known: dict[str, Job] = {}
+    taken: set[str] = set()
+    for method, job in jobs.items():
+        if job.fingerprint not in known:
+            label = f"{job.label}-{method}" if job.label in taken else job.label
+            known[job.fingerprint] = replace(job, label=label)
+            taken.add(job.label)
+    return {method: known[job.fingerprint] for method, job in jobs.items()}

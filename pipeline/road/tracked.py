@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.tasks.super_resolution.distill import TrainJob
+from pipeline.road.job import Job
 from pipeline.tracking import NullTracker, RunTracker, Status
 
 
@@ -27,11 +27,11 @@ class Tracked:
         assert self.parent is not None
         return self.parent.child(name, params=params)
 
-    def training(self, job: TrainJob) -> RunTracker:
+    def training(self, job: Job) -> RunTracker:
         """A child run for a training, open until the scores are in."""
         if (before := self.trainings.pop(job.label, None)) is not None:  # a damaged file made it begin again
             before.finish("FAILED")
-        record = self.child(job.label, _params(job))
+        record = self.child(job.label, job.params())
         record.tags({"fingerprint": job.fingerprint})
         self.trainings[job.label] = record
         return record
@@ -46,13 +46,3 @@ class Tracked:
             record.finish(status)
         if self.parent is not None:
             self.parent.finish(status)
-
-
-def _params(job: TrainJob) -> dict[str, Any]:
-    dump = job.recipe
-    shown = (
-        ("scale", "fusion")
-        if job.kind == "aggregation"
-        else ("scale", "method", "student", "train", "fusion")
-    )
-    return {**{k: dump[k] for k in shown}, "seed": job.seed}

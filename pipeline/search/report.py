@@ -66,7 +66,7 @@ def table(sweep: Sweep) -> str:
 
 def metric(sweep: Sweep) -> Metric:
     """What the trials are compared by."""
-    return sweep.plan.subject.metric(sweep.plan.recipe)
+    return sweep.plan.task.metric(sweep.plan.recipe)
 
 
 def ordered(sweep: Sweep) -> list[Trial]:

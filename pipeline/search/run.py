@@ -9,17 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 from pipeline.errors import FacultyError
 from pipeline.progress import Once, Reporter
 from pipeline.recipe.recipe import Distill
 from pipeline.road.engines import Engine, tracked, with_line
+from pipeline.road.job import Job, Stopped
+from pipeline.road.run import Run
 from pipeline.search.space import text
-from pipeline.search.subject import HELD_OUT, Student, subject_of
 from pipeline.search.sweep import Status, Sweep, Trial
-from pipeline.tasks.super_resolution.distill import Stopped
 from pipeline.tracking import NullTracker, RunTracker
+from pipeline.tracking import Status as RunStatus
+
+HELD_OUT = "held_out/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class Order:
     """A trial that can be trained."""
 
     trial: Trial
-    job: Student
+    job: Job
     metric: str
     """What the reports of its training call its score."""
     handle: dict[str, Any]
@@ -50,7 +53,7 @@ class Conductor:
         self._reopen = reopen or (lambda handle: NullTracker())
         self._records: dict[int, RunTracker] = {}
         self._results: dict[int, Callable[[], dict[str, Any] | None]] = {}
-        self.metric = HELD_OUT + sweep.plan.subject.metric(sweep.plan.recipe).key
+        self.metric = HELD_OUT + sweep.plan.task.metric(sweep.plan.recipe).key
         self.distill: Distill | None = None
         """What one trial may take of the machine, where the recipe's own settings are not meant for several."""
 
@@ -65,8 +68,8 @@ class Conductor:
             recipe = plan.trial_recipe(trial)
             if self.distill is not None:
                 recipe = recipe.model_copy(update={"distill": self.distill})
-            job = plan.subject.prepare(recipe, self.engine, self.reporter, lambda: self.parent)
-            trial.multiply_adds = plan.subject.cost(job)
+            job = student_of(recipe, self.engine, self.reporter, lambda: self.parent)
+            trial.multiply_adds = plan.task.cost(job)
         except FacultyError as error:
             self._open(trial)
             self.end(trial, "failed", str(error))
@@ -79,7 +82,7 @@ class Conductor:
             self.end(trial, "finished")
             return None
         # Progress of trials is told apart by this label; where the training lies does not depend on it.
-        own = replace(cast(Any, job), label=trial.label)
+        own = replace(job, label=trial.label)
         return Order(trial, own, self.metric, dict(handle))
 
     def report(self, trial: Trial, metrics: Mapping[str, Any], step: int) -> bool:
@@ -155,7 +158,21 @@ def accuracy(metrics: Mapping[str, Any], metric: str) -> float | None:
 
 def checker(engine: Engine, reporter: Reporter) -> Callable[[Any], None]:
     """What refuses a recipe for its teachers or its student, before anything is started."""
-    return lambda recipe: subject_of(recipe).check(recipe, engine, reporter)
+    return lambda recipe: Run(recipe, engine, reporter).check([recipe.method.name])
+
+
+def student_of(recipe: Any, engine: Engine, reporter: Reporter, open_run: Callable[[], RunTracker]) -> Job:
+    """The recipe's own training; what it needs is made where it is missing. Raises InputError."""
+    run, method = Run(recipe, engine, reporter, open_run), recipe.method.name
+    made: RunStatus = "FAILED"
+    try:
+        prepared = run.prepare([method])
+        made = "FINISHED"
+    finally:  # the records of what is trained on the way: an aggregation network, a teacher, an assistant
+        for record in run.tracked.trainings.values():
+            record.finish(made)
+    run.task.comparable(recipe, prepared.samples)
+    return run.student(prepared, method, run.task.gaps(recipe)[0], recipe.seed)
 
 
 def run_inline(conductor: Conductor, device: str, resume: Callable[[Mapping[str, Any]], RunTracker]) -> None:

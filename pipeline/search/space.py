@@ -18,15 +18,13 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from pipeline.errors import FacultyError, InputError
-from pipeline.recipe.recipe import Recipe
-from pipeline.recipe.recognition import Recognition
 from pipeline.recipe.schedule import peak, scaled_to
-from pipeline.search.subject import subject_of
+from pipeline.recipe.settings import Section
+from pipeline.tasks.registry import task_of
 
 BUILT_IN = ("loss_weights", "resolution_gap", "joint", "fusion")
 KINDS = {"uniform": 2, "loguniform": 2, "randint": 2, "choice": None}
-AnyRecipe = Recipe | Recognition
-R = TypeVar("R", bound=Recipe | Recognition)
+R = TypeVar("R", bound=Section)
 _FORM = "(kind, *arguments) with one of the kinds uniform, loguniform, randint, choice"
 
 
@@ -76,7 +74,7 @@ class Space:
         return {a.path: [a.kind, *a.arguments] for a in self.axes}
 
 
-def load_space(name: str, recipe: AnyRecipe, check: Callable[[Any], object] = lambda _: None) -> Space:
+def load_space(name: str, recipe: Any, check: Callable[[Any], object] = lambda _: None) -> Space:
     """The space called `name` (built in, or a Python file), fitted to `recipe`.
 
     `check` may refuse a recipe for what its model does not know, such as a teacher that does not exist. Raises
@@ -118,12 +116,12 @@ def with_values(recipe: R, values: Mapping[str, Any], where: str = "trial") -> R
     """
     content = recipe.model_dump(mode="json")
     shaped = {path: scaled_to(_at(content, path), value) for path, value in values.items()}
-    return subject_of(recipe).altered(recipe, shaped, where)
+    return task_of(recipe).altered(recipe, shaped, where)
 
 
-def own_value(recipe: AnyRecipe, axis: Axis) -> Any:
+def own_value(recipe: Any, axis: Axis) -> Any:
     """The recipe's own value where it lies on the axis (a schedule's peak), else the axis's middle."""
-    own = subject_of(recipe).own(recipe, axis.path, axis.ends())
+    own = task_of(recipe).own(recipe, axis.path, axis.ends())
     if own is None:
         own = _at(recipe.model_dump(mode="json"), axis.path)
     if not axis.holds(own):
@@ -131,7 +129,7 @@ def own_value(recipe: AnyRecipe, axis: Axis) -> Any:
     return own if axis.holds(own) else axis.middle()
 
 
-def value_at(recipe: AnyRecipe, path: str) -> Any:
+def value_at(recipe: Any, path: str) -> Any:
     """What the recipe says at a path, as plain data. Raises KeyError where it has no such place."""
     return _value_at(recipe.model_dump(mode="json"), path)
 
@@ -155,7 +153,7 @@ def _at(content: Any, path: str) -> Any:
         return None
 
 
-def _is_zero(recipe: AnyRecipe, path: str) -> bool:
+def _is_zero(recipe: Any, path: str) -> bool:
     value = peak(_at(recipe.model_dump(mode="json"), path))
     return isinstance(value, (int, float)) and value == 0
 
@@ -195,7 +193,7 @@ def _said_by(error: BaseException, file: Path) -> str:
     return text
 
 
-def _chosen(module: ModuleType, name: str, recipe: AnyRecipe) -> tuple[list[Any], list[str]]:
+def _chosen(module: ModuleType, name: str, recipe: Any) -> tuple[list[Any], list[str]]:
     """The spaces of BY for what the recipe says, and the sentences that stand in place of one."""
     found, notes = [], []
     for paths, cases in getattr(module, "BY", {}).items():
@@ -208,7 +206,7 @@ def _chosen(module: ModuleType, name: str, recipe: AnyRecipe) -> tuple[list[Any]
     return found, notes
 
 
-def _said(name: str, path: str, recipe: AnyRecipe) -> Any:
+def _said(name: str, path: str, recipe: Any) -> Any:
     try:
         value = value_at(recipe, path)
     except KeyError:
@@ -243,7 +241,7 @@ def _axis(name: str, path: str, entry: Any) -> Axis:
 
 
 def _fitted(
-    name: str, axis: Axis, recipe: AnyRecipe, check: Callable[[Any], object], optional: bool
+    name: str, axis: Axis, recipe: Any, check: Callable[[Any], object], optional: bool
 ) -> tuple[Axis | None, str]:
     """The axis with the values that fit, and a note on what does not. Raises InputError unless `optional`."""
     where = f"{name}: {axis.path}"

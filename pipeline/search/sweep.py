@@ -19,8 +19,9 @@ from pipeline.cache.fingerprint import fingerprint
 from pipeline.cache.store import Store
 from pipeline.errors import InputError
 from pipeline.search.halving import Halving, Values, fronts, rungs
-from pipeline.search.space import AnyRecipe, Space, own_value, with_values
-from pipeline.search.subject import Subject, subject_of
+from pipeline.search.space import Space, own_value, with_values
+from pipeline.tasks.base import Task
+from pipeline.tasks.registry import task_of
 
 Status = Literal["running", "finished", "stopped", "failed"]
 Objective = Literal["accuracy", "pareto"]
@@ -67,7 +68,7 @@ class Trial:
 class Plan:
     """What a sweep is; two sweeps of one plan share their trials."""
 
-    recipe: AnyRecipe
+    recipe: Any
     space: Space
     budget: int
     objective: Objective = "accuracy"
@@ -84,13 +85,13 @@ class Plan:
         return f"{self.space.name}-{fingerprint(what)}"
 
     @property
-    def subject(self) -> Subject:
+    def task(self) -> Task:
         """What knows the recipe."""
-        return subject_of(self.recipe)
+        return task_of(self.recipe)
 
     def trial_recipe(self, trial: Trial) -> Any:
         """The recipe with the trial's values, for the budget. Raises InputError for values that clash."""
-        recipe = self.subject.single(with_values(self.recipe, trial.values, trial.label))
+        recipe = self.task.single(with_values(self.recipe, trial.values, trial.label))
         every = max(self.budget // EVALUATIONS, 1)
         train = recipe.train.model_copy(update={"steps": self.budget, "evaluate_every": every})
         return recipe.model_copy(update={"train": train})

@@ -30,7 +30,7 @@ from road_kit import (
     teacher,
 )
 
-from pipeline.recipe.reading import load_recipe
+from pipeline.recipe.files import load_recipe
 from pipeline.recipe.recipe import Recipe
 
 

@@ -15,10 +15,11 @@ from pipeline.cache.format import write_shard
 from pipeline.cache.manifest import Manifest
 from pipeline.cache.store import Store
 from pipeline.errors import InputError
-from pipeline.recipe.recognition import Recognition, RecognitionData, Sampling, Views
 from pipeline.tasks.recognition import pictures as picturing
 from pipeline.tasks.recognition.layouts import find, market_name, read_mask, split
+from pipeline.tasks.recognition.recipe import Recognition, Sampling
 from pipeline.tasks.recognition.sampler import Gallery, ViewSampler, student_pictures
+from pipeline.tasks.recognition.settings import RecognitionData, Views
 from pipeline.tasks.recognition.views import Move, draw, enlarge, see, shrink
 
 
@@ -58,7 +59,7 @@ def folders(tmp_path: Path) -> Path:
 def shards(settings: Recognition) -> tuple[Store, dict[str, Manifest], picturing.Plan]:
     store = Store.open(settings.cache.root)
     plan = picturing.plan(settings, store)
-    receipts = dict(plan.kept) | {t.key: t.run() for t in plan.tasks}
+    receipts = dict(plan.kept) | {t.key: t.run() for t in plan.steps}
     return store, {name: plan.manifest(name, receipts) for name in picturing.SPLITS}, plan
 
 
@@ -79,13 +80,13 @@ def test_a_folder_per_class_becomes_three_splits_without_overlap(folders: Path) 
         assert set(gallery.labels) == {0, 1, 2}
     assert len(found["train"].shards) > 1
     again = picturing.plan(settings, store)
-    assert not again.tasks and again.fingerprints == plan.fingerprints
+    assert not again.steps and again.fingerprints == plan.fingerprints
 
 
 def test_one_more_picture_moves_no_picture_of_another_class(folders: Path) -> None:
     def others() -> dict[str, set[str]]:
         settings = recipe(folders)
-        parts = split(find(settings.data, "classification"), settings.data)
+        parts = split(find(settings.data), settings.data)
         return {name: {i.id for i in items if i.label != "owl"} for name, items in parts.items()}
 
     before, (_, first, _) = others(), shards(recipe(folders))
@@ -97,7 +98,7 @@ def test_one_more_picture_moves_no_picture_of_another_class(folders: Path) -> No
 def test_the_same_picture_twice_is_left_out_and_refused_under_another_label(folders: Path) -> None:
     data = (folders / "data/cat/0.png").read_bytes()
     (folders / "data/cat/copy.png").write_bytes(data)
-    found = find(recipe(folders).data, "classification")
+    found = find(recipe(folders).data)
     assert len(found.items) == 24 and [
         ("2 copies" in t or "1 copies" in t, "duplicate" in t) for t in found.left_out[:2]
     ] == [
@@ -105,21 +106,19 @@ def test_the_same_picture_twice_is_left_out_and_refused_under_another_label(fold
         (False, True),
     ]
     (folders / "data/dog/copy.png").write_bytes(data)
-    refused(lambda: find(recipe(folders).data, "classification"), "dog", "label of the same picture")
+    refused(lambda: find(recipe(folders).data), "dog", "label of the same picture")
 
 
 def test_a_class_without_pictures_is_refused(folders: Path, tmp_path: Path) -> None:
     (folders / "data" / "yak").mkdir()
-    refused(lambda: find(recipe(folders).data, "classification"), "yak", "pictures of this class")
+    refused(lambda: find(recipe(folders).data), "yak", "pictures of this class")
     data = RecognitionData(root=str(folders / "data"), layout="folders", classes=("cat", "dog", "owl", "emu"))
     (folders / "data" / "yak").rmdir()
-    refused(lambda: find(data, "classification"), "'emu'", "none of it")
+    refused(lambda: find(data), "'emu'", "none of it")
     one = tmp_path / "one" / "cat"
     one.mkdir(parents=True)
     Image.fromarray(natural_picture(16, 16, 0)).save(one / "a.png")
-    refused(
-        lambda: find(RecognitionData(layout="folders", root=str(one.parent)), "classification"), "two classes"
-    )
+    refused(lambda: find(RecognitionData(layout="folders", root=str(one.parent))), "two classes")
 
 
 def test_a_class_that_keeps_no_picture_to_train_on_is_refused() -> None:
@@ -159,9 +158,9 @@ def test_npz_arrays_with_their_own_test_set(tmp_path: Path) -> None:
 def test_labels_out_of_range_and_other_bad_arrays_are_refused(tmp_path: Path) -> None:
     x = np.random.default_rng(0).integers(0, 256, (6, 8, 8), np.uint8)
 
-    def read(task: str = "classification", classes: tuple = (), **arrays: np.ndarray) -> None:
+    def read(identities: bool = False, classes: tuple = (), **arrays: np.ndarray) -> None:
         file = npz(tmp_path / "bad.npz", **{"x": x, **arrays})
-        find(RecognitionData(layout="npz", root=file, classes=classes), task)  # type: ignore[arg-type]
+        find(RecognitionData(layout="npz", root=file, classes=classes), identities)
 
     refused(lambda: read(y=np.array([0, 1, 2, 0, 1, 7]), classes=("a", "b", "c")), "labels 0..2", "7")
     refused(lambda: read(y=np.array([0, 1, 3, 0, 1, 3])), "every class 0..3", "none of 2")
@@ -169,10 +168,10 @@ def test_labels_out_of_range_and_other_bad_arrays_are_refused(tmp_path: Path) ->
     refused(lambda: read(y=np.zeros(5, int)), "(6,) integers")
     refused(lambda: read(y=np.zeros(6)), "integers", "float64")
     refused(lambda: read(), "one of the arrays", "'y'")
-    read("retrieval", y=np.array([3, 9, 3, 9, 3, 9]))  # identities may have any numbers
+    read(True, y=np.array([3, 9, 3, 9, 3, 9]))  # identities may have any numbers
     file = tmp_path / "pickled.npz"
     np.savez(file, x=np.array([{}], dtype=object), y=np.zeros(1, int))
-    refused(lambda: find(RecognitionData(layout="npz", root=str(file)), "classification"), "plain arrays")
+    refused(lambda: find(RecognitionData(layout="npz", root=str(file))), "plain arrays")
 
 
 def test_market_names_roles_and_junk(tmp_path: Path) -> None:
@@ -252,7 +251,7 @@ def test_a_mask_of_another_size_or_absent_is_refused(tmp_path: Path) -> None:
     data = {"layout": "masks", "size": [32, 24]}
     refused(lambda: shards(recipe(tmp_path, task="segmentation", data=data)), "3_mask.png", "24x32", "25x32")
     (tmp_path / "data/ok/3_mask.png").unlink()
-    refused(lambda: find(recipe(tmp_path, task="segmentation", data=data).data, "segmentation"), "its mask")
+    refused(lambda: find(recipe(tmp_path, task="segmentation", data=data).data), "its mask")
 
 
 def test_the_views_are_seeded_mirrored_and_the_first_is_the_picture() -> None:

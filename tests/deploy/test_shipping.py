@@ -45,7 +45,7 @@ def test_a_student_without_onnx_is_said_before_its_training_and_ships_all_the_sa
         "student spandrel:SPAN leaves without ONNX: this network cannot be written as ONNX"
     ) < said.index("1/1 steps")
     (folder,) = (place / "runs" / "r" / "students").iterdir()
-    kinds = {path.suffix for path in folder.iterdir() if path.name not in ("stamp.json", "missing.json")}
+    kinds = {path.suffix for path in folder.iterdir() if path.name not in ("stamp.json", "made.json")}
     assert kinds == {".safetensors", ".pth", ".md"}
     network, scale = open_network(next(folder.glob("*.pth")))
     assert scale == 2 and network(torch.rand(1, 3, 9, 10)).shape == (1, 3, 18, 20)

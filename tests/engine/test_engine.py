@@ -102,8 +102,8 @@ def killer() -> Iterator[Callable[[Callable[[], object], str], threading.Thread]
 @pytest.mark.ray
 def test_ray_gives_the_shards_of_this_process(ray_local: None, inline: Path, fresh: Path) -> None:
     road = on_ray(fresh)
-    tiles, taught = road.teach()
-    road.run.road.fuse(tiles, taught, lambda job: None)
+    road.teach()
+    road.run.prepare(["mtkd"])
     assert hashes(fresh / "cache", "*.arrow") == hashes(inline / "cache", "*.arrow")
 
 
@@ -116,7 +116,9 @@ def shards(tmp_path: Path) -> tuple[Road, TeacherFacts, list[TeachTask]]:
     for seed in range(10):
         picture(tmp_path / "pictures" / f"{seed}.png", 96, 120, seed)
     road = Road(recipe(tmp_path, teachers=[teacher("edsr")], cache={"shard_mb": 0.02}))
-    tiles, (facts,) = road.run.road.tiles(), road.run.road.facts()
+    run = road.run
+    tiles = run.planner.samples(run.task.samples(run.planner), "tiles")
+    ((_, facts),) = run.task.teachers(run.planner, tiles, [])
     folder = facts.folder(tiles.folder, "uint8")
     root = str(tmp_path / "cache")
     receipts = [r for _, m in tiles.splits() for r in m.shards]
@@ -139,14 +141,14 @@ def test_a_teacher_killed_in_the_middle_of_a_shard_costs_nothing_but_time(
             os.kill(processes("TeacherActor")[0], signal.SIGKILL)
 
     settings = recipe(tmp_path, teach={"actors": 1})
-    RayEngine().teach({"edsr": (facts, tasks)}, settings, taught)
-    assert sorted(seen) == sorted(t.tiles.key for t in tasks) and len(set(seen)) == len(seen) >= 8
+    RayEngine().teach({"edsr": (facts, tasks)}, settings.teach, taught)
+    assert sorted(seen) == sorted(t.samples.key for t in tasks) and len(set(seen)) == len(seen) >= 8
     after = snapshot(outputs)
     assert before and before.items() <= after.items(), "what was committed was not made again"
     # The killed process may have been writing: what it left has a name that no reader takes.
     assert len([name for name in after if name.endswith(".tmp")]) <= 2
     shutil.move(outputs, tmp_path / "theirs")
-    InlineEngine("cpu").teach({"edsr": (facts, tasks)}, settings, lambda *_: None)
+    InlineEngine("cpu").teach({"edsr": (facts, tasks)}, settings.teach, lambda *_: None)
     assert hashes(outputs, "*.arrow") == hashes(tmp_path / "theirs", "*.arrow")
 
 
@@ -161,7 +163,7 @@ def test_a_teacher_that_dies_too_often_ends_the_run_with_what_to_do(ray_local: N
 
     settings = recipe(Path("."), teach={"actors": 1, "max_restarts": 0})
     with pytest.raises(FacultyError, match=r"teach\.max_restarts"):
-        RayEngine().teach({"edsr": (facts, tasks)}, settings, taught)
+        RayEngine().teach({"edsr": (facts, tasks)}, settings.teach, taught)
     assert 1 <= len(committed) < len(tasks)
 
 
@@ -207,9 +209,9 @@ def test_a_damaged_shard_is_named_by_an_actor_as_it_is_here(
     ray_local: None, shards: tuple, tmp_path: Path
 ) -> None:
     _, facts, tasks = shards
-    flip(shard := tmp_path / "cache" / tasks[0].tiles.file)
+    flip(shard := tmp_path / "cache" / tasks[0].samples.file)
     with pytest.raises(CorruptShard, match=shard.name) as caught:
-        RayEngine().teach({"edsr": (facts, tasks)}, recipe(tmp_path), lambda *_: None)
+        RayEngine().teach({"edsr": (facts, tasks)}, recipe(tmp_path).teach, lambda *_: None)
     assert caught.value.exit_code == 2 and f"rm {shard}" in caught.value.remedy
 
 
@@ -218,7 +220,7 @@ def test_a_teacher_that_vanishes_is_named(ray_local: None, shards: tuple, tmp_pa
     _, facts, tasks = shards
     lost = replace(facts, path=str(tmp_path / "lost.pth"))
     with pytest.raises(FacultyError, match=r"does not load.*lost\.pth"):
-        RayEngine().teach({"edsr": (lost, tasks)}, recipe(tmp_path), lambda *_: None)
+        RayEngine().teach({"edsr": (lost, tasks)}, recipe(tmp_path).teach, lambda *_: None)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9"])
@@ -268,7 +270,7 @@ def test_teachers_that_do_not_fit_together_take_turns(
         shutil.copy(teacher(entry["name"])["checkpoint"], entry["checkpoint"])
     road = on_ray(Path("."), teachers=teachers, teach={"actors": 1, "cpus_per_actor": 2.0})
     _, taught = road.teach()
-    assert [t.facts.label for t in taught] == ["edsr", "compact"]
+    assert [t.label for t in taught] == ["edsr", "compact"]
     assert processes("TeacherActor") == []
 
 
@@ -283,7 +285,7 @@ def test_what_this_machine_does_not_have_is_refused_instead_of_waited_for(
         with pytest.raises(
             InputError, match="an actor of `teach`: expected at most .* of this machine, found 99"
         ):
-            engine.teach({}, recipe(cached, teach=teach), lambda *_: None)
+            engine.teach({}, recipe(cached, teach=teach).teach, lambda *_: None)
     for distill in ({"gpus_per_worker": 99}, {"workers": 3, "cpus_per_worker": 33}):
         with pytest.raises(InputError, match="workers of `distill`: expected at most .*, found 99"):
             on_ray(cached, distill=distill).distill("scratch")
@@ -294,7 +296,7 @@ def work(multiply_adds: int, shards: int) -> tuple:
         rows = 10
 
     class Task:
-        tiles = Tiles
+        samples = Tiles
 
     class Facts:
         pass

@@ -331,7 +331,7 @@ def test_pisr_with_fused_targets_teaches_them_first(place: Path) -> None:
 
     variant = {"fused": VARIANTS["fused"]}
     both = settings(place, teachers=[entry("edsr"), entry("compact")], compare={"variants": variant})
-    _, taught, fused, (job,) = Road(both).run.distill(["fused"], [0])
+    _, taught, fused, (job,) = Road(both).distill("fused")
     assert len(taught) == 2 and fused is not None and "target" in job.columns
     assert {"train/vid", "train/distill", "train/hr"} <= set(job.result()["curves"]["distill"])
 

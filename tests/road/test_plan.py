@@ -21,7 +21,7 @@ def test_tiles_and_bytes_are_those_of_a_real_cache(tmp_path: Path) -> None:
         picture(tmp_path / "pictures" / f"{seed}.png", 144, 200, seed)
     settings = recipe(tmp_path, cache={"shard_mb": 0.5})
     tiles, taught, _, _ = Road(settings).distill()
-    macs = [t.facts.multiply_adds for t in taught]
+    macs = [t.network.multiply_adds for t in taught]
     todo = work(settings, 3, 144, 200, macs, 1000)
     assert todo.tiles == sum(m.rows for _, m in tiles.splits())
     stored = sum(p.stat().st_size for p in (tmp_path / "cache").rglob("*.arrow"))

@@ -9,43 +9,47 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from recognition_kit import BUDGET, content, picture_folder
+from recognition_kit import BUDGET, content, figures, picture_folder, scored
 from road_kit import Untouchable, hashes, weights
 
 from pipeline.cli import main
 from pipeline.deploy.export import onnx_session
+from pipeline.deploy.recogniser import load_recogniser
 from pipeline.errors import InputError
 from pipeline.progress import Quiet
-from pipeline.recipe.recognition import Network, Recognition
 from pipeline.road.engines import InlineEngine
-from pipeline.tasks.recognition.export import load_recogniser
-from pipeline.tasks.recognition.results import baseline, compare_rows, finish, table, table_rows
-from pipeline.tasks.recognition.run import RecognitionRun
+from pipeline.road.results import baseline, compare_rows, finish, table, table_rows
+from pipeline.road.run import Run
+from pipeline.tasks.recognition.recipe import Network, Recognition
 
 ALL = ["scratch", "kd", "rkd", "horkd"]
 
 
-def run(root: Path, engine: Any = None, **changes: Any) -> RecognitionRun:
+def run(root: Path, engine: Any = None, **changes: Any) -> Run:
     recipe = Recognition.model_validate(content(root, **changes))
-    return RecognitionRun(recipe, engine or InlineEngine("cpu"), Quiet())
+    return Run(recipe, engine or InlineEngine("cpu"), Quiet())
 
 
 def test_a_run_of_all_methods_its_table_and_a_second_one_that_computes_nothing(tmp_path: Path) -> None:
     first = run(tmp_path)
     outcome = first.everything(ALL, [0])
     files = finish(first, outcome, [])
-    assert set(outcome.scores) == {"teacher", "assistant", *(f"{m}-resnet8-x2-s0" for m in ALL)}
+    assert set(scored(outcome)) == {"teacher", "assistant", *(f"{m}-resnet8-x2-s0" for m in ALL)}
     rows = {row.name: row for row in table_rows(outcome)}
     assert rows["teacher (HR)"].multiply_adds > 4 * rows["scratch-resnet8-x2"].multiply_adds  # type: ignore[operator]
-    assert all(0 <= s.values["accuracy"] <= 1 and s.latency_ms > 0 for s in outcome.scores.values())
+    assert all(0 <= figures(outcome, name)["accuracy"] <= 1 for name in scored(outcome))
+    assert all(r.latency_ms is not None and r.latency_ms > 0 for r in outcome.results)
     assert "accuracy" in table(outcome) and "ms" in table(outcome)
     assert {"method", "student", "seed", "set", "gap", "accuracy", "multiply_adds"} <= set(
         compare_rows(outcome)[0]
     )
     page = Path(files.report).read_text()
     assert "Confusion" in page and "horkd-resnet8-x2" in page
-    for file in files.students.values():
-        assert {p.name for p in Path(file).parent.iterdir()} >= {"resnet8_x2.onnx", "README.md"}
+    for made in files.students.values():
+        assert {p.name for p in Path(made["safetensors"]).parent.iterdir()} >= {
+            "resnet8_x2.onnx",
+            "README.md",
+        }
 
     before = hashes(tmp_path)
     again = run(tmp_path, Untouchable())
@@ -61,7 +65,7 @@ def test_variants_of_a_method_stand_beside_it_and_share_an_assistant(tmp_path: P
     road = run(tmp_path, compare={"variants": variants})
     outcome = road.everything(["scratch", "rkd", "no-mmd", "horkd", "apart"], [0])
     assert [r["method"] for r in compare_rows(outcome)] == ["scratch", "rkd", "no-mmd", "horkd", "apart"]
-    curves = {job.method: job.result()["curves"]["train"] for job in outcome.jobs}  # type: ignore[index]
+    curves = {job.method: job.result()["curves"]["student"] for job in outcome.jobs}  # type: ignore[index]
     assert "train/mmd" in curves["rkd"] and "train/mmd" not in curves["no-mmd"]
     assert curves["horkd"]["train/order2"] != curves["apart"]["train/order2"]
     assert len(list((tmp_path / "cache" / "networks").glob("assistant-*"))) == 1
@@ -88,7 +92,7 @@ def test_another_gap_and_seed_reuse_teacher_assistant_and_their_outputs(tmp_path
     cached = hashes(tmp_path / "cache")
     more = run(tmp_path, data=data, gap=[2, 4])
     outcome = more.everything(["horkd"], [0, 1])
-    assert more.shards_written == 0 and len(outcome.jobs) == 4
+    assert more.planner.shards_written == 0 and len(outcome.jobs) == 4
     assert baseline(outcome) == {}
     both = more.everything(["scratch", "horkd"], [0])
     assert baseline(both)["horkd-resnet8-x4"] == "scratch-resnet8-x4" != baseline(both)["horkd-resnet8-x2"]
@@ -102,9 +106,8 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bits_discriminator_incl
 
     (whole,) = run(tmp_path).everything(["rkd"], [0]).jobs
     halted = run(tmp_path, output=str(tmp_path / "other"))
-    data, teacher, _ = halted.teach(["rkd"])
-    job = halted._student_job(data, teacher, None, "rkd", 2, 0)
-    from pipeline.tasks.super_resolution.distill import Listener
+    job = halted.student(halted.prepare(["rkd"]), "rkd", 2, 0)
+    from pipeline.road.job import Listener
 
     def stop(values: dict[str, float], step: int) -> None:
         raise Stop
@@ -131,14 +134,14 @@ def test_an_online_teacher_gives_the_losses_of_the_cached_one(tmp_path: Path) ->
     (cached,) = run(tmp_path).everything(["kd"], [0]).jobs
     (online,) = run(tmp_path, cache={"online": True}).everything(["kd"], [0]).jobs
     assert not online.outputs and cached.outputs
-    one, two = (j.result()["curves"]["train"]["train/soft"] for j in (cached, online))  # type: ignore[index]
+    one, two = (j.result()["curves"]["student"]["train/soft"] for j in (cached, online))  # type: ignore[index]
     assert one[-1][1] == pytest.approx(two[-1][1], rel=2e-3)  # float16 in the cache
 
 
 def test_a_term_with_weight_zero_is_not_computed(tmp_path: Path) -> None:
     method = {"name": "rkd", "adversarial": 0.0, "mmd": 0.0, "pairwise": 0.0}
     (job,) = run(tmp_path, method=method).everything(["rkd"], [0]).jobs
-    terms = {k for k in job.result()["curves"]["train"] if k.startswith("train/")}  # type: ignore[index]
+    terms = {k for k in job.result()["curves"]["student"] if k.startswith("train/")}  # type: ignore[index]
     assert terms == {"train/task", "train/soft", "train/feature", "train/loss"}
 
 
@@ -146,7 +149,7 @@ def test_feature_maps_can_be_cached_and_regressed(tmp_path: Path) -> None:
     method = {"name": "rkd", "map": 1.0}
     same = {"name": "resnet8", "options": {"width": 8}, "embedding": 8}
     outcome = run(tmp_path, method=method, student=same, cache={"features": "map"}).everything(["rkd"], [0])
-    curves = outcome.jobs[0].result()["curves"]["train"]  # type: ignore[index]
+    curves = outcome.jobs[0].result()["curves"]["student"]  # type: ignore[index]
     assert curves["train/map"][-1][1] > 0
 
 
@@ -162,9 +165,9 @@ def test_unseen_identities(tmp_path: Path, task: str) -> None:
     road = run(tmp_path, task=task, data=data, sampling={"identities": 2, "pictures": 4}, gap=4)
     outcome = road.everything(ALL, [0])
     finish(road, outcome, [])
-    figures = outcome.scores["horkd-resnet8-x4-s0"]
-    assert 0 <= figures.values["rank1"] <= 1
-    assert len(outcome.data.classes) == 2 and ("roc" if task == "verification" else "cmc") in figures.curves
+    assert 0 <= figures(outcome, name := "horkd-resnet8-x4-s0")["rank1"] <= 1
+    assert len(outcome.prepared.samples.classes) == 2
+    assert ("roc" if task == "verification" else "cmc") in scored(outcome)[name].curves
     assert list((tmp_path / "runs").rglob("picture_1.png"))
 
 
@@ -175,7 +178,7 @@ def test_segmentation_with_a_teacher_of_timm(tmp_path: Path) -> None:
     road = run(tmp_path, task="segmentation", data=data, teacher=teacher)
     outcome = road.everything(ALL, [0])
     finish(road, outcome, [])
-    assert set(outcome.scores["rkd-resnet8-x2-s0"].values) == {"iou", "dice", "auprc"}
+    assert set(figures(outcome, "rkd-resnet8-x2-s0")) == {"iou", "dice", "auprc"}
     assert list((tmp_path / "runs").rglob("picture_1.png"))
     (file,) = (tmp_path / "runs").rglob("rkd*/resnet8_x2.onnx")
     logits = onnx_session(file.read_bytes())(torch.rand(1, 3, 16, 16))[0]
@@ -185,7 +188,8 @@ def test_segmentation_with_a_teacher_of_timm(tmp_path: Path) -> None:
 def test_an_exported_student_is_the_trained_one_in_both_files(tmp_path: Path) -> None:
     road = run(tmp_path)
     outcome = road.everything(["kd"], [0])
-    (file,) = finish(road, outcome, []).students.values()
+    (made,) = finish(road, outcome, []).students.values()
+    file = made["safetensors"]
     net, facts = load_recogniser(file)
     assert (facts["gap"], facts["size"], facts["classes"]) == (2, [4, 4], 10)
     x = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(1))
@@ -213,17 +217,19 @@ def test_an_enlarged_student_pays_for_hr(tmp_path: Path) -> None:
     native = run(tmp_path).everything(["scratch"], [0])
     enlarged = run(tmp_path, input="enlarged").everything(["scratch"], [0])
     label = "scratch-resnet8-x2-s0"
-    assert enlarged.scores[label].multiply_adds > native.scores[label].multiply_adds
-    assert (native.scores[label].dropped, enlarged.scores[label].dropped) == (1, 0)
+    small, large = scored(native)[label], scored(enlarged)[label]
+    assert small.multiply_adds is not None and large.multiply_adds is not None
+    assert large.multiply_adds > small.multiply_adds
+    assert (small.curves["dropped"], large.curves["dropped"]) == (1, 0)
 
 
 def test_a_teacher_from_a_file_and_one_of_another_class_count(tmp_path: Path) -> None:
     trained = run(tmp_path).everything(["scratch"], [0])
-    file = tmp_path / "cache" / trained.teachers[-1].source.weights
+    file = tmp_path / "cache" / trained.prepared.teachers[-1].network.weights
     spec = content(tmp_path)["teacher"]["network"]
     given = {"network": spec, "checkpoint": str(file), "train": None}
     outcome = run(tmp_path / "b", teacher=given).everything(["kd"], [0])
-    assert outcome.scores["teacher"].values == trained.scores["teacher"].values
+    assert figures(outcome, "teacher") == figures(trained, "teacher")
     data = {"layout": "folders", "root": picture_folder(tmp_path, 3, 6), "size": 8}
     with pytest.raises(InputError, match=r"expected 3 classes, found 10"):
         run(tmp_path / "c", teacher=given, data=data).everything(["kd"], [0])
@@ -316,5 +322,5 @@ def test_ray_gives_the_inline_engines_weights_and_outputs(tmp_path: Path, ray_lo
     (two,) = run(tmp_path / "b", engine, distill=halves, **first).everything(["horkd"], [0]).jobs
     (one,) = run(tmp_path / "a", **first).everything(["horkd"], [0]).jobs
     for name in ("loss", "task", "soft", "order1", "order2", "order3", "group"):
-        a, b = (j.result()["curves"]["train"][f"train/{name}"][0][1] for j in (one, two))  # type: ignore[index]
+        a, b = (j.result()["curves"]["student"][f"train/{name}"][0][1] for j in (one, two))  # type: ignore[index]
         assert a == pytest.approx(b, rel=1e-4, abs=1e-7), name

@@ -10,18 +10,18 @@ import pytest
 import torch
 import yaml
 from command_kit import run
-from recognition_kit import BUDGET, content
+from recognition_kit import BUDGET, content, scored
 from torch.nn import functional as F
 
-from pipeline.cache.manifest import load as load_manifest
 from pipeline.cache.rows import Rows
 from pipeline.errors import InputError
 from pipeline.progress import Quiet
 from pipeline.recipe.reading import checked
-from pipeline.recipe.recognition import Recognition
 from pipeline.road.engines import Engine, InlineEngine
+from pipeline.road.run import Run
+from pipeline.road.values import Outcome
 from pipeline.tasks.recognition import ensemble
-from pipeline.tasks.recognition.run import Outcome, RecognitionRun
+from pipeline.tasks.recognition.recipe import Recognition
 
 TEACHERS: list[dict[str, Any]] = [
     {
@@ -43,24 +43,22 @@ def recipe(root: Path, **changes: Any) -> Recognition:
     return checked(Recognition, base, "test")
 
 
-def done(
-    recipe: Recognition, methods: list[str], engine: Engine | None = None
-) -> tuple[RecognitionRun, Outcome]:
-    road = RecognitionRun(recipe, engine or InlineEngine("cpu"), Quiet())
+def done(recipe: Recognition, methods: list[str], engine: Engine | None = None) -> tuple[Run, Outcome]:
+    road = Run(recipe, engine or InlineEngine("cpu"), Quiet())
     return road, road.everything(methods, [0])
 
 
-def rows(road: RecognitionRun, outcome: Outcome, number: int, name: str) -> np.ndarray:
+def rows(road: Run, outcome: Outcome, number: int, name: str) -> np.ndarray:
     """A helper's cached column of all training pictures and views."""
-    outputs = outcome.teachers[number].outputs
+    outputs = outcome.prepared.all[number].cached
     assert outputs is not None
-    cached = Rows(road.store, load_manifest(road.store, outputs))
+    cached = Rows(road.planner.store, outputs.train)
     return cached.take(name, np.arange(len(cached))).astype(np.float32)
 
 
 def test_fused_outputs_are_the_mean_of_the_teachers_labels(tmp_path: Path) -> None:
     road, outcome = done(recipe(tmp_path), ["kd", "rkd", "horkd"])
-    assert [h.label for h in outcome.teachers] == ["teacher-wide", "teacher-narrow", "fused"]
+    assert [o.label for o in outcome.prepared.all] == ["teacher-wide", "teacher-narrow", "fused"]
     first, second, fused = (rows(road, outcome, i, "logits") for i in range(3))
 
     def labels(z: np.ndarray) -> np.ndarray:
@@ -75,18 +73,20 @@ def test_fused_outputs_are_the_mean_of_the_teachers_labels(tmp_path: Path) -> No
         ((x[0, 0] / np.linalg.norm(x[0, 0]) - x[1, 0] / np.linalg.norm(x[1, 0])) ** 2).sum() for x in (a, b)
     ]
     assert distance == pytest.approx(np.mean(own), abs=5e-3)
-    assert set(outcome.scores) >= {"teacher-wide", "teacher-narrow", "fused", "assistant"}
-    sums = [outcome.scores[name].parameters for name in ("teacher-wide", "teacher-narrow", "fused")]
+    assert set(scored(outcome)) >= {"teacher-wide", "teacher-narrow", "fused", "assistant"}
+    sums = [scored(outcome)[name].parameters or 0 for name in ("teacher-wide", "teacher-narrow", "fused")]
     assert sums[2] == sums[0] + sums[1]
 
 
 def test_nothing_is_made_again_and_one_more_teacher_makes_itself_alone(tmp_path: Path) -> None:
     first, _ = done(recipe(tmp_path), ["kd"])
     again, _ = done(recipe(tmp_path), ["kd"])
-    assert again.shards_written == 0 and again.shards_reused == first.shards_written > 0
+    assert again.planner.shards_written == 0
+    assert again.planner.shards_reused == first.planner.shards_written > 0
     third = {"name": "third", "network": {"name": "resnet14", "options": {"width": 4}}, "train": BUDGET}
     more, outcome = done(recipe(tmp_path, teachers=[*TEACHERS, third]), ["kd"])
-    assert more.shards_written * 2 == first.shards_written and len(outcome.teachers) == 4
+    assert more.planner.shards_written * 2 == first.planner.shards_written
+    assert len(outcome.prepared.all) == 4
 
 
 def test_one_teacher_in_the_list_is_the_teacher(tmp_path: Path) -> None:
@@ -99,9 +99,9 @@ def test_one_teacher_in_the_list_is_the_teacher(tmp_path: Path) -> None:
 def test_kd_may_name_one_of_them(tmp_path: Path) -> None:
     one = recipe(tmp_path, method={"name": "kd", "teacher": "narrow"})
     _, outcome = done(one, ["kd"])
-    assert outcome.jobs[0].outputs["teacher"] == outcome.teachers[1].outputs
+    assert outcome.jobs[0].outputs["teacher"] == outcome.prepared.all[1].cached.path("train")
     _, together = done(recipe(tmp_path, method={"name": "kd"}), ["kd"])
-    assert together.jobs[0].outputs["teacher"] == together.teachers[2].outputs
+    assert together.jobs[0].outputs["teacher"] == together.prepared.all[2].cached.path("train")
     assert together.jobs[0].fingerprint != outcome.jobs[0].fingerprint
     with pytest.raises(
         InputError, match=r"method.teacher: expected one of fused, wide, narrow, found 'broad'"
@@ -116,9 +116,9 @@ def test_every_fusion_runs_and_online_gives_what_the_cache_holds(
     tmp_path: Path, fusion: dict[str, str]
 ) -> None:
     road, outcome = done(recipe(tmp_path, fusion=fusion), ["rkd"])
-    fused = outcome.teachers[-1]
-    network = fused.source.load(road.store)
-    gallery = Rows(road.store, outcome.data.splits["train"])
+    fused = outcome.prepared.fused
+    network = fused.network.load(road.planner.store)
+    gallery = Rows(road.planner.store, outcome.prepared.samples.train)
     hr = gallery.take("hr", np.arange(8))
     with torch.inference_mode():
         found = network(torch.from_numpy(hr).permute(0, 3, 1, 2).float() / 255)

@@ -70,7 +70,7 @@ def again(finished: Path, tmp_path: Path) -> Path:
 
 def pixels(road: Road, manifest: manifests.Manifest, column: str) -> dict[str, np.ndarray]:
     """{tile id: picture} of one column of a set."""
-    store = road.run.road.store
+    store = road.run.planner.store
     shards = [read(store, receipt) for receipt in manifest.shards]
     return {id_: row for s in shards for id_, row in zip(s.columns["id"], s.columns[column], strict=True)}
 
@@ -94,7 +94,7 @@ def test_a_second_run_computes_and_writes_nothing(again: Path) -> None:
     road = Road(recipe(again), Untouchable())
     _, taught, fused, (job,) = road.distill()
     assert road.opened == 0 and snapshot(again) == before
-    assert [t.facts.label for t in taught] == ["edsr", "compact"] and fused.psnr_y > 20
+    assert [t.label for t in taught] == ["edsr", "compact"] and fused.quality > 20
     assert job.result()["curves"]["distill"]["train/loss"]
 
 
@@ -106,8 +106,8 @@ def test_one_more_teacher_computes_only_its_own_shards(again: Path) -> None:
     assert before.items() <= after.items()
     assert {name.split("/")[2].split("-")[0] for name in fresh if name.startswith("outputs/")} == {"rcan"}
     assert not any(name.startswith(("tiles/", "fused/")) for name in fresh)
-    assert road.run.road.shards_written == sum(len(m.shards) for _, m in taught[2].cached.splits())
-    assert road.run.road.shards_reused == 2 * road.run.road.shards_written
+    assert road.run.planner.shards_written == sum(len(m.shards) for _, m in taught[2].cached.splits())
+    assert road.run.planner.shards_reused == 2 * road.run.planner.shards_written
 
 
 def test_one_more_picture_computes_only_its_own_tiles_and_outputs(again: Path) -> None:
@@ -120,7 +120,7 @@ def test_one_more_picture_computes_only_its_own_tiles_and_outputs(again: Path) -
     assert before.items() <= after.items()
     fresh = {name for name in rewritten(before, after) if name.endswith(".arrow")}
     assert len(fresh) == 4 and {n.split("/")[0] for n in fresh} == {"tiles", "outputs", "fused"}
-    assert road.run.road.shards_written == 2
+    assert road.run.planner.shards_written == 2
     known, now = pixels(road, old.train, "lr").keys(), pixels(road, tiles.train, "lr").keys()
     assert known < now and {i.split(":")[0] for i in now - known} == {late}
     assert (
@@ -159,8 +159,8 @@ def test_a_setting_renews_what_it_shapes_and_no_more(
     after = snapshot(again / "cache")
     folders = {
         "tiles": tiles.folder,
-        **{t.facts.label: t.cached.folder for t in taught},
-        fused.kind: fused.cached.folder,
+        **{t.label: t.cached.folder for t in taught},
+        fused.network.kind: fused.cached.folder,
     }
     for name, folder in folders.items():
         shards = {
@@ -173,7 +173,7 @@ def test_a_setting_renews_what_it_shapes_and_no_more(
 def test_the_degradation_names_the_tiles(place: Path) -> None:
     settings = recipe(place)
     other = settings.model_copy(update={"data": settings.data.model_copy(update={"degradation": "another"})})
-    store = Road(settings).run.road.store
+    store = Road(settings).run.planner.store
     assert tiling.plan(settings, store).folder != tiling.plan(other, store).folder
 
 
@@ -200,9 +200,9 @@ def test_pictures_without_hr_are_trained_on_with_the_fused_target_alone(place: P
     assert source.lr_only and not source.held_out
     mine = {i for i in pixels(road, fused.cached.train, "sr") if i.startswith(source.picture.sha256[:16])}
     assert mine and mine <= pixels(road, tiles.train, "lr").keys()
-    alone = [r for r in tiles.train.shards if "hr" not in read(road.run.road.store, r).columns]
+    alone = [r for r in tiles.train.shards if "hr" not in read(road.run.planner.store, r).columns]
     assert sum(r.rows for r in alone) == len(mine)
-    assert all(np.isfinite(t.psnr_y) for t in taught) and all(job.result() for job in jobs)
+    assert all(np.isfinite(t.quality) for t in taught) and all(job.result() for job in jobs)
     without = Road(recipe(place, train={"steps": 12}))
     _, _, _, (plain,) = without.distill("mtkd")
     assert weights(plain) != weights(jobs[0])
@@ -276,12 +276,12 @@ def test_every_fusion_makes_a_target_for_every_tile(again: Path, fusion: dict) -
 def test_fitted_and_trained_fusions_follow_the_teachers(again: Path) -> None:
     first = Road(recipe(again, fusion=AGGREGATE)).distill()[2]
     other = Road(recipe(again, fusion=AGGREGATE, teachers=[teacher("compact"), teacher("edsr")])).distill()[2]
-    assert first.network != other.network and first.cached.folder != other.cached.folder
+    assert first.network.network != other.network.network and first.cached.folder != other.cached.folder
 
 
 def test_fused_targets_below_the_best_teacher_are_warned_of(again: Path) -> None:
     _, taught = Road(recipe(again), Untouchable()).teach()
-    ranked = [t.facts.label for t in sorted(taught, key=lambda t: t.psnr_y)]
+    ranked = [t.label for t in sorted(taught, key=lambda t: t.quality)]
 
     def warnings(best: float) -> list[str]:
         fusion = {"kind": "weighted", "weights": dict(zip(ranked, (1 - best, best), strict=True))}
@@ -306,9 +306,9 @@ def test_best_fusion_needs_hr_and_says_so(place: Path) -> None:
 def test_kd_takes_the_best_teacher_or_the_named_one(again: Path) -> None:
     road = Road(recipe(again, method={"name": "kd"}))
     _, taught, fused, (best,) = road.distill()
-    ranked = sorted(taught, key=lambda t: t.psnr_y)
+    ranked = sorted(taught, key=lambda t: t.quality)
     assert fused is None and best.columns["target"].train.startswith(ranked[-1].cached.folder)
-    named = Road(recipe(again, method={"name": "kd", "teacher": ranked[0].facts.label}))
+    named = Road(recipe(again, method={"name": "kd", "teacher": ranked[0].label}))
     (job,) = named.distill()[3]
     assert job.columns["target"].train.startswith(ranked[0].cached.folder)
     assert weights(job) != weights(best)
@@ -324,7 +324,7 @@ def test_a_float16_cache_holds_what_the_teachers_said_unrounded(again: Path) -> 
         assert value.dtype == np.float16
         assert np.abs(as_levels(value).astype(int) - rounded[id_]).max() <= 1
     assert next(iter(pixels(road, fused.cached.train, "sr").values())).dtype == np.float16
-    assert abs(half.psnr_y - edsr.psnr_y) < 0.05 and weights(job) != weights(levels)
+    assert abs(half.quality - edsr.quality) < 0.05 and weights(job) != weights(levels)
 
 
 def test_scratch_runs_no_teacher(place: Path) -> None:
@@ -378,7 +378,7 @@ def test_a_shard_of_the_wrong_size_counts_as_not_made_and_is_made_again_alone(
         n: sha256 for n, (sha256, _) in after.items() if n.endswith((".stats.json", ".damaged"))
     }
     assert {n for n in rewritten(before, after) if n.endswith(".arrow")} == {name}
-    assert road.run.road.shards_written == (kind == "outputs")
+    assert road.run.planner.shards_written == (kind == "outputs")
 
 
 def test_a_foreign_shard_of_the_same_size_is_made_again(again: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from road_kit import TEACHERS, Road, hashes, picture, recipe, teacher
 
+from pipeline.cache.stats import load as load_stats
 from pipeline.cache.store import Store
 from pipeline.data.decode import decode
 from pipeline.data.degrade import downscale, upscale
@@ -21,20 +22,23 @@ from pipeline.deploy.evaluate import bicubic, evaluate
 from pipeline.errors import FacultyError, InputError
 from pipeline.recipe.recipe import Recipe, TeacherSpec
 from pipeline.road.engines import InlineEngine
+from pipeline.road.values import Prepared
 from pipeline.tasks.super_resolution import tiles as tiling
-from pipeline.tasks.super_resolution.distill import HeldOut, job_fingerprint, phases, run_job
 from pipeline.tasks.super_resolution.fuse import fusion_folder
+from pipeline.tasks.super_resolution.held_out import HeldOut
 from pipeline.tasks.super_resolution.score import Model, ScoreTask, cost
+from pipeline.tasks.super_resolution.scoring import Scoring
+from pipeline.tasks.super_resolution.scoring import models as compared
 from pipeline.tasks.super_resolution.teach import (
     TeachTask,
     as_levels,
     luma_error,
     psnr,
     read,
-    read_stats,
     to_stored,
 )
 from pipeline.tasks.super_resolution.teacher_facts import find_facts, known_facts, resolve
+from pipeline.tasks.super_resolution.training import job_fingerprint
 
 
 @pytest.fixture
@@ -62,9 +66,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Road, tuple]:
 def test_a_tile_task_gives_the_same_bytes_every_time(place: Path) -> None:
     settings = recipe(place)
     plan = tiling.plan(settings, Store.open(place / "cache"))
-    first = [task.run() for task in plan.tasks]
+    first = [task.run() for task in plan.steps]
     before = hashes(place / "cache")
-    again = [pickle.loads(pickle.dumps(task)).run() for task in plan.tasks]
+    again = [pickle.loads(pickle.dumps(task)).run() for task in plan.steps]
     assert again == first and hashes(place / "cache") == before and len(first) > 1
 
 
@@ -72,18 +76,18 @@ def test_shards_hold_whole_pictures_of_one_use_up_to_their_size(place: Path) -> 
     picture(place / "lonely" / "small.png", 40, 40, seed=23)
     settings = recipe(place, data={"lr_only": [str(place / "lonely")]})
     plan = tiling.plan(settings, Store.open(place / "cache"))
-    for task in plan.tasks:
+    for task in plan.steps:
         assert len({(s.lr_only, s.held_out) for s in task.sources}) == 1
         bytes_ = sum(tiling._count(s, plan.grid) for s in task.sources) * 3 * (24**2 + 48**2)
         assert bytes_ <= 1e5 or len(task.sources) == 1
-    packed = [s.picture.sha256 for task in plan.tasks for s in task.sources]
+    packed = [s.picture.sha256 for task in plan.steps for s in task.sources]
     assert sorted(packed) == sorted({s.picture.sha256 for s in plan.sources}) and len(packed) == 7
 
 
 def test_packing_does_not_change_what_a_set_is_called(place: Path) -> None:
     store = Store.open(place / "cache")
     small, large = (tiling.plan(recipe(place, cache={"shard_mb": mb}), store) for mb in (0.02, 5.0))
-    assert len(small.tasks) > len(large.tasks)
+    assert len(small.steps) > len(large.steps)
     for held_out in (False, True):
         assert small.fingerprint(held_out) == large.fingerprint(held_out)
 
@@ -117,9 +121,9 @@ def test_tiles_are_the_pictures_and_their_matlab_lr(place: Path) -> None:
     settings = recipe(place)
     store = Store.open(place / "cache")
     plan = tiling.plan(settings, store)
-    receipt = plan.tasks[0].run()
+    receipt = plan.steps[0].run()
     columns = read(store, receipt).columns
-    by_sha = {s.picture.sha256[:16]: decode(s.picture.path) for s in plan.tasks[0].sources}
+    by_sha = {s.picture.sha256[:16]: decode(s.picture.path) for s in plan.steps[0].sources}
     for id_, lr, hr in zip(columns["id"], columns["lr"], columns["hr"], strict=True):
         sha, y, x = id_.split(":")
         y, x = int(y), int(x)
@@ -135,7 +139,7 @@ def test_tiles_are_the_pictures_and_their_matlab_lr(place: Path) -> None:
 def task(place: Path) -> TeachTask:
     settings = recipe(place)
     plan = tiling.plan(settings, Store.open(place / "cache"))
-    return TeachTask(str(place / "cache"), plan.tasks[0].run(), "outputs/t/x", 2, "uint8", 4)
+    return TeachTask(str(place / "cache"), plan.steps[0].run(), "outputs/t/x", 2, "uint8", 4)
 
 
 def enlarge(lr: torch.Tensor) -> torch.Tensor:
@@ -152,7 +156,7 @@ def enlarge(lr: torch.Tensor) -> torch.Tensor:
     ids=["nan", "size", "one"],
 )
 def test_an_output_that_cannot_be_is_named_with_its_tiles(task: TeachTask, wrong: Any, said: str) -> None:
-    ids = read(Store.open(task.cache), task.tiles).columns["id"]
+    ids = read(Store.open(task.cache), task.samples).columns["id"]
     with pytest.raises(FacultyError, match=said) as caught:
         task.run(wrong)
     assert ids[0] in str(caught.value) and task.folder in str(caught.value)
@@ -162,10 +166,10 @@ def test_an_output_that_cannot_be_is_named_with_its_tiles(task: TeachTask, wrong
 def test_a_teach_task_writes_shard_statistics_and_receipt(task: TeachTask) -> None:
     receipt, stats = task.run(enlarge)
     store = Store.open(task.cache)
-    tiles, out = read(store, task.tiles).columns, read(store, receipt).columns
-    assert receipt.key == task.tiles.key and out["id"] == tiles["id"]
+    tiles, out = read(store, task.samples).columns, read(store, receipt).columns
+    assert receipt.key == task.samples.key and out["id"] == tiles["id"]
     assert np.array_equal(out["sr"], np.asarray(tiles["lr"]).repeat(2, 1).repeat(2, 2))
-    assert read_stats(store, task.folder, [receipt.key]) == [stats] and stats["tiles"] == receipt.rows
+    assert load_stats(store, task.folder, [receipt.key]) == [stats] and stats["tiles"] == receipt.rows
     error, pixels = luma_error(out["sr"], tiles["hr"], 2)
     assert (stats["squared_error"], stats["pixels"]) == (pytest.approx(error), pixels)
     first = hashes(Path(task.cache), "*.arrow")
@@ -261,11 +265,11 @@ def test_a_training_is_named_after_what_shapes_its_weights() -> None:
 def test_a_job_travels_by_value_and_is_done_once(trained: tuple[Road, tuple], tmp_path: Path) -> None:
     _, (_, _, _, jobs) = trained
     job = pickle.loads(pickle.dumps(jobs[1]))
-    assert run_job(job) == job.result() == jobs[1].result()
+    assert job.run() == job.result() == jobs[1].result()
     assert Recipe.model_validate(job.recipe) == job.spec and job.result()["method"] == "mtkd"
     moved = replace(job, recipe={**job.recipe, "output": str(tmp_path)})
     assert moved.result() is None
-    again = run_job(moved)
+    again = moved.run()
     assert again == job.result() and moved.output().read_bytes(
         "weights.safetensors"
     ) == job.output().read_bytes("weights.safetensors")
@@ -273,26 +277,33 @@ def test_a_job_travels_by_value_and_is_done_once(trained: tuple[Road, tuple], tm
 
 def test_the_held_out_judge_measures_what_it_says(trained: tuple[Road, tuple]) -> None:
     road, (tiles, _, _, jobs) = trained
-    store = road.run.road.store
-    judge = HeldOut(store, jobs[1], phases(jobs[1])[0]({}), "cpu")
-    value, strip = judge(torch.nn.Upsample(scale_factor=2, mode="nearest"))
+    store = road.run.planner.store
+    judge = HeldOut(store, jobs[1].columns, 2, jobs[1].phases("cpu")[0]({}), "cpu")
+    values, strip = judge(torch.nn.Upsample(scale_factor=2, mode="nearest"))
     stats = []
     for receipt in tiles.held_out.shards:
         columns = read(store, receipt).columns
         error, pixels = luma_error(np.asarray(columns["lr"]).repeat(2, 1).repeat(2, 2), columns["hr"], 2)
         stats.append({"squared_error": error, "pixels": pixels})
-    assert value == pytest.approx(psnr(stats), abs=1e-6)
+    assert values["held_out/psnr_y"] == pytest.approx(psnr(stats), abs=1e-6)
     assert strip.shape == (48, 4 * 48, 3) and strip.dtype == np.uint8  # LR, target, output, HR
 
 
 # ---- score
 
 
+def everyone(road: Road, trained: tuple[Road, tuple]) -> list[Model]:
+    """What a table of the finished run compares."""
+    _, (tiles, taught, fused, jobs) = trained
+    return compared(road.settings, trained[0].run.planner.store, Prepared(tiles, taught, fused), jobs)
+
+
 def test_scores_follow_the_published_protocol(trained: tuple[Road, tuple]) -> None:
-    road, (_, taught, fused, jobs) = trained
-    sets = road.run.sets()
-    models = road.run.models(taught, fused, jobs)
-    scores, strip = road.run.score(models, sets)
+    road, _ = trained
+    sets = road.run.task.tested(road.run)
+    models = everyone(road, trained)
+    scoring = Scoring(road.run, models, sets)
+    strip = scoring.strip(scores := scoring.scores())
     ours = evaluate(bicubic(2), sets, 2)["Bench"]
     assert np.mean([p for p, _ in scores["bicubic-x2"]["Bench"].values()]) == pytest.approx(
         ours["psnr_y"], abs=1e-9
@@ -309,8 +320,8 @@ def test_scores_follow_the_published_protocol(trained: tuple[Road, tuple]) -> No
 def test_the_fused_score_is_that_of_the_teachers_pictures_together(
     trained: tuple[Road, tuple], tmp_path: Path
 ) -> None:
-    road, (_, taught, fused, jobs) = trained
-    models = road.run.models(taught, fused, jobs)[:4]
+    road, _ = trained
+    models = everyone(road, trained)[:4]
     file = picture(tmp_path / "x.png", 64, 66, 5)
     scored = ScoreTask("s", "x", str(file), 2, tuple(models), (models[3].identity,), keep_pictures=True).run()
     assert set(scored.scores) == {models[3].identity}
@@ -327,21 +338,20 @@ class Counting(InlineEngine):
         self.scored: list[tuple[str, tuple[str, ...]]] = []
 
     def map(self, function: Any, items: Sequence[Any], *, gpus: float = 0.0) -> Iterator[Any]:
-        self.scored += [(item.picture, item.wanted) for item in items if item.wanted]
+        self.scored += [(task.picture, task.wanted) for _, task in items if task.wanted]
         return super().map(function, items, gpus=gpus)
 
 
 def test_only_what_has_no_score_is_scored(trained: tuple[Road, tuple], tmp_path: Path) -> None:
-    _, (_, taught, fused, jobs) = trained
     picture(tmp_path / "Bench" / "one.png", 64, 72, 60)
     road = Road(recipe(tmp_path, data={"test": [str(tmp_path / "Bench")]}), engine := Counting())
 
     def asked(models: list[Model]) -> list[tuple[str, tuple[str, ...]]]:
         engine.scored.clear()
-        road.run.score(models, road.run.sets())
+        Scoring(road.run, models, road.run.task.tested(road.run)).scores()
         return list(engine.scored)
 
-    models = road.run.models(taught, fused, jobs)
+    models = everyone(road, trained)
     names = tuple(m.identity for m in models)
     assert asked(models[:3]) == [("one.png", names[:3])]
     assert asked(models[:3]) == []
@@ -353,9 +363,9 @@ def test_only_what_has_no_score_is_scored(trained: tuple[Road, tuple], tmp_path:
 
 
 def test_cost_is_that_of_the_network(trained: tuple[Road, tuple]) -> None:
-    road, (_, taught, fused, jobs) = trained
-    bicubic_, edsr, _, fused_, scratch, _ = road.run.models(taught, fused, jobs)
+    road, (_, taught, _, _) = trained
+    bicubic_, edsr, _, fused_, scratch, _ = everyone(road, trained)
     assert cost(bicubic_, 2) is None and cost(fused_, 2) is None
-    assert cost(edsr, 2) == (taught[0].facts.parameters, taught[0].facts.multiply_adds)
+    assert cost(edsr, 2) == (taught[0].network.parameters, taught[0].network.multiply_adds)
     parameters, multiply_adds = cost(scratch, 2)
     assert 500 < parameters < cost(edsr, 2)[0] and 1e6 < multiply_adds < cost(edsr, 2)[1]

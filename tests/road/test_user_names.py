@@ -23,15 +23,15 @@ from pipeline.errors import InputError
 from pipeline.means import exact_pictures, set_means
 from pipeline.metrics import psnr_y, ssim_y
 from pipeline.progress import Quiet
-from pipeline.recipe.reading import checked
+from pipeline.recipe.reading import checked, with_method
 from pipeline.recipe.recipe import Recipe
-from pipeline.recipe.recognition import Recognition
 from pipeline.report.charts import all_charts
 from pipeline.report.table import PSNR, Row, arrange, gains, render_table
 from pipeline.road.engines import InlineEngine
-from pipeline.tasks.recognition.run import RecognitionRun
-from pipeline.tasks.super_resolution.jobs import teacher_job, told_apart
-from pipeline.tasks.super_resolution.targets import Cached
+from pipeline.road.run import Run, told_apart
+from pipeline.road.values import Prepared, Samples
+from pipeline.tasks.recognition.recipe import Recognition
+from pipeline.tasks.registry import task_of
 
 SETS = ("测试集一", "测试集二", "Set (a)", "Set [a]", "held_out")
 SPELLED = ("测试集一", "测试集二", "Set _x0028_a_x0029_", "Set _x005B_a_x005D_", "held_out")
@@ -236,7 +236,7 @@ def test_a_baseline_is_the_method_scratch_whatever_variants_are_called(tmp_path:
         """Of an outcome, what the baseline depends on."""
 
         def __init__(self, *jobs: Any) -> None:
-            self.jobs = jobs
+            self.recipe, self.jobs, self.results = road.settings, jobs, ()
 
     variants = {"scratch-hr2-s1": {"name": "scratch", "hr": 2.0}}
     road = Road(recipe(tmp_path, method={"name": "scratch"}, compare={"variants": variants}))
@@ -244,16 +244,19 @@ def test_a_baseline_is_the_method_scratch_whatever_variants_are_called(tmp_path:
         picture(tmp_path / "pictures" / f"{name}.png", 96, 96, seed)
     *_, jobs = road.distill("scratch-hr2-s1", "scratch")
     assert [job.group for job in jobs] == ["scratch-hr2-s1-fsrcnn", "scratch-fsrcnn"]
-    assert baseline(Some(*jobs)) == "scratch-fsrcnn"
+    assert set(baseline(Some(*jobs)).values()) == {"scratch-fsrcnn"}
 
 
 def test_teachers_of_pisr_in_one_comparison_have_labels_of_their_own(tmp_path: Path) -> None:
     variants = {"strong": {"name": "pisr", "imitation": 0.1}, "same": {"name": "pisr", "vid": 0.1}}
     settings = recipe(tmp_path, method={"name": "pisr"}, compare={"variants": variants})
-    tiles = Cached("tiles/x", Manifest("tiles", "0" * 16, {}, ()), None)
-    jobs = {j.folder: j for m in ("pisr", "strong", "same") if (j := teacher_job(settings, tiles, m))}
-    labels = [job.label for job in told_apart(list(jobs.values()))]
-    assert len(labels) == len(set(labels)) == 2 and labels[1].endswith("-strong")
+    prepared = Prepared(Samples("tiles/x", {"train": Manifest("tiles", "0" * 16, {}, ())}))
+    helper = task_of(settings).helper
+    jobs = {m: helper(with_method(settings, m), m, prepared) for m in ("pisr", "strong", "same")}
+    told = told_apart({m: job for m, job in jobs.items() if job is not None})
+    assert told["same"].folder == told["pisr"].folder != told["strong"].folder
+    labels = {m: job.label for m, job in told.items()}
+    assert labels["same"] == labels["pisr"] != labels["strong"] and labels["strong"].endswith("-strong")
 
 
 def test_assistants_of_a_comparison_keep_records_of_their_own(tmp_path: Path) -> None:
@@ -277,12 +280,11 @@ def test_assistants_of_a_comparison_keep_records_of_their_own(tmp_path: Path) ->
         },
         "tracking": {"enabled": False},
     }
-    run = RecognitionRun(Recognition.model_validate(raw), InlineEngine("cpu"), Quiet())
+    run = Run(Recognition.model_validate(raw), InlineEngine("cpu"), Quiet())
     outcome = run.everything(["horkd", "warm", "same"], [0])
     helpers = {"teacher", "assistant", "assistant-warm"}
     assert set(run.tracked.trainings) == helpers | {job.label for job in outcome.jobs}
-    assert outcome.assistant is not None and outcome.assistant.job is not None
-    assert outcome.assistant.job.label == "assistant" in outcome.scores
+    assert outcome.prepared.helpers["horkd"].label == "assistant" in [r.name for r in outcome.results]
 
 
 def test_two_classes_of_one_name_are_refused() -> None:
@@ -302,4 +304,5 @@ def test_two_test_sets_of_one_name_say_what_to_do(tmp_path: Path) -> None:
         picture(tmp_path / folder / "a.png", 48, 52, 1)
     raw = content(tmp_path, data={"test": [str(tmp_path / "x/Set"), str(tmp_path / "y/Set")]})
     with pytest.raises(InputError, match="Rename a folder"):
-        Road(Recipe.model_validate(raw)).run.sets()
+        road = Road(Recipe.model_validate(raw))
+        road.run.task.tested(road.run)

@@ -19,16 +19,16 @@ from pipeline.cache.store import Store
 from pipeline.cost import multiply_adds
 from pipeline.errors import InputError
 from pipeline.progress import Quiet
-from pipeline.recipe.recognition import METHODS, Network, Recognition
+from pipeline.recipe.recognition_methods import METHODS
 from pipeline.recipe.schedule import Piecewise, peak, scaled_to
 from pipeline.road.engines import InlineEngine
 from pipeline.search.report import best_recipe
 from pipeline.search.run import Conductor, accuracy, checker
 from pipeline.search.space import Axis, load_space, own_value, value_at, with_values
-from pipeline.search.subject import subject_of
 from pipeline.search.sweep import Plan, Sweep, Trial
 from pipeline.tasks.recognition.networks import build
-from pipeline.tasks.recognition.tasks import METRICS
+from pipeline.tasks.recognition.recipe import Network, Recognition
+from pipeline.tasks.registry import task_named, task_of
 
 WEIGHTS = {
     "kd": ["soft"],
@@ -153,10 +153,11 @@ def sweep_of(folder: Path, settings: Recognition, space: Any, trials: int = 2) -
 
 
 def test_trials_are_compared_by_the_tasks_first_validation_figure(tmp_path: Path) -> None:
-    for task, metrics in METRICS.items():
+    for task in ("classification", "verification", "retrieval", "segmentation"):
+        metrics = task_named(task).metrics(None)
         layout = {"layout": "masks" if task == "segmentation" else "folders", "root": "x", "size": 32}
         settings = recipe(tmp_path, task=task, data=layout)
-        name = "held_out/" + subject_of(settings).metric(settings).key
+        name = "held_out/" + task_of(settings).metric(settings).key
         reported = {f"held_out/{m.key}": 0.1 * (i + 1) for i, m in enumerate(reversed(metrics))}
         assert accuracy({"train/loss": 3.0, **reported}, name) == pytest.approx(0.1 * len(metrics))
         assert accuracy({**reported, name: math.nan}, name) is None

@@ -64,7 +64,7 @@ def test_a_run_refuses_another_range_and_the_key_it_names_mends_it(place: Path, 
     assert mended.warnings == []
     good = Road(recipe(place, **with_teacher(place, TEACHERS / "compact_x2.safetensors")))
     _, (right,) = good.teach()
-    assert taught.psnr_y == pytest.approx(right.psnr_y, abs=0.01)
+    assert taught.quality == pytest.approx(right.quality, abs=0.01)
 
 
 def test_gate_warn_goes_on_and_the_warning_stands_in_the_report(
@@ -85,7 +85,7 @@ def test_gate_warn_goes_on_and_the_warning_stands_in_the_report(
 def test_gate_off_says_nothing(place: Path, scaled: Path) -> None:
     road = Road(recipe(place, **with_teacher(place, scaled, gate="off")))
     _, (taught,) = road.teach()
-    assert road.warnings == [] and taught.tiles > 0
+    assert road.warnings == [] and taught.rows > 0
 
 
 def test_readings_have_caches_of_their_own_and_defaults_none(place: Path) -> None:
@@ -105,7 +105,7 @@ def test_readings_have_caches_of_their_own_and_defaults_none(place: Path) -> Non
     _, (known,) = Road(recipe(place, **with_teacher(place, file, channels="rgb", value_range=1))).teach()
     assert known.cached.folder == plain.cached.folder  # what the loader knows, said once more
     _, (other,) = Road(told).teach()
-    assert other.cached.folder != plain.cached.folder and other.facts.reading == {"bgr": True}
+    assert other.cached.folder != plain.cached.folder and other.network.reading == {"bgr": True}
 
 
 @pytest.mark.parametrize("wrong", [{"gate": "perceptual"}, {"channels": "gbr"}, {"value_range": 2}])
@@ -207,7 +207,7 @@ def test_the_reading_reaches_ray_s_actors(ray_local: None, place: Path, scaled: 
     _, (inline,) = Road(recipe(place, **with_teacher(place, TEACHERS / "compact_x2.safetensors"))).teach()
     road = Road(recipe(place, **with_teacher(place, scaled, value_range=255)), RayEngine())
     _, (taught,) = road.teach()
-    assert road.warnings == [] and taught.psnr_y == pytest.approx(inline.psnr_y, abs=0.01)
+    assert road.warnings == [] and taught.quality == pytest.approx(inline.quality, abs=0.01)
     road = Road(recipe(place, **with_teacher(place, scaled, gate="warn", precision="auto")), RayEngine())
     road.teach()
     assert RANGE in road.warnings[0]  # through a Ray task and back

@@ -61,7 +61,7 @@ def make_cache(pictures: Path, root: Path, **data: object) -> tuple[Store, Manif
     )
     store = Store.open(root)
     plan = tiling.plan(recipe, store)
-    receipts = {**plan.kept, **{t.key: t.run() for t in plan.tasks}}
+    receipts = {**plan.kept, **{t.key: t.run() for t in plan.steps}}
     return store, plan.manifest(receipts, held_out=False)
 
 

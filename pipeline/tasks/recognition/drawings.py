@@ -10,34 +10,17 @@ import torch
 from torch.nn import functional as F
 
 from pipeline.report.charts import PALETTE, plain
+from pipeline.road.values import Outcome
+from pipeline.tasks.base import Drawing
+from pipeline.tasks.recognition.jobs import RecognitionJob
 from pipeline.tasks.recognition.sampler import Gallery, ViewBatch, student_pictures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from pipeline.tasks.recognition.run import Outcome, RecognitionRun
+    from pipeline.road.run import Run
 
-Drawing = tuple[str, np.ndarray]
-"""(caption, (H, W, 3) uint8)."""
 SHOWN = 6
-
-
-def drawings(run: RecognitionRun, outcome: Outcome) -> dict[str, Drawing]:
-    """What the task has to show, of the teacher and one seed of each method, by name."""
-    chosen: dict[str, Any] = {}
-    for label, scored in outcome.scores.items():
-        chosen.setdefault(label.rsplit("-s", 1)[0], scored.curves)
-    if outcome.recipe.task == "classification":
-        return {"confusion": confusion(chosen, outcome.data.classes)}
-    if outcome.recipe.task == "segmentation":
-        return {"defects": overlays(run, outcome)}
-    if outcome.recipe.task == "verification":
-        lines = {name: curves["roc"] for name, curves in chosen.items()}
-        return {
-            "roc": curve(lines, "ROC: pairs of test pictures", "false accept rate", "true accept rate", True)
-        }
-    cmc = {name: [list(range(1, len(c["cmc"]) + 1)), c["cmc"]] for name, c in chosen.items()}
-    return {"cmc": curve(cmc, "CMC: cumulative matching", "rank", "queries answered", False)}
 
 
 def confusion(matrices: Mapping[str, Any], classes: tuple[str, ...]) -> Drawing:
@@ -94,10 +77,11 @@ def curve(lines: Mapping[str, Any], title: str, x: str, y: str, logarithmic: boo
 
 
 @torch.inference_mode()
-def overlays(run: RecognitionRun, outcome: Outcome) -> Drawing:
+def overlays(run: Run, outcome: Outcome) -> Drawing:
     """Test pictures with the largest defects: the picture, the truth, and what each network finds (red)."""
     recipe = outcome.recipe
-    gallery = Gallery(run.store, outcome.data.splits["test"])
+    store = run.planner.store
+    gallery = Gallery(store, outcome.prepared.samples.manifests["test"])
     everything = np.arange(len(gallery))
     masks = gallery.masks(everything)[..., 0] > 127
     order = np.argsort(-masks.mean(axis=(1, 2)), kind="stable")
@@ -106,16 +90,17 @@ def overlays(run: RecognitionRun, outcome: Outcome) -> Drawing:
     numbers = with_defect[spread]
     hr = gallery.hr(numbers)
     columns = {"picture": hr, "truth": _painted(hr, masks[numbers])}
-    networks = [(helper.source, run.store, 1, helper.label) for helper in outcome.teachers]
+    networks = [(teacher.network, store, 1, teacher.label) for teacher in outcome.prepared.all]
     seen = set()
     for job in outcome.jobs:
         name = job.group
         if name not in seen:
             seen.add(name)
+            assert isinstance(job, RecognitionJob)
             networks.append((job.source(), run.output, job.gap, name))
-    for source, store, gap, name in networks:
+    for source, place, gap, name in networks:
         pictures = student_pictures(hr, gap, recipe.input == "enlarged" and gap > 1)
-        logits = source.load(store)(ViewBatch({"lr": pictures}, []).to("cpu")["lr"])["logits"]
+        logits = source.load(place)(ViewBatch({"lr": pictures}, []).to("cpu")["lr"])["logits"]
         logits = F.interpolate(logits.float(), recipe.hr_size, mode="bilinear", align_corners=False)
         columns[name] = _painted(hr, logits.softmax(dim=1)[:, 1].numpy() > 0.5)
     figure = _figure(1.6 * len(columns), 1.7 * len(numbers))

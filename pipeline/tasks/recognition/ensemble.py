@@ -10,21 +10,16 @@ labels at that temperature. Maps are fused pixel by pixel.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.cache import records
-from pipeline.cache.format import Receipt, open_verified, write_shard
-from pipeline.cache.manifest import write_receipt
 from pipeline.cache.store import Store
-from pipeline.tasks.super_resolution.teach import STATS
 
+Mean = Callable[[Sequence[Tensor], Tensor, float], Tensor]
+"""(logits of K networks, `shares` (K, C), temperature) -> those of all together: `soft_mean`, or a task's own."""
 LEAST = 1e-7
 """Probability below which nothing is told apart: float16 keeps the logits of more."""
 ROUNDS = 300
@@ -38,10 +33,10 @@ class Ensemble(nn.Module):
     centre: Tensor
 
     def __init__(
-        self, members: Sequence[nn.Module], tensors: Mapping[str, Tensor], temperature: float
+        self, members: Sequence[nn.Module], tensors: Mapping[str, Tensor], temperature: float, mean: Mean
     ) -> None:
         super().__init__()
-        self.members, self.temperature = nn.ModuleList(members), temperature
+        self.members, self.temperature, self.mean = nn.ModuleList(members), temperature, mean
         for name in ("shares", "centre", "projection"):
             self.register_buffer(name, tensors[name])
 
@@ -51,7 +46,7 @@ class Ensemble(nn.Module):
         return max(int(member.dropped) for member in self.members)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        return fuse([member(x) for member in self.members], vars_of(self), self.temperature)
+        return fuse([member(x) for member in self.members], vars_of(self), self.temperature, self.mean)
 
 
 def vars_of(ensemble: Ensemble) -> dict[str, Tensor]:
@@ -60,10 +55,10 @@ def vars_of(ensemble: Ensemble) -> dict[str, Tensor]:
 
 
 def fuse(
-    outputs: Sequence[Mapping[str, Tensor]], tensors: Mapping[str, Tensor], temperature: float
+    outputs: Sequence[Mapping[str, Tensor]], tensors: Mapping[str, Tensor], temperature: float, mean: Mean
 ) -> dict[str, Tensor]:
     """`logits` and `embedding` of several networks for the same pictures as one network's."""
-    logits = soft_mean([o["logits"].float() for o in outputs], tensors["shares"], temperature)
+    logits = mean([o["logits"].float() for o in outputs], tensors["shares"], temperature)
     joined = join([o["embedding"].float() for o in outputs])
     if tensors["projection"].numel():
         joined = (joined - tensors["centre"]) @ tensors["projection"]
@@ -118,49 +113,6 @@ def principal(joined: Tensor, width: int) -> tuple[Tensor, Tensor]:
     rows = rows[:width]
     signs = rows.gather(1, rows.abs().argmax(dim=1, keepdim=True)).sign()
     return centre.float(), (rows * signs).T.float().contiguous()
-
-
-@dataclass(frozen=True, slots=True)
-class FuseTask:
-    """One shard of every member's outputs into one of the ensemble's."""
-
-    cache: str
-    folder: str
-    members: tuple[Receipt, ...]
-    """Of the same pictures."""
-    weights: str
-    """The joining's tensors in the cache."""
-    temperature: float
-    identity: str
-
-    def run(self, device: str = "cpu") -> Receipt:
-        """Returns the committed shard's receipt. Idempotent."""
-        store = Store.open(self.cache)
-        tensors = load_joining(store, self.weights)
-        begun = time.perf_counter()
-        shards = [open_verified(store, receipt).columns for receipt in self.members]
-        ids, key = shards[0]["id"], self.members[0].key
-        pictures, views = shards[0]["logits"].shape[:2]
-        flat = [
-            {name: torch.from_numpy(np.array(s[name])).flatten(0, 1) for name in ("logits", "embedding")}
-            for s in shards
-        ]
-        fused = {
-            name: value.view(pictures, views, *value.shape[1:]).numpy().astype(np.float16)
-            for name, value in fuse(flat, tensors, self.temperature).items()
-        }
-        written = write_shard(
-            store,
-            f"{self.folder}/{key}.arrow",
-            {"id": ids, **fused},
-            metadata={"kind": "outputs", "key": key, "source": self.identity},
-            value_ranges={name: (float(x.min()), float(x.max())) for name, x in fused.items()},
-        )
-        seconds = time.perf_counter() - begun
-        stats = {"pictures": len(ids), "views": views, "seconds": seconds}
-        records.save(store, f"{self.folder}/{key}{STATS}", stats)
-        write_receipt(store, written)
-        return written
 
 
 def load_joining(store: Store, weights: str) -> dict[str, Tensor]:

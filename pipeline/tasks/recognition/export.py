@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.cost import multiply_adds, parameters
 from pipeline.deploy.export import onnx_bytes, onnx_session, read_network, require_parity, write_whole
-from pipeline.deploy.shipping import attempt, missing_note
+from pipeline.deploy.shipping import attempt
 from pipeline.errors import InputError, reason
-from pipeline.recipe.recognition import Network
-from pipeline.tasks.recognition.networks import Recogniser, build
+from pipeline.tasks.recognition.networks import Recogniser
+from pipeline.tasks.recognition.recipe import Network
+
+if TYPE_CHECKING:
+    from pipeline.tasks.recognition.task import RecognitionTask
 
 OUTPUTS = ("logits", "embedding")
+KIND = "a recognition network's .safetensors file"
+EXPECTED = "tensors and metadata of one recognition network"
 
 
 class _Plain(nn.Module):
@@ -32,23 +37,18 @@ class _Plain(nn.Module):
         return tuple(out[name] for name in OUTPUTS)
 
 
-def load_recogniser(path: str | Path) -> tuple[Recogniser, dict[str, Any]]:
-    """The network in a file that a run wrote: (in evaluation mode on the CPU, what the file says of it).
-
-    Facts are `task`, `architecture`, `options`, `embedding`, `classes`, `size` (height, width of its input), `gap`,
-    `method` and `seed`. Raises InputError for a missing, damaged or foreign file.
-    """
-    where = str(path)
-    tensors, facts = read_network(path, "a recognition network's .safetensors file")
+def rebuilt(
+    task: RecognitionTask, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], where: str
+) -> Recogniser:
+    """The network of a file that a run wrote, in evaluation mode. Raises InputError for a foreign file."""
     try:
         network = Network(name=facts["architecture"], options=facts["options"], embedding=facts["embedding"])
         height, width = facts["size"]
-        segment = facts["task"] == "segmentation"
-        net = build(network, (height, width), facts["classes"], segment=segment)
+        net = task.build(network, (height, width), facts["classes"])
         net.load_state_dict(tensors)
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise InputError(where, "tensors and metadata of one recognition network", reason(error)) from None
-    return net.eval(), facts
+        raise InputError(where, EXPECTED, reason(error)) from None
+    return net.eval()
 
 
 def export_onnx(net: Recogniser, path: str | Path, size: tuple[int, int], facts: Mapping[str, Any]) -> float:
@@ -72,20 +72,20 @@ def export_onnx(net: Recogniser, path: str | Path, size: tuple[int, int], facts:
 
 
 def export_recogniser(
-    source: str | Path,
-    out: str | Path,
+    task: RecognitionTask,
+    source: Path,
+    out: Path,
     set_name: str,
     scores: Mapping[str, float],
     classes: tuple[str, ...],
-    on_missing: Callable[[str], None] = lambda text: None,
-) -> dict[str, Path]:
-    """Write a trained network's file again, with ONNX and its page, into `out`: {kind: path}.
+) -> tuple[dict[str, Path], dict[str, str]]:
+    """Write a trained network's file again, with ONNX and its page, into `out`.
 
     `scores` are its figures on the test pictures of `set_name`, `classes` the names of the classes in the order of
-    its logits. `on_missing` is told why a format could not be written; the others are.
+    its logits. Returns ({kind: path}, {kind that could not be written: why}).
     """
-    net, facts = load_recogniser(source)
-    out = Path(out)
+    tensors, facts = read_network(source, KIND)
+    net = rebuilt(task, tensors, facts, str(source))
     out.mkdir(parents=True, exist_ok=True)
     stem = file_stem(facts["architecture"], facts["gap"])
     paths = {
@@ -94,10 +94,11 @@ def export_recogniser(
         "card": out / "README.md",
     }
     write_whole(paths["safetensors"], Path(source).read_bytes())
+    missing = {}
     if why := attempt(lambda: export_onnx(net, paths["onnx"], tuple(facts["size"]), facts)):
-        on_missing(missing_note(stem, {"onnx": why.removeprefix(f"{paths.pop('onnx')}: ")}))
-    write_whole(paths["card"], card(net, facts, set_name, scores, classes).encode())
-    return paths
+        missing["onnx"] = why.removeprefix(f"{paths.pop('onnx')}: ")
+    write_whole(paths["card"], card(task, net, facts, set_name, scores, classes).encode())
+    return paths, missing
 
 
 def file_stem(network: str, gap: int) -> str:
@@ -106,6 +107,7 @@ def file_stem(network: str, gap: int) -> str:
 
 
 def card(
+    task: RecognitionTask,
     net: Recogniser,
     facts: Mapping[str, Any],
     set_name: str,
@@ -123,7 +125,7 @@ def card(
         ("input", f"RGB, float in [0, 1], (batch, 3, {height}, {width}); bicubic LR of HR x{facts['gap']}"),
         (
             "`logits`",
-            "(batch, 2, h, w), background and defect" if "segm" in facts["task"] else "(batch, classes)",
+            task.logits,
         ),
         ("`embedding`", f"(batch, {facts['embedding']}), to be compared by cosine"),
     ]
@@ -140,7 +142,7 @@ def card(
         "```python\nimport onnxruntime\n\n"
         f'session = onnxruntime.InferenceSession("{stem}.onnx")\n'
         'logits, embedding = session.run(None, {"picture": picture})  # float32\n```',
-        "```python\nfrom pipeline.tasks.recognition.export import load_recogniser\n\n"
+        "```python\nfrom pipeline.deploy.recogniser import load_recogniser\n\n"
         f'network, facts = load_recogniser("{stem}.safetensors")\n```',
     ]
     return "\n\n".join(parts) + "\n"

@@ -22,7 +22,7 @@ from PIL import Image
 
 from pipeline.data.files import HIDDEN, counted, walk
 from pipeline.errors import InputError
-from pipeline.recipe.recognition import RecognitionData, Task
+from pipeline.tasks.recognition.settings import RecognitionData
 
 MASK = "_mask"
 ABOVE = 127
@@ -57,8 +57,10 @@ class Found:
     """What of the folder is used, and why pictures were left out; nothing where all are."""
 
 
-def find(data: RecognitionData, task: Task) -> Found:
-    """Read the layout's names, labels and digests. Raises InputError for what the module's rules refuse."""
+def find(data: RecognitionData, identities: bool = False) -> Found:
+    """Read the layout's names, labels and digests; `identities`: those of people, of whom test pictures show others.
+
+    Raises InputError for what the module's rules refuse."""
     readers = {
         "digits": _digits,
         "folders": _folders,
@@ -66,7 +68,7 @@ def find(data: RecognitionData, task: Task) -> Found:
         "masks": _masks,
         "npz": _npz,
     }
-    items, classes = readers[data.layout](data, task)
+    items, classes = readers[data.layout](data, identities)
     if not items:
         raise InputError(data.root or "data", "at least one picture", "none")
     kept: dict[str, Item] = {}
@@ -96,7 +98,7 @@ def find(data: RecognitionData, task: Task) -> Found:
     return Found(tuple(kept.values()), names, tuple(left_out))
 
 
-def _digits(data: RecognitionData, task: Task) -> tuple[list[Item], list[str]]:
+def _digits(data: RecognitionData, identities: bool) -> tuple[list[Item], list[str]]:
     images, labels = digits()
     items = [
         Item(_digest(image), f"digit {i}", str(label), f"digits::{i}")
@@ -114,7 +116,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     return np.rint(found.images * (255 / 16)).astype(np.uint8), found.target.astype(np.int64)
 
 
-def _folders(data: RecognitionData, task: Task) -> tuple[list[Item], list[str]]:
+def _folders(data: RecognitionData, identities: bool) -> tuple[list[Item], list[str]]:
     root = _folder(data.root)
     folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     items = []
@@ -126,7 +128,7 @@ def _folders(data: RecognitionData, task: Task) -> tuple[list[Item], list[str]]:
     return items, [folder.name for folder in folders]
 
 
-def _market(data: RecognitionData, task: Task) -> tuple[list[Item], list[str]]:
+def _market(data: RecognitionData, identities: bool) -> tuple[list[Item], list[str]]:
     root = _folder(data.root)
     roles = {"bounding_box_train": "train", "query": "query", "bounding_box_test": "gallery"}
     items = []
@@ -147,7 +149,7 @@ def market_name(path: Path) -> tuple[str, int]:
     return match.group(1), int(match.group(2))
 
 
-def _masks(data: RecognitionData, task: Task) -> tuple[list[Item], list[str]]:
+def _masks(data: RecognitionData, identities: bool) -> tuple[list[Item], list[str]]:
     root = _folder(data.root)
     items = []
     for path in walk(root).pictures:
@@ -172,7 +174,7 @@ def read_mask(path: str, height: int, width: int) -> np.ndarray:
     return mask > ABOVE
 
 
-def _npz(data: RecognitionData, task: Task) -> tuple[list[Item], list[str]]:
+def _npz(data: RecognitionData, identities: bool) -> tuple[list[Item], list[str]]:
     file = Path(data.root)
     if not file.is_file():
         raise InputError("data.root", "an npz file", f"{data.root!r}, which is none")
@@ -200,7 +202,7 @@ def _npz(data: RecognitionData, task: Task) -> tuple[list[Item], list[str]]:
             for i, (image, label, camera) in enumerate(zip(images, labels, cameras))
         ]
     present = {int(item.label) for item in items}
-    if task == "classification":
+    if not identities:
         count = len(data.classes) or max(present) + 1
         if outside := sorted(n for n in present if n >= count):
             raise InputError(f"{file}: {data.labels}", f"labels 0..{count - 1}", f"{outside[0]}")
@@ -263,7 +265,7 @@ def _folder(path: str) -> Path:
     return root
 
 
-def split(found: Found, data: RecognitionData, task: Task = "classification") -> dict[str, list[Item]]:
+def split(found: Found, data: RecognitionData, identities: bool = False) -> dict[str, list[Item]]:
     """{"train", "val", "test"} -> items sorted by id: a function of the pictures' bytes, whatever their order.
 
     Verification and retrieval are validated on whole identities, because they need pictures of one person.
@@ -289,10 +291,10 @@ def split(found: Found, data: RecognitionData, task: Task = "classification") ->
             parts["test"] += items[:count]
             pools[c] = items[count:]
     pools = {c: items for c, items in pools.items() if items or data.layout != "market1501"}
-    unseen = _unseen(pools, data.holdout) if task in ("verification", "retrieval") else set()
+    unseen = _unseen(pools, data.holdout) if identities else set()
     for c, items in pools.items():
         count = _share(data.holdout, len(items)) if len(items) > 1 else 0
-        if task in ("verification", "retrieval"):
+        if identities:
             count = len(items) if c in unseen else 0
         parts["val"] += items[:count]
         parts["train"] += items[count:]

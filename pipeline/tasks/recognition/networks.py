@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.errors import FacultyError, InputError
-from pipeline.recipe.recognition import Network
+from pipeline.tasks.recognition.recipe import Network
 
 DEPTHS = {"resnet8": 1, "resnet14": 2, "resnet20": 3}
 LEAST_MAP = 2

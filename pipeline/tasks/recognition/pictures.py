@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -14,8 +15,9 @@ from pipeline.cache.format import Receipt, write_shard
 from pipeline.cache.manifest import Manifest, committed, write_receipt
 from pipeline.cache.store import Store
 from pipeline.data.decode import decode
-from pipeline.recipe.recognition import Recognition
+from pipeline.road.values import Samples
 from pipeline.tasks.recognition.layouts import Item, array, as_rgb, digits, find, numbered, read_mask, split
+from pipeline.tasks.recognition.recipe import Recognition
 
 VERSION = 1
 SPLITS = ("train", "val", "test")
@@ -68,9 +70,19 @@ class Plan:
     """Split -> keys."""
     fingerprints: dict[str, str]
     kept: dict[str, Receipt]
-    tasks: tuple[PictureTask, ...]
+    steps: tuple[PictureTask, ...]
 
-    def manifest(self, split: str, receipts: dict[str, Receipt]) -> Manifest:
+    @property
+    def note(self) -> str:
+        """Nothing stands behind the progress line."""
+        return ""
+
+    def samples(self, receipts: Mapping[str, Receipt], keep: Callable[[str, Manifest], Manifest]) -> Samples:
+        """The pictures as splits."""
+        splits = {name: keep(self.folder, self.manifest(name, receipts)) for name in SPLITS}
+        return Samples(self.folder, splits, self.classes)
+
+    def manifest(self, split: str, receipts: Mapping[str, Receipt]) -> Manifest:
         """The manifest of one split."""
         shards = tuple(receipts[key] for key in self.shards[split])
         inputs = {"split": split, "name": split, "classes": list(self.classes), "folder": self.folder}
@@ -79,13 +91,13 @@ class Plan:
 
 def plan(recipe: Recognition, store: Store) -> Plan:
     """Find the recipe's pictures and what is missing of them in the cache. Raises InputError (layouts.py)."""
-    found = find(recipe.data, recipe.task)
-    parts = split(found, recipe.data, recipe.task)
+    found = find(recipe.data, recipe.identities)
+    parts = split(found, recipe.data, recipe.identities)
     numbers, trained = numbered(parts, found.classes)
-    facts = {"version": VERSION, "size": list(recipe.hr_size), "masks": recipe.task == "segmentation"}
+    facts = {"version": VERSION, "size": list(recipe.hr_size), "masks": recipe.masks}
     folder = f"pictures/{recipe.hr_size[0]}x{recipe.hr_size[1]}-{fingerprint(facts)}"
     kept = committed(store, folder)
-    bytes_each = recipe.hr_size[0] * recipe.hr_size[1] * (4 if recipe.task == "segmentation" else 3)
+    bytes_each = recipe.hr_size[0] * recipe.hr_size[1] * (4 if recipe.masks else 3)
     limit = max(int(recipe.cache.shard_mb * 1e6 / bytes_each), 1)
     shards: dict[str, tuple[str, ...]] = {}
     prints: dict[str, str] = {}

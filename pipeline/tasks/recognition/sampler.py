@@ -20,7 +20,8 @@ from pipeline.cache.order import below, epoch_keys, mix, permute, read_ahead, wo
 from pipeline.cache.rows import Rows
 from pipeline.cache.store import Store
 from pipeline.errors import InputError
-from pipeline.recipe.recognition import Sampling, Views
+from pipeline.tasks.recognition.recipe import Sampling
+from pipeline.tasks.recognition.settings import Views
 from pipeline.tasks.recognition.views import Move, draw, enlarge, see, shrink
 
 PICTURES = ("lr", "hr")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -14,10 +14,11 @@ from pipeline.cache.fingerprint import fingerprint
 from pipeline.cache.manifest import load as load_manifest
 from pipeline.cache.store import Store
 from pipeline.cost import multiply_adds, parameters
-from pipeline.recipe.recognition import Recognition
 from pipeline.tasks.recognition.sampler import Gallery
-from pipeline.tasks.recognition.tasks import score
 from pipeline.tasks.recognition.teach import Source
+
+if TYPE_CHECKING:
+    from pipeline.tasks.recognition.task import RecognitionTask
 
 VERSION = 1
 RUNS = 20
@@ -50,6 +51,7 @@ class Scored:
 class ScoreTask:
     """Score one network on the test pictures."""
 
+    task: RecognitionTask
     label: str
     recipe: dict[str, Any]
     gap: int
@@ -68,11 +70,11 @@ class ScoreTask:
 
     def run(self, device: str = "cpu") -> Scored:
         """Compute everything."""
-        recipe = Recognition.model_validate(self.recipe)
+        recipe = self.task.recipe.model_validate(self.recipe)
         cache = Store.open(recipe.cache.root)
         gallery = Gallery(cache, load_manifest(cache, self.pictures))
         net = self.source.load(Store.open(self.root), device)
-        values, curves = score(net, gallery, recipe, self.gap, device)
+        values, curves = self.task.scores(net, gallery, recipe, self.gap, device)
         shape = (1, 3, *self.source.size)
         return Scored(
             label=self.label,

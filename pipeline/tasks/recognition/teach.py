@@ -6,26 +6,31 @@ They do not depend on the resolution gap, the method or the seed of a student, s
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.cache import records
+from pipeline.cache import stats as statistics
 from pipeline.cache.fingerprint import fingerprint
-from pipeline.cache.format import Receipt, open_verified, write_shard
+from pipeline.cache.format import Receipt, Shard, open_verified, write_shard
 from pipeline.cache.manifest import Manifest, write_receipt
 from pipeline.cache.store import Store
+from pipeline.cost import multiply_adds
 from pipeline.errors import FacultyError
-from pipeline.recipe.recognition import Network, Recognition, Views
 from pipeline.tasks.recognition.ensemble import Ensemble, load_joining
-from pipeline.tasks.recognition.networks import Recogniser, build
+from pipeline.tasks.recognition.networks import Recogniser
+from pipeline.tasks.recognition.recipe import Network
 from pipeline.tasks.recognition.sampler import ViewBatch
+from pipeline.tasks.recognition.settings import Views
 from pipeline.tasks.recognition.views import draw, see
-from pipeline.tasks.super_resolution.teach import STATS
 from pipeline.training import weights
+
+if TYPE_CHECKING:
+    from pipeline.tasks.recognition.task import RecognitionTask
 
 VERSION = 1
 LARGEST = 65504.0
@@ -36,12 +41,13 @@ LARGEST = 65504.0
 class Source:
     """A trained network by value: what it is, and where its weights lie in the cache."""
 
+    task: RecognitionTask
     role: str
-    """`teacher` or `assistant`."""
+    """`teacher`, `assistant`, `student`; `fused` for several teachers together."""
     network: dict[str, Any]
     size: tuple[int, int]
     classes: int
-    segment: bool
+    """How many answers it gives."""
     weights: str
     """Name in the cache."""
     identity: str
@@ -51,14 +57,25 @@ class Source:
     temperature: float = 1.0
     """At which the members' soft labels are averaged."""
 
+    @property
+    def multiply_adds(self) -> int:
+        """Of one picture."""
+        net = self.task.build(Network(**self.network), self.size, self.classes)
+        return multiply_adds(net, (1, 3, *self.size))
+
+    def open(self, cache: str, device: str) -> Recogniser | Ensemble:
+        """The network, ready to run."""
+        return self.load(Store.open(cache), device)
+
     def load(self, store: Store, device: str = "cpu") -> Recogniser | Ensemble:
         """In eval mode."""
         from safetensors.torch import load
 
         if self.members:
             members = [member.load(store) for member in self.members]
-            return Ensemble(members, load_joining(store, self.weights), self.temperature).to(device).eval()
-        net = build(Network(**self.network), self.size, self.classes, segment=self.segment)
+            joining = load_joining(store, self.weights)
+            return Ensemble(members, joining, self.temperature, self.task.mean_of).to(device).eval()
+        net = self.task.build(Network(**self.network), self.size, self.classes)
         net.load_state_dict(load(weights.read(store, self.weights)))
         return net.to(device).eval()  # type: ignore[return-value]
 
@@ -79,39 +96,32 @@ class OutputTask:
     """Run a network on all views of one shard of pictures."""
 
     cache: str
-    pictures: Receipt
+    samples: Receipt
     folder: str
     source: Source
     views: dict[str, Any]
     features: str
     batch: int
 
-    def run(self, device: str = "cpu") -> Receipt:
-        """Returns the committed shard's receipt. Idempotent. Raises FacultyError for outputs that are not finite."""
-        store = Store.open(self.cache)
-        receipt = self.pictures
-        shard = open_verified(store, receipt)
-        columns = shard.columns
-        ids, hr = columns["id"], columns["hr"]
-        net, views = self.source.load(store, device), Views(**self.views)
+    def read(self) -> Shard:
+        """The pictures, verified."""
+        return open_verified(Store.open(self.cache), self.samples)
+
+    def compute(self, shard: Shard, net: Recogniser | Ensemble, device: str) -> Computed:
+        """All views of all pictures. Raises FacultyError for outputs that are not finite."""
+        ids, hr = shard.columns["id"], shard.columns["hr"]
+        views = Views(**self.views)
         begun = time.perf_counter()
         seen = [self._view(net, ids, hr, views, number, device) for number in range(views.count)]
         seconds = time.perf_counter() - begun
-        found: dict[str, np.ndarray] = {
-            name: np.stack([view[name] for view in seen], axis=1) for name in seen[0]
-        }
-        ranges = {name: (float(x.min()), float(x.max())) for name, x in found.items()}
-        written = write_shard(
-            store,
-            f"{self.folder}/{receipt.key}.arrow",
-            {"id": ids, **found},
-            metadata={"kind": "outputs", "key": receipt.key, "source": self.source.identity},
-            value_ranges=ranges,
-        )
-        stats = {"pictures": len(ids), "views": views.count, "seconds": seconds}
-        records.save(store, f"{self.folder}/{receipt.key}{STATS}", stats)
-        write_receipt(store, written)
-        return written
+        found = {name: np.stack([view[name] for view in seen], axis=1) for name in seen[0]}
+        return Computed(ids, found, {"pictures": len(ids), "views": views.count, "seconds": seconds})
+
+    def commit(self, computed: Computed) -> tuple[Receipt, dict[str, float]]:
+        """Write the shard of outputs and its statistics; its receipt comes last. Idempotent."""
+        store = Store.open(self.cache)
+        receipt = commit_outputs(store, self.folder, self.samples.key, computed, self.source.identity)
+        return receipt, computed.stats
 
     @torch.inference_mode()
     def _view(
@@ -147,7 +157,7 @@ def _half(values: np.ndarray, name: str, role: str) -> np.ndarray:
     return np.clip(values, -LARGEST, LARGEST).astype(np.float16)
 
 
-def manifest(source: Source, folder: str, pictures: Manifest, receipts: dict[str, Receipt]) -> Manifest:
+def manifest(source: Source, folder: str, pictures: Manifest, receipts: Mapping[str, Receipt]) -> Manifest:
     """Of a network's outputs over one split."""
     return Manifest(
         kind="outputs",
@@ -161,16 +171,25 @@ def manifest(source: Source, folder: str, pictures: Manifest, receipts: dict[str
     )
 
 
-def source_of(
-    recipe: Recognition, role: str, network: Network, classes: int, weights: str, identity: str
-) -> Source:
-    """A network of this recipe that works at HR."""
-    return Source(
-        role=role,
-        network=network.model_dump(),
-        size=recipe.hr_size,
-        classes=classes,
-        segment=recipe.task == "segmentation",
-        weights=weights,
-        identity=identity,
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """A network's answers to one shard, not yet written."""
+
+    ids: list[str]
+    columns: dict[str, np.ndarray]
+    """By name: (pictures, views, ...) float16."""
+    stats: dict[str, float]
+
+
+def commit_outputs(store: Store, folder: str, key: str, computed: Computed, identity: str) -> Receipt:
+    """Write a shard of outputs, its statistics, and last its receipt."""
+    written = write_shard(
+        store,
+        f"{folder}/{key}.arrow",
+        {"id": computed.ids, **computed.columns},
+        metadata={"kind": "outputs", "key": key, "source": identity},
+        value_ranges={name: (float(x.min()), float(x.max())) for name, x in computed.columns.items()},
     )
+    statistics.save(store, folder, key, computed.stats)
+    write_receipt(store, written)
+    return written

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.data.degrade import downscale_tensor, upscale_tensor
-from pipeline.recipe.recognition import GAPS, Views
+from pipeline.tasks.recognition.settings import GAPS, Views
 
 
 def shrink(pictures: np.ndarray, gap: int) -> np.ndarray:

@@ -25,7 +25,7 @@ class FuseTask:
     """Fuse the outputs of all teachers for one tile shard."""
 
     cache: str
-    tiles: Receipt
+    samples: Receipt
     teachers: tuple[Receipt, ...]
     """Their output shards in recipe order."""
     folder: str
@@ -38,10 +38,10 @@ class FuseTask:
     """Of kind `aggregate`: {"config": ..., "weights": path in the cache}."""
     batch: int = 4
 
-    def run(self, device: str = "cpu") -> tuple[Receipt, dict[str, float]]:
-        """Returns the committed shard's receipt and its statistics (as TeachTask.run)."""
+    def run(self, device: str = "cpu") -> Receipt:
+        """Returns the committed shard's receipt; its statistics lie beside it, as TeachTask's do."""
         store = Store.open(self.cache)
-        tiles = read(store, self.tiles)
+        tiles = read(store, self.samples)
         outputs = [read(store, receipt) for receipt in self.teachers]
         ids, hr = tiles.columns["id"], tiles.columns.get("hr")
         for shard in outputs:
@@ -63,8 +63,7 @@ class FuseTask:
                 e, n = luma_error(fused, truth, self.scale)
                 error, pixels = error + e, pixels + n
         stats = {"tiles": len(ids), "squared_error": error, "pixels": pixels}
-        receipt = commit_output(store, self.folder, self.tiles.key, ids, np.concatenate(chunks), stats)
-        return receipt, stats
+        return commit_output(store, self.folder, self.samples.key, ids, np.concatenate(chunks), stats)
 
     def _load(self, store: Store, device: str) -> torch.nn.Module:
         from safetensors.torch import load as load_tensors

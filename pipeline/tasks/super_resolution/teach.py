@@ -8,23 +8,19 @@ one more picture, computes only itself.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from pipeline.cache import records
+from pipeline.cache import stats as statistics
 from pipeline.cache.fingerprint import fingerprint
 from pipeline.cache.format import Receipt, Shard, open_verified, write_shard
 from pipeline.cache.manifest import Manifest, write_receipt
-from pipeline.cache.node import damaged
 from pipeline.cache.store import Store
 from pipeline.errors import FacultyError
 from pipeline.metrics import to_y
-
-STATS = ".stats.json"
-"""Beside each output shard: what `read_stats` gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +38,7 @@ class TeachTask:
     """One tile shard for one teacher."""
 
     cache: str
-    tiles: Receipt
+    samples: Receipt
     folder: str
     scale: int
     dtype: str
@@ -59,7 +55,7 @@ class TeachTask:
 
     def read(self) -> Shard:
         """The tile shard, verified."""
-        return read(Store.open(self.cache), self.tiles)
+        return read(Store.open(self.cache), self.samples)
 
     def compute(self, shard: Shard, teacher: Callable[[torch.Tensor], torch.Tensor], device: str) -> Taught:
         """Every tile through the teacher.
@@ -87,7 +83,9 @@ class TeachTask:
     def commit(self, taught: Taught) -> tuple[Receipt, dict[str, float]]:
         """Write the output shard; its receipt comes last."""
         store = Store.open(self.cache)
-        receipt = commit_output(store, self.folder, self.tiles.key, taught.ids, taught.pictures, taught.stats)
+        receipt = commit_output(
+            store, self.folder, self.samples.key, taught.ids, taught.pictures, taught.stats
+        )
         return receipt, taught.stats
 
     def _forward(
@@ -155,25 +153,13 @@ def commit_output(
         metadata={"kind": "outputs", "key": key, "folder": folder},
         value_ranges={"sr": span},
     )
-    records.save(store, f"{folder}/{key}{STATS}", stats)
+    statistics.save(store, folder, key, stats)
     write_receipt(store, receipt)
     return receipt
 
 
-def read_stats(store: Store, folder: str, keys: list[str]) -> list[dict[str, float]]:
-    """The statistics of these shards. Raises Damaged for those that must be made again, with their shard."""
-    return [_stats(store, f"{folder}/{key}{STATS}") for key in keys]
-
-
-def _stats(store: Store, rel: str) -> dict[str, float]:
-    found = records.load(store, rel, lambda value: {str(k): float(v) for k, v in value.items()})
-    if found is None:
-        raise damaged(store.where(rel), "a shard's statistics", "none that can be read")
-    return found
-
-
 def output_manifest(
-    facts: dict[str, object], folder: str, tiles: Manifest, receipts: dict[str, Receipt]
+    facts: dict[str, object], folder: str, tiles: Manifest, receipts: Mapping[str, Receipt]
 ) -> Manifest:
     """The manifest of one teacher's (or the fusion's) outputs over one set of tiles."""
     return Manifest(

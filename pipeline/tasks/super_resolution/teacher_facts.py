@@ -45,11 +45,15 @@ class TeacherFacts:
         where = f"teacher {self.label} ({self.architecture} x{self.scale})"
         return [str(finding.error(where)) for finding in self.findings]
 
+    def open(self, cache: str, device: str) -> Teacher:
+        """The teacher, ready to run."""
+        return load(self, device)
+
     def record(self) -> dict[str, Any]:
         """The JSON that the cache keeps. What is as it mostly is, is left out."""
         return {k: v for k, v in asdict(self).items() if k not in ("reading", "findings") or v}
 
-    def identity(self, tiles_folder: str, dtype: str) -> dict[str, object]:
+    def identity_on(self, tiles_folder: str, dtype: str) -> dict[str, object]:
         return {
             "version": VERSION,
             "tiles": tiles_folder,
@@ -63,9 +67,7 @@ class TeacherFacts:
     def folder(self, tiles_folder: str, dtype: str) -> str:
         """Where the output shards lie."""
         kind = self.architecture.lower().replace(" ", "-")
-        return (
-            f"outputs/{tiles_folder.split('/')[-1]}/{kind}-{fingerprint(self.identity(tiles_folder, dtype))}"
-        )
+        return f"outputs/{tiles_folder.split('/')[-1]}/{kind}-{fingerprint(self.identity_on(tiles_folder, dtype))}"
 
 
 def find_facts(spec: TeacherSpec, scale: int, cache: str, device: str = "cpu") -> TeacherFacts:

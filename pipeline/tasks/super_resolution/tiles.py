@@ -7,7 +7,7 @@ does not depend on the packing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from pipeline.data.decode import COPY, Picture, Quarantined, Survey, decode, sur
 from pipeline.data.tiles import Grid, Tile, columns, cut, positions, tile_id
 from pipeline.errors import InputError, shown
 from pipeline.recipe.recipe import Recipe
+from pipeline.road.values import Samples
 
 VERSION = 1
 PICTURES = ".pictures.json"
@@ -47,7 +48,7 @@ class TileTask:
     grid: Grid
     degradation: str
 
-    def run(self) -> Receipt:
+    def run(self, device: str = "cpu") -> Receipt:
         """Decode, degrade, cut, write. Idempotent: the same pictures give the same bytes."""
         store = Store.open(self.cache)
         tiles: list[tuple[str, Tile]] = []
@@ -81,18 +82,32 @@ class TilePlan:
     sources: tuple[Source, ...]
     quarantined: tuple[Quarantined, ...]
     kept: dict[str, Receipt]
-    tasks: tuple[TileTask, ...]
+    steps: tuple[TileTask, ...]
     members: dict[str, bool]
     """Shard key -> held out."""
     surveys: tuple[Survey, ...] = ()
     """How each folder was read."""
+
+    @property
+    def note(self) -> str:
+        """For the progress line."""
+        return f"{sum(len(step.sources) for step in self.steps)} new pictures"
+
+    def samples(self, receipts: Mapping[str, Receipt], keep: Callable[[str, Manifest], Manifest]) -> Samples:
+        """The tiles to train on and, where there are any, the held-out ones."""
+        splits = {"train": self.manifest(receipts, held_out=False)}
+        held_out = self.manifest(receipts, held_out=True)
+        if held_out.shards:
+            splits["held_out"] = held_out
+        pictures = {s.picture.pixels: s.picture.path for s in self.sources if not s.lr_only}
+        return Samples(self.folder, {n: keep(self.folder, m) for n, m in splits.items()}, (), pictures)
 
     def fingerprint(self, held_out: bool) -> str:
         """Of the tiles themselves: folder (grid, degradation, scale) and pictures, whatever the packing."""
         chosen = sorted((s.picture.sha256, s.lr_only) for s in self.sources if s.held_out == held_out)
         return fingerprint({"folder": self.folder, "pictures": chosen})
 
-    def manifest(self, receipts: dict[str, Receipt], held_out: bool) -> Manifest:
+    def manifest(self, receipts: Mapping[str, Receipt], held_out: bool) -> Manifest:
         """The manifest of the training tiles or of the held-out ones."""
         chosen = [s for s in self.sources if s.held_out == held_out]
         inputs = {

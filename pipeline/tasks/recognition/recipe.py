@@ -3,95 +3,20 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, Union
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.recipe.recipe import Distill, Tracking
-from pipeline.recipe.schedule import Fraction, Ramp, Weight
+from pipeline.recipe.recipe import Actors, Distill, Tracking
+from pipeline.recipe.recognition_methods import METHODS, RKD, Method, MethodName
 from pipeline.recipe.settings import Budget, Name, Positive, Section
-
-Task = Literal["classification", "verification", "retrieval", "segmentation"]
-MethodName = Literal["scratch", "kd", "rkd", "horkd"]
-Size = Annotated[int, Field(ge=4)]
-LEAST_SIDE = 4
-"""Least side of an LR picture in pixels."""
-GAPS: dict[int, tuple[int, ...]] = {
-    1: (),
-    2: (2,),
-    3: (3,),
-    4: (4,),
-    6: (3, 2),
-    8: (4, 2),
-    12: (4, 3),
-    16: (4, 4),
-}
-"""Gap -> the steps in which it is made: MATLAB's antialiased bicubic, which is exact up to 4, step by step above."""
-
-
-class Views(Section):
-    """The views of a picture: seeded, so that cached teacher outputs line up with what the student sees."""
-
-    count: Positive = 4
-    """Views per picture; view 0 is the picture as it is."""
-    seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of the views; part of the cache's fingerprint, apart from the training's seed."""
-    shift: Annotated[int, Field(ge=0)] = 0
-    """Largest shift in HR pixels; borders are mirrored."""
-    flip: bool = False
-    """Mirror half of the views left and right."""
-    zoom: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Views are magnified by between 1 / (1 + zoom) and 1 + zoom."""
-    light: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Their contrast changes by between 1 / (1 + light) and 1 + light, their brightness by up to light x 128 levels."""
-
-
-class RecognitionData(Section):
-    """Where the pictures are and how they become training, validation and test sets."""
-
-    layout: Literal["digits", "folders", "market1501", "masks", "npz"] = "digits"
-    """`digits`: scikit-learn's 8 x 8 digits, no files. `folders`: a folder per class. `market1501`: bounding_box_train,
-    query, bounding_box_test with names like 0002_c1s1_000451_03.jpg. `masks`: NAME.jpg beside NAME_mask.png.
-    `npz`: arrays in one file.
-    """
-    root: str = ""
-    """The folder, or the npz file."""
-    size: Size | tuple[Size, Size] = 32
-    """HR side, or [height, width]; every picture is resized to it, and it must be a multiple of every gap."""
-    images: str = "x"
-    """npz: the key of the pictures (n, H, W[, 3]) uint8."""
-    labels: str = "y"
-    """npz: the key of the labels (n,), integers from 0."""
-    test_images: str | None = None
-    """npz: the key of test pictures; without it a part of the pictures is set aside."""
-    test_labels: str | None = None
-    """npz: the key of their labels."""
-    camera: str | None = None
-    """npz: the key of the camera or view of each picture, for retrieval."""
-    classes: tuple[str, ...] = ()
-    """Names of the classes; found from the data where left out. A named class without pictures is refused."""
-    test: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    """Share set aside as test set where the layout has none of its own."""
-    split: Literal["pictures", "identities"] = "pictures"
-    """What is set aside: pictures of every class, or whole identities (verification, retrieval: unseen people)."""
-    holdout: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Share of the training pictures kept out of training to watch it and to choose settings by; of the identities
-    (at least two) for verification and retrieval.
-    """
-    views: Views = Views()
-
-
-class RecognitionCache(Section):
-    """Where pictures and teacher outputs are kept."""
-
-    root: str = "cache"
-    """Folder or URI (s3://, gs://) that holds every shard."""
-    shard_mb: Annotated[float, Field(gt=0)] = 64.0
-    """Approximate size of one shard of pictures in megabytes (10^6 bytes)."""
-    features: Literal["none", "pooled", "map"] = "none"
-    """Cached beside logits and embedding: nothing, the last feature map's mean, or the map itself (float16)."""
-    online: bool = False
-    """Run the teacher in every step instead of reading its outputs from the cache."""
+from pipeline.tasks.recognition.settings import (
+    GAPS,
+    LEAST_SIDE,
+    RecognitionCache,
+    RecognitionData,
+)
 
 
 class Network(Section):
@@ -165,96 +90,6 @@ class TaskLoss(Section):
     """Segmentation: weight of the soft Dice loss beside the cross-entropy."""
 
 
-class Scratch(Section):
-    """The LR student alone: the task's loss."""
-
-    name: Literal["scratch"]
-    """Always `scratch`."""
-    task: Weight = 1.0
-    """Weight of the task's loss."""
-
-
-class KD(Section):
-    """The task's loss and the HR teacher's soft labels (Hinton, Vinyals, Dean, 2015)."""
-
-    name: Literal["kd"]
-    """Always `kd`."""
-    teacher: str = "fused"
-    """Where several teachers are named: whose outputs, or `fused`: all of them together."""
-    task: Weight = 1.0
-    """Weight of the task's loss."""
-    soft: Weight = 1.0
-    """Weight of the soft labels."""
-    temperature: Annotated[float, Field(gt=0)] = 4.0
-    """Their temperature tau."""
-
-
-class RKD(Section):
-    """Resolution-aware distillation (Feng, Lai, Xie, TIP 2021), reconstructed from its abstract: task + adversarial +
-    (soft labels and feature regression, pair-wise constraint, MMD). A weight of 0 leaves its term out.
-    """
-
-    name: Literal["rkd"]
-    """Always `rkd`."""
-    task: Weight = 1.0
-    """Weight of the task's loss."""
-    adversarial: Weight = Ramp(kind="linear", start=0.0, end=0.1, begin=0.05, until=0.2)
-    """Weight of the adversarial term; it begins late, when the discriminator has learned something."""
-    soft: Weight = 0.3
-    """Weight of the soft labels."""
-    feature: Weight = 1.0
-    """Weight of the feature regression."""
-    map: Weight = 0.0
-    """Weight of the regression of whole feature maps; needs cache.features: map."""
-    pairwise: Weight = 1.0
-    """Weight of the pair-wise constraint."""
-    mmd: Weight = 1.0
-    """Weight of the maximum mean discrepancy."""
-    temperature: Annotated[float, Field(gt=0)] = 4.0
-    """Temperature of the soft labels."""
-    discriminator_lr: Annotated[float, Field(gt=0)] = 1e-4
-    """Learning rate of the discriminator's own Adam (0.5, 0.999)."""
-
-
-class HORKD(Section):
-    """Hybrid-order relational distillation (Ge et al., AAAI 2020), reconstructed from its abstract and captions: an
-    assistant of the student's structure learns at HR from the teacher, then the student at LR from both.
-    """
-
-    name: Literal["horkd"]
-    """Always `horkd`."""
-    task: Weight = 1.0
-    """Weight of the task's loss."""
-    soft: Weight = 0.1
-    """Weight of the soft labels."""
-    order1: Weight = 1.0
-    """Weight of each item by itself."""
-    order2: Weight = 2.0
-    """Weight of pairs (distances)."""
-    order3: Weight = 4.0
-    """Weight of triplets (angles)."""
-    group: Weight = 1.0
-    """Weight of the whole batch's structure."""
-    gamma: Annotated[float, Field(ge=0)] = 0.5
-    """What the teacher counts in the second step, beside the assistant's 1."""
-    temperature: Annotated[float, Field(gt=0)] = 4.0
-    """Temperature of the soft labels."""
-    assistant: bool = True
-    """False: no assistant, the student learns from the teacher alone."""
-    union: bool = True
-    """"One and more": relations among HR and LR items together, not among LR items alone."""
-    init: Literal["assistant", "random"] = "assistant"
-    """Where the student starts."""
-    anchors: Positive = 32
-    """Items of a batch at which angles are taken, to bound memory."""
-    assistant_train: Budget | None = None
-    """The assistant's training; default: the student's `train`."""
-
-
-Method = Annotated[Union[Scratch, KD, RKD, HORKD], Field(discriminator="name")]
-METHODS: dict[str, type[Section]] = {"scratch": Scratch, "kd": KD, "rkd": RKD, "horkd": HORKD}
-
-
 class RecognitionCompare(Section):
     """What `faculty run` trains beside the recipe's own method, at the same budget."""
 
@@ -271,9 +106,11 @@ class RecognitionCompare(Section):
 class Recognition(Section):
     """One run, from pictures to an LR student."""
 
+    known_methods: ClassVar[Mapping[str, type[Section]]] = METHODS
+
     name: Name
     """Names the run, its output folder and its MLflow experiment."""
-    task: Task
+    task: Literal["classification", "verification", "retrieval", "segmentation"]
     """`classification` (accuracy), `verification` (pairs: TAR at FAR, rank-1), `retrieval` (mAP, CMC) or `segmentation`
     (IoU, Dice, AUPRC).
     """
@@ -287,6 +124,7 @@ class Recognition(Section):
     cache: RecognitionCache = RecognitionCache()
     teacher: RecognitionTeacher = RecognitionTeacher()
     """The network that sees HR, where one is enough."""
+    teach: Actors = Actors()
     teachers: tuple[RecognitionTeacher, ...] = ()
     """Several of them instead: students learn from them together."""
     fusion: OutputFusion = OutputFusion()
@@ -303,6 +141,16 @@ class Recognition(Section):
     distill: Distill = Distill()
     compare: RecognitionCompare = RecognitionCompare()
     tracking: Tracking = Tracking()
+
+    @property
+    def identities(self) -> bool:
+        """Whether what is asked about is other than what was trained on: unseen people, not known classes."""
+        return self.task in ("verification", "retrieval")
+
+    @property
+    def masks(self) -> bool:
+        """Whether the truth about a picture is a mask."""
+        return self.task == "segmentation"
 
     @property
     def seen_by(self) -> tuple[RecognitionTeacher, ...]:
@@ -338,7 +186,7 @@ class Recognition(Section):
         if fusion.kind == "weighted" and isinstance(fusion.weights, dict):
             if set(fusion.weights) != set(labels) or not sum(fusion.weights.values()):
                 raise ValueError(f"fusion.weights must name exactly the teachers {labels}, not all with 0")
-        elif fusion.kind != "mean" and self.task != "classification":
+        elif fusion.kind != "mean" and (self.identities or self.masks):
             raise ValueError(
                 f"fusion.{'weights: fit' if fusion.kind == 'weighted' else 'kind: best'} needs held-out pictures of "
                 f"the classes that are trained on, which {self.task} has not; take `mean`, or give the weights"
@@ -374,9 +222,9 @@ class Recognition(Section):
                 )
         if len(self.teachers) > 1:
             self._fusable()
-        if (self.task == "segmentation") != (self.data.layout == "masks"):
+        if self.masks != (self.data.layout == "masks"):
             raise ValueError(f"task {self.task} does not go with data.layout {self.data.layout}")
-        if self.sampling and self.task == "segmentation":
+        if self.sampling and self.masks:
             raise ValueError("sampling: pictures for segmentation have no identities")
         if self.sampling and self.train.batch != self.sampling.identities * self.sampling.pictures:
             raise ValueError(
@@ -385,7 +233,7 @@ class Recognition(Section):
             )
         if len(set(self.data.classes)) < len(self.data.classes):
             raise ValueError(f"data.classes: names must differ, found {list(self.data.classes)}")
-        if self.data.split == "identities" and self.task not in ("verification", "retrieval"):
+        if self.data.split == "identities" and not self.identities:
             raise ValueError(
                 f"data.split: identities does not go with {self.task}: its classes must be known"
             )
@@ -407,6 +255,3 @@ class Recognition(Section):
             if isinstance(method, RKD) and method.map != 0.0 and self.cache.features != "map":
                 raise ValueError(f"{where}.map needs cache.features: map")
         return self
-
-
-__all__ = ["HORKD", "KD", "METHODS", "RKD", "Fraction", "Recognition", "Scratch"]

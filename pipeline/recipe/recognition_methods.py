@@ -1,0 +1,102 @@
+"""The settings of the recognition methods, each documented beside it; `pipeline/methods` carries them out."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Union
+
+from pydantic import Field
+
+from pipeline.recipe.schedule import Ramp, Weight
+from pipeline.recipe.settings import Budget, Positive, Section
+
+MethodName = Literal["scratch", "kd", "rkd", "horkd"]
+
+
+class Scratch(Section):
+    """The LR student alone: the task's loss."""
+
+    name: Literal["scratch"]
+    """Always `scratch`."""
+    task: Weight = 1.0
+    """Weight of the task's loss."""
+
+
+class KD(Section):
+    """The task's loss and the HR teacher's soft labels (Hinton, Vinyals, Dean, 2015)."""
+
+    name: Literal["kd"]
+    """Always `kd`."""
+    teacher: str = "fused"
+    """Where several teachers are named: whose outputs, or `fused`: all of them together."""
+    task: Weight = 1.0
+    """Weight of the task's loss."""
+    soft: Weight = 1.0
+    """Weight of the soft labels."""
+    temperature: Annotated[float, Field(gt=0)] = 4.0
+    """Their temperature tau."""
+
+
+class RKD(Section):
+    """Resolution-aware distillation (Feng, Lai, Xie, TIP 2021), reconstructed from its abstract: task + adversarial +
+    (soft labels and feature regression, pair-wise constraint, MMD). A weight of 0 leaves its term out.
+    """
+
+    name: Literal["rkd"]
+    """Always `rkd`."""
+    task: Weight = 1.0
+    """Weight of the task's loss."""
+    adversarial: Weight = Ramp(kind="linear", start=0.0, end=0.1, begin=0.05, until=0.2)
+    """Weight of the adversarial term; it begins late, when the discriminator has learned something."""
+    soft: Weight = 0.3
+    """Weight of the soft labels."""
+    feature: Weight = 1.0
+    """Weight of the feature regression."""
+    map: Weight = 0.0
+    """Weight of the regression of whole feature maps; needs cache.features: map."""
+    pairwise: Weight = 1.0
+    """Weight of the pair-wise constraint."""
+    mmd: Weight = 1.0
+    """Weight of the maximum mean discrepancy."""
+    temperature: Annotated[float, Field(gt=0)] = 4.0
+    """Temperature of the soft labels."""
+    discriminator_lr: Annotated[float, Field(gt=0)] = 1e-4
+    """Learning rate of the discriminator's own Adam (0.5, 0.999)."""
+
+
+class HORKD(Section):
+    """Hybrid-order relational distillation (Ge et al., AAAI 2020), reconstructed from its abstract and captions: an
+    assistant of the student's structure learns at HR from the teacher, then the student at LR from both.
+    """
+
+    name: Literal["horkd"]
+    """Always `horkd`."""
+    task: Weight = 1.0
+    """Weight of the task's loss."""
+    soft: Weight = 0.1
+    """Weight of the soft labels."""
+    order1: Weight = 1.0
+    """Weight of each item by itself."""
+    order2: Weight = 2.0
+    """Weight of pairs (distances)."""
+    order3: Weight = 4.0
+    """Weight of triplets (angles)."""
+    group: Weight = 1.0
+    """Weight of the whole batch's structure."""
+    gamma: Annotated[float, Field(ge=0)] = 0.5
+    """What the teacher counts in the second step, beside the assistant's 1."""
+    temperature: Annotated[float, Field(gt=0)] = 4.0
+    """Temperature of the soft labels."""
+    assistant: bool = True
+    """False: no assistant, the student learns from the teacher alone."""
+    union: bool = True
+    """"One and more": relations among HR and LR items together, not among LR items alone."""
+    init: Literal["assistant", "random"] = "assistant"
+    """Where the student starts."""
+    anchors: Positive = 32
+    """Items of a batch at which angles are taken, to bound memory."""
+    assistant_train: Budget | None = None
+    """The assistant's training; default: the student's `train`."""
+
+
+Method = Annotated[Union[Scratch, KD, RKD, HORKD], Field(discriminator="name")]
+METHODS: dict[str, type[Section]] = {"scratch": Scratch, "kd": KD, "rkd": RKD, "horkd": HORKD}

@@ -1,0 +1,198 @@
+"""A training as a step by value: it can be sent to a worker on another machine, and run again after a kill."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.cache.store import Store
+from pipeline.losses.gather import globalise
+from pipeline.methods.base import Phase, PhaseBuilder
+from pipeline.recipe.settings import Budget, Section
+from pipeline.training import weights
+from pipeline.training.loop import Batches, Curves, Hooks, train
+
+if TYPE_CHECKING:
+    from pipeline.tasks.base import Task
+
+STUDENT = "student"
+OBSERVED_ONLY = ("log_every", "evaluate_every", "keep")
+Judge = Callable[[nn.Module], tuple[dict[str, float], np.ndarray | None]]
+"""(artefact) -> ({"held_out/<metric>": value}, a strip of pictures (H, W, 3) uint8 or None)."""
+
+
+class Stopped(Exception):
+    """Raised by a listener's `sync` on every rank: this training goes no further."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Where a training's news go; all optional."""
+
+    log: Callable[[dict[str, float], int], None] | None = None
+    picture: Callable[[np.ndarray, int], None] | None = None
+    """(HWC uint8 strip of held-out samples, step) after each evaluation."""
+    sync: Callable[[dict[str, float], int], None] | None = None
+    """(metrics, step) on every rank after each checkpoint; the metrics say `last_phase` (1 or 0) too."""
+    urgent: Callable[[], bool] | None = None
+    """Asked on every rank now and then; True where a checkpoint is due at once, because the machine may go."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job(ABC):
+    """Everything that a training needs, by value. What is trained, on what, and who judges it, each task says."""
+
+    task: Task
+    label: str
+    """Names it in its run."""
+    role: str
+    """`student`; or what helps students, and lies in the cache: `teacher`, `assistant`, `aggregation`."""
+    method: str = ""
+    """Of a student: its method's name, or that of the variant that its settings come from."""
+    recipe: dict[str, Any]
+    seed: int
+    gap: int = 1
+    """How many times smaller than HR the trained network's pictures are a side."""
+    folder: str
+    """Where checkpoints and the result go, relative to the run's output (a student's) or to the cache."""
+    fingerprint: str
+
+    @property
+    def spec(self) -> Any:
+        """Its recipe."""
+        return self.task.recipe.model_validate(self.recipe)
+
+    @property
+    def group(self) -> str:
+        """The label without the seed: what the seeds of one training share."""
+        return self.label.removesuffix(f"-s{self.seed}")
+
+    @property
+    def identity(self) -> str:
+        """Of the network that it makes."""
+        return f"{self.role}-{self.fingerprint}"
+
+    @property
+    def root(self) -> str:
+        """URI of the store that `folder` lies in."""
+        recipe = self.spec
+        return Store.open(f"{recipe.output}/{recipe.name}" if self.role == STUDENT else recipe.cache.root).uri
+
+    def output(self) -> Store:
+        """Where checkpoints, weights and result go."""
+        return Store.open(Store.open(self.root).where(self.folder))
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole job."""
+        return self.settings.steps
+
+    @property
+    def scored(self) -> bool:
+        """Whether its network is a row of the table."""
+        return True
+
+    def result(self) -> dict[str, Any] | None:
+        """What a finished job left, or None; damaged results are set aside (`weights.finished`)."""
+        return weights.finished(self.output(), self.fingerprint)
+
+    @property
+    @abstractmethod
+    def settings(self) -> Budget:
+        """Its length and optimiser."""
+
+    @abstractmethod
+    def params(self) -> dict[str, Any]:
+        """What MLflow shows of it."""
+
+    @abstractmethod
+    def given(self, device: str) -> dict[str, nn.Module]:
+        """Networks that its first phase starts from or looks at, by name."""
+
+    @abstractmethod
+    def phases(self, device: str) -> Sequence[PhaseBuilder]:
+        """The phases of its method."""
+
+    @abstractmethod
+    def sampler(self, phase: Phase) -> Batches:
+        """Its batches."""
+
+    @abstractmethod
+    def judge(self, phase: Phase, device: str) -> Judge | None:
+        """Who looks at the artefact between steps; None where nothing is held out."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """What the weights' file says of itself."""
+
+    def run(
+        self, *, device: str = "cpu", rank: int = 0, world: int = 1, listener: Listener | None = None
+    ) -> dict[str, Any] | None:
+        """Train every phase from wherever it stands; rank 0 writes weights and result and returns the result."""
+        if (done := self.result()) is not None:
+            return done
+        listener, output = listener or Listener(), self.output()
+        artefacts = self.given(device)
+        curves: dict[str, Any] = {}
+        makers = self.phases(device)
+        for number, make in enumerate(makers):
+            torch.manual_seed(self.seed)
+            phase = make(artefacts)
+            if world > 1:
+                globalise(phase.modules[phase.artefact])
+            judge = self.judge(phase, device) if rank == 0 else None
+            result: Curves = train(
+                phase,
+                self.sampler(phase),
+                folder=Store.open(output.where(f"{number}-{phase.name}")),
+                fingerprint=self.fingerprint,
+                seed=self.seed,
+                device=torch.device(device),
+                rank=rank,
+                world=world,
+                hooks=Hooks(
+                    evaluate=partial(_evaluate, judge, listener) if judge else None,
+                    log=listener.log,
+                    sync=_synced(listener, last=number == len(makers) - 1),
+                    urgent=listener.urgent,
+                ),
+            )
+            artefacts[phase.name] = phase.modules[phase.artefact]
+            curves[phase.name] = result.values
+        if rank != 0:
+            return None
+        facts = {**self.facts(), "seed": self.seed, "fingerprint": self.fingerprint}
+        return weights.write(output, artefacts[phase.name], facts, {"label": self.label, "curves": curves})
+
+
+def _evaluate(judge: Judge, listener: Listener, model: nn.Module, step: int) -> dict[str, float]:
+    values, strip = judge(model)
+    if listener.picture is not None and strip is not None:
+        listener.picture(strip, step)
+    return values
+
+
+def _synced(listener: Listener, last: bool) -> Callable[[dict[str, float], int], None] | None:
+    sync = listener.sync
+    if sync is None:
+        return None
+    return lambda metrics, step: sync({**metrics, "last_phase": float(last)}, step)
+
+
+def located(recipe: Any) -> dict[str, Any]:
+    """The recipe's content with cache and output as URIs: a worker of Ray Train runs in a folder of its own."""
+    cache = recipe.cache.model_copy(update={"root": Store.open(recipe.cache.root).uri})
+    moved: Section = recipe.model_copy(update={"cache": cache, "output": Store.open(recipe.output).uri})
+    return moved.model_dump(mode="json")
+
+
+def weighty(settings: dict[str, Any]) -> dict[str, Any]:
+    """Of a training's settings those that change its weights, not how often one looks."""
+    return {k: v for k, v in settings.items() if k not in OBSERVED_ONLY}

@@ -1,0 +1,35 @@
+"""Known classes: accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from pipeline.report.table import Metric
+from pipeline.road.values import Outcome
+from pipeline.tasks.base import Drawing
+from pipeline.tasks.recognition import drawings, metrics
+from pipeline.tasks.recognition.recipe import Recognition
+from pipeline.tasks.recognition.sampler import Gallery
+from pipeline.tasks.recognition.task import RecognitionTask, answers_of
+
+if TYPE_CHECKING:
+    from pipeline.road.run import Run
+
+
+class Classification(RecognitionTask):
+    """Which of the known classes a picture shows."""
+
+    name = "classification"
+    figures = (Metric("accuracy", "accuracy", 4), Metric("balanced_accuracy", "balanced", 4))
+
+    def scores(
+        self, model: nn.Module, gallery: Gallery, recipe: Recognition, gap: int, device: str
+    ) -> tuple[dict[str, float], dict[str, Any]]:
+        logits = answers_of(model, gallery, recipe, gap, device, "logits")
+        return metrics.classification(logits, gallery.labels)
+
+    def drawn(self, run: Run, outcome: Outcome, curves: Mapping[str, Any]) -> dict[str, Drawing]:
+        return {"confusion": drawings.confusion(curves, outcome.prepared.samples.classes)}

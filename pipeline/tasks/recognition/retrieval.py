@@ -1,0 +1,56 @@
+"""Queries to a gallery: pictures of the same come first, of people who were not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import nn
+
+from pipeline.report.table import Metric
+from pipeline.road.values import Outcome
+from pipeline.tasks.base import Drawing
+from pipeline.tasks.recognition import drawings, metrics
+from pipeline.tasks.recognition.recipe import Recognition
+from pipeline.tasks.recognition.sampler import Gallery
+from pipeline.tasks.recognition.task import RecognitionTask, answers_of
+
+if TYPE_CHECKING:
+    from pipeline.road.run import Run
+
+
+class Retrieval(RecognitionTask):
+    """Which pictures of a gallery show the same as a query."""
+
+    name = "retrieval"
+    figures = (Metric("map", "mAP", 4), Metric("rank1", "rank-1", 4), Metric("rank5", "rank-5", 4))
+
+    def scores(
+        self, model: nn.Module, gallery: Gallery, recipe: Recognition, gap: int, device: str
+    ) -> tuple[dict[str, float], dict[str, Any]]:
+        """With queries of its own where the layout names them; else every picture asks for the others."""
+        embeddings = answers_of(model, gallery, recipe, gap, device, "embedding")
+        everything = np.arange(len(gallery))
+        cameras = gallery.rows.take("camera", everything)
+        roles = gallery.rows.take("role", everything)
+        asks, answers = everything[roles == 1], everything[roles == 2]
+        same = None
+        if not len(asks):
+            asks = answers = same = everything
+            if len(np.unique(cameras)) == 1:  # no cameras known: only the picture itself is left out
+                cameras = everything
+        return metrics.retrieval(
+            embeddings[asks],
+            embeddings[answers],
+            gallery.labels[asks],
+            gallery.labels[answers],
+            cameras[asks],
+            cameras[answers],
+            same,
+        )
+
+    def drawn(self, run: Run, outcome: Outcome, curves: Mapping[str, Any]) -> dict[str, Drawing]:
+        lines = {name: [list(range(1, len(c["cmc"]) + 1)), c["cmc"]] for name, c in curves.items()}
+        words = ("CMC: cumulative matching", "rank", "queries answered")
+        return {"cmc": drawings.curve(lines, *words, logarithmic=False)}

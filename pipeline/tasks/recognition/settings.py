@@ -1,0 +1,89 @@
+"""Where pictures for recognition come from, which views of them there are, and where all is kept."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.recipe.settings import Positive, Section
+
+Size = Annotated[int, Field(ge=4)]
+LEAST_SIDE = 4
+"""Least side of an LR picture in pixels."""
+GAPS: dict[int, tuple[int, ...]] = {
+    1: (),
+    2: (2,),
+    3: (3,),
+    4: (4,),
+    6: (3, 2),
+    8: (4, 2),
+    12: (4, 3),
+    16: (4, 4),
+}
+"""Gap -> the steps in which it is made: MATLAB's antialiased bicubic, which is exact up to 4, step by step above."""
+
+
+class Views(Section):
+    """The views of a picture: seeded, so that cached teacher outputs line up with what the student sees."""
+
+    count: Positive = 4
+    """Views per picture; view 0 is the picture as it is."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the views; part of the cache's fingerprint, apart from the training's seed."""
+    shift: Annotated[int, Field(ge=0)] = 0
+    """Largest shift in HR pixels; borders are mirrored."""
+    flip: bool = False
+    """Mirror half of the views left and right."""
+    zoom: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Views are magnified by between 1 / (1 + zoom) and 1 + zoom."""
+    light: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Their contrast changes by between 1 / (1 + light) and 1 + light, their brightness by up to light x 128 levels."""
+
+
+class RecognitionData(Section):
+    """Where the pictures are and how they become training, validation and test sets."""
+
+    layout: Literal["digits", "folders", "market1501", "masks", "npz"] = "digits"
+    """`digits`: scikit-learn's 8 x 8 digits, no files. `folders`: a folder per class. `market1501`: bounding_box_train,
+    query, bounding_box_test with names like 0002_c1s1_000451_03.jpg. `masks`: NAME.jpg beside NAME_mask.png.
+    `npz`: arrays in one file.
+    """
+    root: str = ""
+    """The folder, or the npz file."""
+    size: Size | tuple[Size, Size] = 32
+    """HR side, or [height, width]; every picture is resized to it, and it must be a multiple of every gap."""
+    images: str = "x"
+    """npz: the key of the pictures (n, H, W[, 3]) uint8."""
+    labels: str = "y"
+    """npz: the key of the labels (n,), integers from 0."""
+    test_images: str | None = None
+    """npz: the key of test pictures; without it a part of the pictures is set aside."""
+    test_labels: str | None = None
+    """npz: the key of their labels."""
+    camera: str | None = None
+    """npz: the key of the camera or view of each picture, for retrieval."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes; found from the data where left out. A named class without pictures is refused."""
+    test: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """Share set aside as test set where the layout has none of its own."""
+    split: Literal["pictures", "identities"] = "pictures"
+    """What is set aside: pictures of every class, or whole identities (verification, retrieval: unseen people)."""
+    holdout: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the training pictures kept out of training to watch it and to choose settings by; of the identities
+    (at least two) for verification and retrieval.
+    """
+    views: Views = Views()
+
+
+class RecognitionCache(Section):
+    """Where pictures and teacher outputs are kept."""
+
+    root: str = "cache"
+    """Folder or URI (s3://, gs://) that holds every shard."""
+    shard_mb: Annotated[float, Field(gt=0)] = 64.0
+    """Approximate size of one shard of pictures in megabytes (10^6 bytes)."""
+    features: Literal["none", "pooled", "map"] = "none"
+    """Cached beside logits and embedding: nothing, the last feature map's mean, or the map itself (float16)."""
+    online: bool = False
+    """Run the teacher in every step instead of reading its outputs from the cache."""

@@ -1,0 +1,326 @@
+"""What the tasks of recognition share: pictures with labels, networks at HR that are trained or given, a student at LR.
+
+A task of this kind says its figures, its loss, how a network is scored on it and what is drawn of it; where its answers
+are other than logits of classes, also how many there are, how one is imitated, and how several are averaged.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.cache.manifest import Manifest
+from pipeline.cost import multiply_adds
+from pipeline.errors import InputError
+from pipeline.losses.soft_labels import soft_labels
+from pipeline.recipe.recipe import Teach
+from pipeline.recipe.recognition_methods import HORKD, KD
+from pipeline.report.table import Metric
+from pipeline.road.job import STUDENT, Job
+from pipeline.road.planner import Planner
+from pipeline.road.values import Column, Needs, Outcome, Outputs, Prepared, Result, Samples
+from pipeline.tasks.base import Drawing, Task
+from pipeline.tasks.recognition import networks, pictures
+from pipeline.tasks.recognition.ensemble import soft_mean
+from pipeline.tasks.recognition.export import export_recogniser
+from pipeline.tasks.recognition.fusion import FUSED, fits, fuse
+from pipeline.tasks.recognition.jobs import RecognitionJob, make_job
+from pipeline.tasks.recognition.recipe import Network, Recognition, TaskLoss
+from pipeline.tasks.recognition.sampler import Gallery, ViewBatch, student_pictures
+from pipeline.tasks.recognition.scoring import results
+from pipeline.tasks.recognition.teach import OutputTask, Source, manifest
+from pipeline.tasks.recognition.teachers import imported, label_of, set_name, teacher_job
+
+if TYPE_CHECKING:
+    from pipeline.road.run import Run
+
+
+class RecognitionTask(Task):
+    """Answers about pictures, from LR."""
+
+    recipe: ClassVar[type[Recognition]] = Recognition
+    unit = made = "pictures"
+    gap = "gap"
+    figures: ClassVar[tuple[Metric, ...]]
+    """What the table shows; the first is the one that charts and gains speak of."""
+    truth: ClassVar[str] = "label"
+    """The column of a batch that the loss compares with."""
+    logits: ClassVar[str] = "(batch, classes)"
+    """What a student's page says of its answers."""
+
+    # --- what one of them says
+
+    @abstractmethod
+    def scores(
+        self, model: nn.Module, gallery: Gallery, recipe: Recognition, gap: int, device: str
+    ) -> tuple[dict[str, float], dict[str, Any]]:
+        """(metrics, curves for `drawings`) of a network in eval mode on a split."""
+
+    def loss(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor], settings: TaskLoss) -> Tensor:
+        """Cross-entropy in float32."""
+        return F.cross_entropy(
+            outputs["logits"].float(), batch[self.truth], label_smoothing=settings.smoothing
+        )
+
+    def answers(self, classes: Sequence[str]) -> int:
+        """How many logits a network has."""
+        return len(classes)
+
+    def imitate(self, own: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        """How far the student's logits are from the teacher's: tau^2 KL of soft labels."""
+        return soft_labels(own, teacher, temperature)
+
+    def mean_of(self, logits: Sequence[Tensor], shares: Tensor, temperature: float) -> Tensor:
+        """Logits of several networks as one's; `shares` (K, C): the mean of their soft labels."""
+        return soft_mean(logits, shares, temperature)
+
+    def build(
+        self, network: Network, size: tuple[int, int], classes: int, *, pretrained: bool = False
+    ) -> networks.Recogniser:
+        """The untrained network for pictures of `size` (height, width). Raises InputError."""
+        return networks.build(network, size, classes, pretrained=pretrained)
+
+    # --- the rest is the same for all
+
+    def check(self, run: Run, methods: Sequence[str]) -> None:
+        recipe: Recognition = run.recipe
+        for teacher in recipe.seen_by:
+            self.build(teacher.network, recipe.hr_size, 2)
+        for gap in recipe.gaps:
+            self.build(recipe.student, recipe.input_size(gap), 2)
+
+    def reads(self, recipe: Recognition) -> list[tuple[str, str]]:
+        found = [("data.root", recipe.data.root)]
+        for i, spec in enumerate(recipe.seen_by):
+            where = f"teachers.{i}" if recipe.teachers else "teacher"
+            found.append((f"{where}.checkpoint", spec.checkpoint or ""))
+        return [(key, path) for key, path in found if path]
+
+    def gaps(self, recipe: Recognition) -> Sequence[int]:
+        return recipe.gaps
+
+    def compared(self, recipe: Recognition) -> list[str]:
+        return list(recipe.known_methods)
+
+    def samples(self, planner: Planner) -> pictures.Plan:
+        plan = pictures.plan(planner.recipe, planner.store)
+        for reason in plan.left_out:
+            planner.reporter.warn(reason)
+        return plan
+
+    def needs(self, recipe: Recognition, methods: Sequence[str], scored: bool) -> Needs:
+        learning = any(m != "scratch" for m in methods)
+        several = len(recipe.seen_by) > 1
+        joined = fits(recipe) or (several and recipe.fusion.embeddings == "project")
+        teachers = scored or learning
+        return Needs(teachers, teachers and ((learning and not recipe.cache.online) or joined), several)
+
+    def actors(self, recipe: Recognition) -> Teach:
+        gpus = max(teacher.gpus for teacher in recipe.seen_by)
+        return Teach(**recipe.teach.model_dump(), gpus_per_actor=gpus)
+
+    def splits(self, recipe: Recognition, samples: Samples) -> Sequence[str]:
+        return ("train", "val") if fits(recipe) else ("train",)
+
+    def teacher_jobs(self, recipe: Recognition, samples: Samples) -> list[Job | None]:
+        return [teacher_job(self, recipe, spec, samples) for spec in recipe.seen_by]
+
+    def teachers(
+        self, planner: Planner, samples: Samples, jobs: Sequence[Job | None]
+    ) -> list[tuple[str, Source]]:
+        recipe: Recognition = planner.recipe
+        found = []
+        for spec, job in zip(recipe.seen_by, jobs):
+            if isinstance(job, RecognitionJob):
+                source = job.source()
+            else:
+                source = imported(self, recipe, spec, samples, planner.store)
+            found.append((label_of(recipe, spec), source))
+        return found
+
+    def column(self, planner: Planner, samples: Samples, label: str, network: Source) -> Column:
+        recipe: Recognition = planner.recipe
+        views, features = recipe.data.views, recipe.cache.features
+        folder = network.folder(samples.train, views, features)
+        specs = {label_of(recipe, spec): spec for spec in recipe.seen_by}
+        batch = specs.get(label, recipe.seen_by[0]).batch
+        rest = (folder, network, views.model_dump(), features, batch)
+        store = planner.store.uri
+
+        def outputs(split: Manifest, receipts: Mapping[str, Any]) -> Manifest:
+            return manifest(network, folder, split, receipts)
+
+        return Column(label, folder, lambda receipt: OutputTask(store, receipt, *rest), outputs)
+
+    def fusion(
+        self, run: Run, samples: Samples, members: Sequence[Outputs]
+    ) -> tuple[str, Source, Column | None]:
+        return FUSED, *fuse(self, run.planner, samples, members)
+
+    def helper(self, recipe: Recognition, method: str, prepared: Prepared) -> Job | None:
+        """HORKD's assistant, which learns at HR from the teacher."""
+        if not isinstance(recipe.method, HORKD) or not recipe.method.assistant:
+            return None
+        outputs, sources = self._learned_from(recipe, {"teacher": chosen(recipe, prepared)})
+        return make_job(self, recipe, "assistant", prepared.samples, 1, recipe.seed, outputs, sources)
+
+    def helper_outputs(self, recipe: Recognition, job: Job) -> Source:
+        assert isinstance(job, RecognitionJob)
+        return job.source()
+
+    def student(
+        self, recipe: Recognition, prepared: Prepared, method: str, gap: int, seed: int
+    ) -> RecognitionJob:
+        helpers: dict[str, Outputs] = {}
+        if recipe.method.name != "scratch":
+            helpers["teacher"] = chosen(recipe, prepared)
+            if (assistant := prepared.helpers.get(method)) is not None:
+                helpers["assistant"] = assistant
+        outputs, sources = self._learned_from(recipe, helpers)
+        return make_job(self, recipe, STUDENT, prepared.samples, gap, seed, outputs, sources, method)
+
+    def _learned_from(
+        self, recipe: Recognition, helpers: Mapping[str, Outputs]
+    ) -> tuple[dict[str, str], dict[str, Source]]:
+        """(manifests of cached outputs, networks) by what they are to the one that learns."""
+        cached = {n: h.cached for n, h in helpers.items() if h.cached}
+        if recipe.cache.online:  # an assistant's outputs are cached all the same
+            cached = {n: c for n, c in cached.items() if n != "teacher"}
+        return {n: c.path("train") for n, c in cached.items()}, {n: h.network for n, h in helpers.items()}
+
+    def score(self, run: Run, prepared: Prepared, jobs: Sequence[Job]) -> tuple[list[Result], list[str], Any]:
+        name = set_name(run.recipe)
+        return results(self, run, prepared, jobs, name), [name], None
+
+    def metrics(self, recipe: Recognition) -> tuple[Metric, ...]:
+        return self.figures
+
+    def export(
+        self, run: Run, outcome: Outcome, job: Job, raw: Path, out: Path
+    ) -> tuple[dict[str, str], dict[str, str]]:
+        (set_name,), scores = outcome.sets, outcome.of(job).sets
+        classes = (
+            () if outcome.recipe.identities or outcome.recipe.masks else outcome.prepared.samples.classes
+        )
+        made, missing = export_recogniser(self, raw, out, set_name, scores[set_name], classes)
+        return {kind: path.name for kind, path in made.items()}, missing
+
+    def sentence(self, outcome: Outcome) -> str:
+        recipe: Recognition = outcome.recipe
+        gaps = " and ".join(str(gap) for gap in recipe.gaps)
+        teachers = ", ".join(teacher.network.name for teacher in recipe.seen_by)
+        height, width = recipe.hr_size
+        return (
+            f"{self.name.capitalize()}: {recipe.student.name} at a resolution gap of {gaps}, teacher {teachers} at "
+            f"{height} x {width}; {recipe.train.steps:,} steps per student."
+        )
+
+    def facts(self, outcome: Outcome) -> dict[str, str]:
+        recipe, prepared = outcome.recipe, outcome.prepared
+        views = recipe.data.views
+        sizes = ", ".join(f"x{g}: {recipe.lr_size(g)[0]} x {recipe.lr_size(g)[1]}" for g in recipe.gaps)
+        facts = {
+            "pictures": ", ".join(f"{m.rows:,} {name}" for name, m in prepared.samples.splits()),
+            "classes": f"{len(prepared.samples.classes)} to train on",
+            "HR": f"{recipe.hr_size[0]} x {recipe.hr_size[1]}",
+            "LR": f"{sizes}; {recipe.input}",
+            "degradation": "bicubic (MATLAB), of the same view",
+            "views": f"{views.count} a picture, shift {views.shift}, {'' if views.flip else 'not '}flipped, "
+            f"zoom {views.zoom}, light {views.light}",
+            "budget": f"{recipe.train.steps:,} steps of {recipe.train.batch} pictures",
+            "cost": "multiply-adds and milliseconds of one picture at the network's own input size, one CPU thread",
+            **{outputs.label: outputs.network.identity for outputs in prepared.all},
+        }
+        if seconds := sum(outputs.seconds for outputs in prepared.all):
+            facts["teacher outputs"] = f"{seconds:.1f} s for all views, cached"
+        if dropped := max((r.curves.get("dropped", 0) for r in outcome.results), default=0):
+            facts["stem"] = f"{dropped} stride(s) dropped so that small pictures keep a map of at least 2 x 2"
+        return facts
+
+    def drawings(self, run: Run, outcome: Outcome) -> dict[str, Drawing]:
+        """What the task has to show, of each teacher and one seed of each method, by name."""
+        curves: dict[str, Any] = {}
+        for result in outcome.results:
+            curves.setdefault(result.group, result.curves)
+        return self.drawn(run, outcome, curves)
+
+    def drawn(self, run: Run, outcome: Outcome, curves: Mapping[str, Any]) -> dict[str, Drawing]:
+        """Drawings of the curves of `scores`, by row."""
+        return {}
+
+    def teach_row(self, recipe: Recognition, outputs: Outputs) -> dict[str, Any]:
+        views = recipe.data.views.count
+        return {"pictures": outputs.rows, "views": views, "seconds": round(outputs.seconds, 2)}
+
+    def compare_row(self, outcome: Outcome, result: Result) -> dict[str, Any]:
+        assert result.job is not None
+        return {"gap": result.job.gap, **_costs(result)}
+
+    def summary(
+        self, outcome: Outcome, rows: list[dict[str, Any]], students: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        (name,) = outcome.sets
+        helpers = {r.name: {**_costs(r), **r.sets[name]} for r in outcome.results if r.role != STUDENT}
+        files = {label: made["safetensors"] for label, made in students.items()}
+        return {"task": outcome.recipe.task, **helpers, "rows": rows, "students": files}
+
+    # --- for a search
+
+    def own(self, recipe: Recognition, path: str, choices: Sequence[Any]) -> Any:
+        return None if path != "gap" else next((gap for gap in recipe.gaps if gap in choices), None)
+
+    def single(self, recipe: Recognition) -> Recognition:
+        return recipe.model_copy(update={"gap": recipe.gaps[0]})
+
+    def cost(self, job: Job) -> int:
+        assert isinstance(job, RecognitionJob)
+        return multiply_adds(job.build(), (1, 3, *job.size))
+
+
+def chosen(recipe: Recognition, prepared: Prepared) -> Outputs:
+    """Whom the recipe's method learns from: all teachers together, or the one that `kd` names. Raises InputError."""
+    teachers = prepared.all
+    named = recipe.method.teacher if isinstance(recipe.method, KD) else FUSED
+    if named == FUSED:
+        return teachers[-1]
+    labels = [label_of(recipe, teacher) for teacher in recipe.seen_by]
+    wanted = named if len(labels) == 1 and named == "teacher" else f"teacher-{named}"
+    if wanted not in labels:
+        names = ", ".join([FUSED, *(t.label for t in recipe.seen_by)])
+        raise InputError("method.teacher", f"one of {names}", repr(named))
+    return teachers[labels.index(wanted)]
+
+
+@torch.inference_mode()
+def outputs_of(
+    model: nn.Module, gallery: Gallery, recipe: Recognition, gap: int, device: str, batch: int = 64
+) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
+    """(numbers, outputs) of view 0 of every picture; a gap of 1 is HR."""
+    enlarged = recipe.input == "enlarged" and gap > 1
+    for begin in range(0, len(gallery), batch):
+        numbers = np.arange(begin, min(begin + batch, len(gallery)))
+        shown = student_pictures(gallery.hr(numbers), gap, enlarged)
+        x = ViewBatch({"lr": shown}, []).to(device)["lr"]
+        yield numbers, {name: value.float().cpu() for name, value in model(x).items()}
+
+
+def answers_of(
+    model: nn.Module, gallery: Gallery, recipe: Recognition, gap: int, device: str, name: str
+) -> np.ndarray:
+    """One output of every picture, (n, ...) float32."""
+    return np.concatenate([o[name].numpy() for _, o in outputs_of(model, gallery, recipe, gap, device)])
+
+
+def _costs(result: Result) -> dict[str, Any]:
+    return {
+        "parameters": result.parameters,
+        "multiply_adds": result.multiply_adds,
+        "latency_ms": result.latency_ms,
+    }

@@ -1,0 +1,144 @@
+"""All teachers as one: weights that are fitted, a network that is trained, and where the fused pictures lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.cache import records
+from pipeline.cache.fingerprint import fingerprint
+from pipeline.cache.format import Receipt
+from pipeline.cache.manifest import Manifest
+from pipeline.recipe.recipe import Aggregate, Recipe, Weighted
+from pipeline.road.job import located
+from pipeline.road.planner import Planner
+from pipeline.road.values import Column, Outputs, Samples
+from pipeline.tasks.super_resolution import fuse as fusing
+from pipeline.tasks.super_resolution.teach import output_manifest
+from pipeline.tasks.super_resolution.training import TrainJob, job_fingerprint
+from teachers.fusion import Weights
+
+if TYPE_CHECKING:
+    from pipeline.tasks.base import Task
+
+FUSED = "fused"
+
+
+@dataclass(frozen=True, slots=True)
+class PictureFusion:
+    """How several teachers' pictures become one, by value."""
+
+    kind: str
+    folder: str
+    """Of the fused pictures, in the cache."""
+    weights: Weights | None
+    network: str | None
+    """Aggregation weights, relative to the cache."""
+
+    @property
+    def identity(self) -> str:
+        """Follows from everything that shapes the fused pixels."""
+        return f"fused-{self.folder.split('-')[-1]}"
+
+
+def fuse(
+    task: Task, planner: Planner, samples: Samples, members: Sequence[Outputs]
+) -> tuple[PictureFusion, Column]:
+    """The recipe's fusion, its weights fitted or its network trained where they are missing."""
+    recipe: Recipe = planner.recipe
+    config = recipe.fusion
+    folders = [m.cached.folder for m in members if m.cached]
+    weights: Weights | None = None
+    network: str | None = None
+    extra: dict[str, object] = {}
+    if isinstance(config, Weighted):
+        weights = fitted(planner, config.weights, samples, members)
+        extra = {"weights": asdict(weights)}
+    elif isinstance(config, Aggregate):
+        job = aggregation_job(task, planner, samples, members)
+        planner.train([job])
+        network = f"{job.folder}/weights.safetensors"
+        extra = {"job": job.fingerprint}
+    folder = fusing.fusion_folder(samples.folder, config.kind, folders, extra)
+    cached = [m.cached for m in members if m.cached]
+    by_key = [{r.key: r for _, m in c.splits() for r in m.shards} for c in cached]
+    identity: dict[str, object] = {
+        "kind": config.kind,
+        "teachers": [m.label for m in members],
+        "sha256": [m.network.sha256 for m in members],
+        **extra,
+    }
+
+    def step(tile: Receipt) -> fusing.FuseTask:
+        return fusing.FuseTask(
+            cache=planner.store.uri,
+            samples=tile,
+            teachers=tuple(receipts[tile.key] for receipts in by_key),
+            folder=folder,
+            scale=recipe.scale,
+            dtype=recipe.cache.dtype,
+            kind=config.kind,
+            weights=weights,
+            network={"config": config.model_dump(), "weights": network} if network else {},
+        )
+
+    def manifest(tiles: Manifest, receipts: Mapping[str, Receipt]) -> Manifest:
+        return output_manifest(identity, folder, tiles, receipts)
+
+    gpus = recipe.teach.gpus_per_actor if network else 0.0
+    return PictureFusion(config.kind, folder, weights, network), Column(FUSED, folder, step, manifest, gpus)
+
+
+def fitted(
+    planner: Planner, given: dict[str, float] | str, samples: Samples, members: Sequence[Outputs]
+) -> Weights:
+    """The given weights, or those of least squared error on the training tiles (fitted once)."""
+    if isinstance(given, dict):
+        return Weights(tuple(given[m.label] for m in members))
+    columns = [m.cached.train for m in members if m.cached]
+    inputs = [samples.train.fingerprint, *(manifest.fingerprint for manifest in columns)]
+    rel = f"fused/fits/{fingerprint(inputs)}.json"
+
+    def own(found: dict[str, Any]) -> Weights:
+        if len(found["values"]) != len(members):
+            raise ValueError(f"it has {len(found['values'])} weights for {len(members)} teachers")
+        return Weights(tuple(map(float, found["values"])), float(found["offset"]))
+
+    if (known := records.load(planner.store, rel, own)) is not None:
+        return known
+    planner.tracked.begin()
+    (weights,) = planner.engine.map(_fit, [(planner.store.uri, samples.train, columns)])
+    records.save(planner.store, rel, asdict(weights))
+    return own(asdict(weights))
+
+
+def aggregation_job(task: Task, planner: Planner, samples: Samples, members: Sequence[Outputs]) -> TrainJob:
+    """The training of the aggregation network on these teachers' cached outputs."""
+    recipe: Recipe = planner.recipe
+    cached = {f"teacher{i}": m.cached for i, m in enumerate(members) if m.cached}
+    columns = {"lr": samples.columns("lr"), "hr": samples.columns("hr")}
+    columns |= {name: c.columns("sr") for name, c in cached.items()}
+    inputs = {"tiles": samples.train.fingerprint, **{n: c.train.fingerprint for n, c in cached.items()}}
+    config = recipe.fusion
+    assert isinstance(config, Aggregate)
+    start: tuple[float, ...] = ()
+    if config.skip == "weighted" and not config.official:
+        start = fitted(planner, "fit", samples, members).values
+    print_ = job_fingerprint(recipe, "aggregation", recipe.seed, inputs)
+    return TrainJob(
+        task=task,
+        label="aggregation",
+        role="aggregation",
+        recipe=located(recipe),
+        seed=recipe.seed,
+        gap=recipe.scale,
+        columns=columns,
+        folder=f"fused/networks/{print_}",
+        fingerprint=print_,
+        skip_weights=start,
+    )
+
+
+def _fit(asked: tuple, device: str) -> Weights:
+    return fusing.fit_weights(*asked)

@@ -1,0 +1,362 @@
+"""Super-resolution as a task: tiles of pictures, teachers that enlarge them, students that do it faster."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.cache import stats as statistics
+from pipeline.cache.manifest import Manifest
+from pipeline.cost import multiply_adds
+from pipeline.data.files import there
+from pipeline.deploy.evaluate import BenchmarkSet, announce, load_set
+from pipeline.deploy.shipping import check_student, export_student
+from pipeline.errors import InputError
+from pipeline.methods import PICTURES
+from pipeline.metrics import PROTOCOL
+from pipeline.recipe.reading import changed, with_method
+from pipeline.recipe.recipe import Recipe
+from pipeline.report.pictures import comparison_strip
+from pipeline.report.table import PSNR, SSIM, Metric
+from pipeline.road.job import Job
+from pipeline.road.planner import Planner
+from pipeline.road.values import Column, Needs, Outcome, Outputs, Prepared, Result, Samples
+from pipeline.tasks.base import Drawing, Task
+from pipeline.tasks.super_resolution import teacher_facts as describing
+from pipeline.tasks.super_resolution import tiles as tiling
+from pipeline.tasks.super_resolution.fusion import FUSED, PictureFusion, fuse
+from pipeline.tasks.super_resolution.jobs import check_privileged, student_job, teacher_job
+from pipeline.tasks.super_resolution.scoring import Scoring, models
+from pipeline.tasks.super_resolution.teach import TeachTask, output_manifest, psnr
+from pipeline.tasks.super_resolution.teacher_facts import TeacherFacts
+from pipeline.tasks.super_resolution.tiles import TilePlan
+from students import build
+from teachers.loading import load_teacher
+
+if TYPE_CHECKING:
+    from pipeline.road.run import Run
+
+HR_SIDE = 96
+"""A search's multiply-adds are those of an output of this side: at x2 a 48 x 48 input, as everywhere else."""
+PROTOCOL_WORDS = "Y of BT.601 (grey files as they are), 8 bit, {} pixels shaved"
+
+
+class SuperResolution(Task):
+    """LR pictures to HR ones."""
+
+    name = "super_resolution"
+    recipe = Recipe
+    unit = made = "tiles"
+    gap = "scale"
+    same_input = True
+    report_version = PROTOCOL
+
+    def check(self, run: Run, methods: Sequence[str]) -> None:
+        recipe: Recipe = run.recipe
+        check_sources(recipe)
+        if not methods and not recipe.teachers:
+            raise InputError("teachers", "at least one teacher", "none")
+        settings = {m: with_method(recipe, m).method for m in methods}
+        if not methods or any(s.target != "none" for s in settings.values()):
+            kind = run.engine.device_kind(recipe.teach.gpus_per_actor)
+            for spec in recipe.teachers:
+                if describing.known_facts(spec, recipe.scale, run.planner.store, kind) is None:
+                    load_teacher(spec.checkpoint, scale=recipe.scale, name=spec.label)
+        if not methods:
+            return
+        student = partial(build, recipe.student.name, recipe.scale, **recipe.student.options)
+        student()
+        warning = check_student(recipe.student.name, recipe.scale, recipe.student.options, run.output)
+        if warning:
+            run.reporter.warn(warning)
+        for method in methods:
+            PICTURES[settings[method].name](settings[method], recipe.train, student)
+            check_privileged(with_method(recipe, method))
+
+    def tested(self, run: Run) -> list[BenchmarkSet]:
+        """The recipe's test pictures, all decoded once.
+
+        Raises InputError for a missing or bad picture, and for two sets of one name.
+        """
+        found: dict[str, BenchmarkSet] = {}
+        for folder in run.recipe.data.test:
+            benchmark = load_set(folder, run.recipe.scale)
+            if benchmark.name in found:
+                raise InputError(
+                    f"data.test: {folder}",
+                    "sets of different names",
+                    f"a second {benchmark.name}",
+                    "Rename a folder.",
+                )
+            found[benchmark.name] = benchmark
+        for benchmark in found.values():
+            if benchmark.survey is not None:
+                announce(benchmark.survey, run.reporter, tested=True)
+        return list(found.values())
+
+    def look(self, run: Run, samples: Samples) -> None:
+        """Name the test sets with pictures that are trained or validated on."""
+        for benchmark in run.tested or ():
+            pictures = benchmark.survey.pictures if benchmark.survey else []
+            if known := [p.name for p in pictures if p.pixels in samples.pictures]:
+                named = ", ".join(known[:5]) + (", ..." if len(known) > 5 else "")
+                run.reporter.warn(
+                    f"test set {benchmark.name}: {len(known)} of {len(pictures)} pictures are among the training "
+                    f"pictures ({named}); its figures say little about other pictures"
+                )
+
+    def reads(self, recipe: Recipe) -> list[tuple[str, str]]:
+        found = [
+            (f"data.{key}.{i}", path)
+            for key in ("train", "lr_only", "test")
+            for i, path in enumerate(getattr(recipe.data, key))
+        ]
+        found += [(f"teachers.{i}.checkpoint", spec.checkpoint) for i, spec in enumerate(recipe.teachers)]
+        given = getattr(recipe.method, "checkpoint", None)
+        return [*found, *([("method.checkpoint", given)] if given else [])]
+
+    def gaps(self, recipe: Recipe) -> Sequence[int]:
+        return (recipe.scale,)
+
+    def samples(self, planner: Planner) -> TilePlan:
+        plan = tiling.plan(planner.recipe, planner.store)
+        for survey in plan.surveys:
+            announce(survey, planner.reporter)
+        for bad in plan.quarantined:
+            planner.reporter.warn(f"left out {bad.path}: {bad.reason}")
+        return plan
+
+    def needs(self, recipe: Recipe, methods: Sequence[str], scored: bool) -> Needs:
+        targets = {with_method(recipe, m).method.target for m in methods}
+        taught = bool(targets - {"none"})
+        return Needs(taught, taught, "fused" in targets)
+
+    def splits(self, recipe: Recipe, samples: Samples) -> Sequence[str]:
+        return tuple(samples.manifests)
+
+    def teachers(
+        self, planner: Planner, samples: Samples, jobs: Sequence[Job | None]
+    ) -> list[tuple[str, TeacherFacts]]:
+        """Gate and describe every teacher; what the cache already knows costs nothing."""
+        recipe: Recipe = planner.recipe
+        kind = planner.engine.device_kind(recipe.teach.gpus_per_actor)
+        found = {
+            s.label: describing.known_facts(s, recipe.scale, planner.store, kind) for s in recipe.teachers
+        }
+        unknown = [s for s in recipe.teachers if found[s.label] is None]
+        asked = [(describing.located(spec), recipe.scale, planner.store.uri) for spec in unknown]
+        for facts in planner.map(
+            "look at teachers",
+            _look,
+            asked,
+            "teachers",
+            note=lambda f: f"{f.label}: {f.architecture}, {f.precision}",
+            gpus=recipe.teach.gpus_per_actor,
+        ):
+            found[facts.label] = facts
+        described = [(s.label, facts) for s in recipe.teachers if (facts := found[s.label]) is not None]
+        for _, facts in described:
+            for warning in facts.warnings:
+                planner.reporter.warn(warning)
+        return described
+
+    def column(self, planner: Planner, samples: Samples, label: str, network: TeacherFacts) -> Column:
+        recipe: Recipe = planner.recipe
+        folder = network.folder(samples.folder, recipe.cache.dtype)
+        identity = network.identity_on(samples.folder, recipe.cache.dtype) | {
+            "name": network.label,
+            "architecture": network.architecture,
+            "checkpoint": network.path.rsplit("/", 1)[-1],
+        }
+        store, rest = planner.store.uri, (folder, recipe.scale, recipe.cache.dtype, recipe.teach.batch)
+
+        def manifest(tiles: Manifest, receipts: Mapping[str, Any]) -> Manifest:
+            return output_manifest(identity, folder, tiles, receipts)
+
+        return Column(label, folder, lambda receipt: TeachTask(store, receipt, *rest), manifest)
+
+    def quality(self, planner: Planner, outputs: Outputs) -> float:
+        """PSNR in dB on the held-out tiles, on the training tiles where nothing is held out."""
+        assert outputs.cached is not None
+        judged = outputs.cached.held_out or outputs.cached.train
+        keys = [r.key for r in judged.shards]
+        return psnr(statistics.load(planner.store, outputs.cached.folder, keys))
+
+    def fusion(
+        self, run: Run, samples: Samples, members: Sequence[Outputs]
+    ) -> tuple[str, PictureFusion, Column]:
+        return FUSED, *fuse(self, run.planner, samples, members)
+
+    def worse(self, run: Run, fused: Outputs, best: Outputs) -> None:
+        run.reporter.warn(
+            f"fused targets ({fused.network.kind}) reach {fused.quality:.2f} dB on held-out tiles, below the best "
+            f"teacher alone ({best.label}, {best.quality:.2f} dB); try fusion.kind: aggregate or weighted, or fewer "
+            "teachers"
+        )
+
+    def helper(self, recipe: Recipe, method: str, prepared: Prepared) -> Job | None:
+        return teacher_job(self, recipe, prepared.samples, method)
+
+    def student(self, recipe: Recipe, prepared: Prepared, method: str, gap: int, seed: int) -> Job:
+        return student_job(self, recipe, prepared, method, seed)
+
+    def score(
+        self, run: Run, prepared: Prepared, jobs: Sequence[Job]
+    ) -> tuple[list[Result], list[str], dict[str, np.ndarray]]:
+        compared = models(run.recipe, run.planner.store, prepared, jobs)
+        results, strip = Scoring(run, compared, run.tested).results(jobs)
+        return results, [benchmark.name for benchmark in run.tested], strip
+
+    def metrics(self, recipe: Recipe) -> tuple[Metric, ...]:
+        return PSNR, SSIM
+
+    def metric(self, recipe: Recipe) -> Metric:
+        return replace(PSNR, digits=3)
+
+    def export(
+        self, run: Run, outcome: Outcome, job: Job, raw: Path, out: Path
+    ) -> tuple[dict[str, str], dict[str, str]]:
+        prepared = outcome.prepared
+        facts = {
+            "recipe": outcome.recipe.name,
+            "method": job.spec.method.name,
+            "seed": job.seed,
+            "training": job.fingerprint,
+            "tiles": prepared.samples.train.fingerprint,
+            "teachers": {t.label: t.network.sha256 for t in prepared.teachers},
+            "metrics": outcome.of(job).sets,
+            "protocol": f"{PROTOCOL_WORDS.format('scale')}, MATLAB bicubic LR",
+        }
+        made = export_student(raw, out, facts)
+        return {kind: path.name for kind, path in made.files.items()}, made.missing
+
+    def sentence(self, outcome: Outcome) -> str:
+        recipe: Recipe = outcome.recipe
+        teachers, steps = ", ".join(t.label for t in outcome.prepared.teachers) or "none", recipe.train.steps
+        return (
+            f"{recipe.student.name} at x{recipe.scale}; teachers: {teachers}; {steps:,} steps per training."
+        )
+
+    def facts(self, outcome: Outcome) -> dict[str, str]:
+        recipe, prepared = outcome.recipe, outcome.prepared
+        train = recipe.train
+        facts = {
+            "scale": f"x{recipe.scale}",
+            "degradation": f"{recipe.data.degradation} (MATLAB)",
+            "training tiles": f"{prepared.samples.train.rows:,} of {recipe.data.tile} pixels",
+            "budget": f"{train.steps:,} steps of {train.batch} patches of {train.patch} LR pixels",
+            "protocol": PROTOCOL_WORDS.format(recipe.scale),
+            "multiply-adds": "of one 48 x 48 LR picture",
+            "tiles fingerprint": prepared.samples.train.fingerprint,
+        }
+        for t in prepared.teachers:
+            facts[f"teacher {t.label}"] = (
+                f"{t.network.architecture}, {t.network.precision}, {t.quality:.2f} dB on held-out tiles, "
+                f"{t.seconds:.0f} s for {t.rows:,} tiles, sha256 {t.network.sha256[:16]}"
+            )
+        if prepared.fused is not None:
+            facts["fusion"] = (
+                f"{prepared.fused.network.kind}, {prepared.fused.quality:.2f} dB on held-out tiles"
+            )
+        return facts
+
+    def drawings(self, run: Run, outcome: Outcome) -> dict[str, Drawing]:
+        strip = outcome.scores
+        if not strip:
+            return {}
+        names = {"LR": "LR", **{r.identity: r.name for r in outcome.results}}
+        shown = [(names[key], picture) for key, picture in strip.items() if key != "HR"]
+        recipe: Recipe = outcome.recipe
+        picture = comparison_strip(shown, strip["HR"], shave=recipe.scale, title=recipe.name)
+        return {"comparison": ("One test picture by every model, with the error of each below", picture)}
+
+    def tags(self, prepared: Prepared) -> dict[str, str]:
+        tags = {"tiles": prepared.samples.train.fingerprint}
+        tags |= {f"sha256.{t.label}": t.network.sha256 for t in prepared.teachers}
+        if prepared.fused is not None and prepared.fused.cached is not None:
+            tags["fused"] = prepared.fused.cached.train.fingerprint
+        return tags
+
+    def teach_row(self, recipe: Recipe, outputs: Outputs) -> dict[str, Any]:
+        return {"tiles": outputs.rows, "seconds": round(outputs.seconds, 2), "psnr_y": outputs.quality}
+
+    def summary(
+        self, outcome: Outcome, rows: list[dict[str, Any]], students: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        models = [
+            {
+                "model": r.name,
+                "role": r.role,
+                "parameters": r.parameters,
+                "multiply_adds": r.multiply_adds,
+                "sets": r.sets,
+            }
+            for r in outcome.results
+        ]
+        return {"rows": models, "students": students}
+
+    # --- for a search
+
+    def comparable(self, recipe: Recipe, samples: Samples | None = None) -> None:
+        if not recipe.data.holdout:
+            raise InputError("data.holdout", "above 0: trials are compared on held-out pictures", "0")
+        if samples is not None and samples.held_out is None:
+            raise InputError("data.holdout", "held-out pictures, by which trials are compared", "none")
+
+    def altered(self, recipe: Recipe, values: Mapping[str, Any], where: str) -> Recipe:
+        values = dict(values)
+        specs = recipe.model_dump(mode="json")["teachers"]
+        if "teachers" in values:
+            values["teachers"] = _some(specs, values["teachers"], where)
+        if (scale := values.get("scale")) not in (None, recipe.scale) and "teachers" not in values:
+            values["teachers"] = [_at_scale(t, recipe.scale, int(str(scale))) for t in specs]
+        return changed(recipe, values, where)
+
+    def own(self, recipe: Recipe, path: str, choices: Sequence[Any]) -> Any:
+        if path == "teachers":  # choices are positions
+            return list(range(len(recipe.teachers)))
+        if path == "fusion":  # choices may leave out what has a default
+            fusion = recipe.fusion.model_dump(mode="json")
+            return next((c for c in choices if isinstance(c, dict) and c.items() <= fusion.items()), None)
+        return None
+
+    def cost(self, job: Job) -> int:
+        recipe: Recipe = job.spec
+        side = HR_SIDE // recipe.scale
+        student = build(recipe.student.name, recipe.scale, **recipe.student.options)
+        return multiply_adds(student, (1, 3, side, side))
+
+
+def check_sources(recipe: Recipe) -> None:
+    """Refuse folders that are not there, by their key. Raises InputError."""
+    for key in ("train", "lr_only", "test"):
+        for source in getattr(recipe.data, key):
+            if not there(source):
+                raise InputError(
+                    f"data.{key}", "folders of pictures or picture files", f"nothing at {source}"
+                )
+
+
+def _some(teachers: list[Any], chosen: Any, where: str) -> list[Any]:
+    if not isinstance(chosen, list) or not all(isinstance(i, (int, dict)) for i in chosen):
+        raise InputError(f"{where}: teachers", "a list of positions, as in [0, 2]", repr(chosen))
+    if wrong := [i for i in chosen if isinstance(i, int) and not 0 <= i < len(teachers)]:
+        raise InputError(f"{where}: teachers", f"positions below {len(teachers)}", str(wrong[0]))
+    return [teachers[i] if isinstance(i, int) else i for i in chosen]
+
+
+def _at_scale(teacher: dict[str, Any], old: int, new: int) -> dict[str, Any]:
+    """The same teacher at another scale: its name with the other number after an x."""
+    renamed = re.sub(rf"(?<=[xX]){old}(?![0-9])", str(new), teacher["checkpoint"])
+    return {**teacher, "checkpoint": renamed}
+
+
+def _look(asked: tuple, device: str) -> TeacherFacts:
+    spec, scale, cache = asked
+    return describing.find_facts(spec, scale, cache, device)
