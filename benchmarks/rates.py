@@ -24,9 +24,9 @@ from pipeline.data.decode import decode, scan
 from pipeline.data.tiles import Grid, cut
 from pipeline.progress import Quiet
 from pipeline.recipe.recipe import Recipe
-from pipeline.road.engines import InlineEngine
 from pipeline.road.run import Run
-from pipeline.road.values import Samples
+from pipeline.steps.engines import InlineEngine
+from pipeline.steps.values import Samples
 from pipeline.tasks.super_resolution.plan import BACKWARD, MEASURED_CORE, Rates, predict, work
 from students import build
 

@@ -12,8 +12,8 @@ import torch
 from benchmarks.common import in_turn, row
 from pipeline.cost import multiply_adds
 from pipeline.progress import Quiet
-from pipeline.road.engines import InlineEngine
 from pipeline.road.run import Run
+from pipeline.steps.engines import InlineEngine
 from pipeline.tasks.recognition.jobs import RecognitionJob
 from pipeline.tasks.recognition.networks import build
 from pipeline.tasks.recognition.recipe import Recognition

@@ -15,8 +15,8 @@ from benchmarks.common import PICTURES, row
 from pipeline.engine.ray_engine import RayEngine
 from pipeline.progress import Quiet
 from pipeline.recipe.recipe import Recipe
-from pipeline.road.engines import InlineEngine
 from pipeline.road.run import Run
+from pipeline.steps.engines import InlineEngine
 
 STEPS, EVERY = 80, 8
 

@@ -23,8 +23,8 @@ from pipeline.cost import multiply_adds, parameters
 from pipeline.engine.ray_engine import RayEngine
 from pipeline.progress import Quiet
 from pipeline.recipe.recipe import Recipe
-from pipeline.road.engines import InlineEngine
 from pipeline.road.run import Run
+from pipeline.steps.engines import InlineEngine
 from pipeline.tasks.super_resolution.teach import TeachTask, read
 from pipeline.tasks.super_resolution.teacher_facts import TeacherFacts, load
 from students import build

@@ -24,8 +24,8 @@ from pipeline.progress import Quiet
 from pipeline.recipe.methods import MTKD, PISR, Scratch
 from pipeline.recipe.recipe import Aggregate, Recipe
 from pipeline.recipe.settings import Train
-from pipeline.road.engines import InlineEngine
 from pipeline.road.run import Run
+from pipeline.steps.engines import InlineEngine
 from pipeline.training.loop import train
 from students import build
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -23,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
+from teachers.windows import dct_matrix, merge, pad, partition, relative_positions, released_mask, transform
 
 Skip = Literal["mean", "weighted", "none"]
 
@@ -101,7 +101,7 @@ class Aggregation(nn.Module):
         if stacked.ndim != 5 or stacked.shape[1:3] != (self.n_teachers, 3):
             raise ValueError(f"expected (B, {self.n_teachers}, 3, H, W), found {tuple(stacked.shape)}")
         height, width = stacked.shape[-2:]
-        x = self._synthesise(_pad(stacked.flatten(1, 2), self.window * self.scale))[..., :height, :width]
+        x = self._synthesise(pad(stacked.flatten(1, 2), self.window * self.scale))[..., :height, :width]
         if self.official:
             x = x / 255.0
         if self.skip == "mean":
@@ -167,7 +167,7 @@ class Block(nn.Module):
         mask = released_mask(height, width, self.window, self.shift).to(x.device) if self.official else None
         if self.shift:
             y = y.roll((-self.shift, -self.shift), (1, 2))
-        y = _merge(self.attn(_partition(y, self.window), mask), self.window, height, width)
+        y = merge(self.attn(partition(y, self.window), mask), self.window, height, width)
         if self.shift:
             y = y.roll((self.shift, self.shift), (1, 2))
         x = x + self._drop(y)
@@ -200,11 +200,11 @@ class FrequencyAttention(nn.Module):
         self.register_buffer("dct", torch.kron(matrix, matrix).float(), persistent=False)
         inverse = torch.linalg.inv(matrix)
         self.register_buffer("idct", torch.kron(inverse, inverse).float(), persistent=False)
-        self.register_buffer("relative", _relative_positions(window), persistent=False)
+        self.register_buffer("relative", relative_positions(window), persistent=False)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         n, tokens, dim = x.shape
-        spectrum = _transform(self.dct, x)
+        spectrum = transform(self.dct, x)
         qkv = self.qkv(spectrum).view(n, tokens, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)  # (n, heads, tokens, dim / heads)
         bias = self.relative_position_bias_table[self.relative].permute(2, 0, 1)[
@@ -214,73 +214,7 @@ class FrequencyAttention(nn.Module):
             bias = (bias + mask[:, None]).repeat(n // len(mask), 1, 1, 1)  # pictures outermost
         # By hand: torch's fused attention is slower for so many small windows with a bias on a CPU.
         attended = (q * q.shape[-1] ** -0.5 @ k.mT + bias).softmax(-1).to(v.dtype) @ v
-        return _transform(self.idct, self.proj(attended.transpose(1, 2).reshape(n, tokens, dim)))
-
-
-def dct_matrix(size: int, orthonormal: bool = True) -> Tensor:
-    """The DCT-II as float64: 2 cos(pi (2n + 1) u / (2 size)) at (u, n), rows of unit length if orthonormal."""
-    u, n = torch.arange(size, dtype=torch.float64)[:, None], torch.arange(size, dtype=torch.float64)
-    matrix = 2.0 * torch.cos(torch.pi * (2.0 * n + 1.0) * u / (2.0 * size))
-    return matrix / matrix.norm(dim=1, keepdim=True) if orthonormal else matrix
-
-
-@lru_cache(maxsize=16)
-def released_mask(height: int, width: int, window: int, shift: int) -> Tensor:
-    """(windows, window^2, window^2): 0, or -100 between frequencies that the released code keeps apart.
-
-    It numbers the nine regions that a cyclic shift brings together, takes the DCT of the numbers as it does
-    of features, and separates coefficients that differ. Without a shift every pixel gets the number 8, which
-    separates the mean from all other frequencies (its training never takes the path without a mask: the
-    configured picture size is HR's, the tokens are LR's). Sums that cancel count as zero here; there they do
-    up to rounding.
-    """
-    edges = (slice(0, -window), slice(-window, -shift), slice(-shift, None))
-    regions = torch.zeros(height, width, dtype=torch.float64)
-    for number, (rows, columns) in enumerate((r, c) for r in edges for c in edges):
-        regions[rows, columns] = number
-    matrix = dct_matrix(window, orthonormal=False)
-    numbers = _partition(regions[None, :, :, None], window)
-    spectrum = (torch.kron(matrix, matrix) @ numbers).squeeze(-1).round(decimals=6)  # (windows, window^2)
-    apart = spectrum[:, None, :] != spectrum[:, :, None]
-    with torch.inference_mode(False):  # cached: later calls may be training
-        return torch.zeros(apart.shape).masked_fill(apart, -100.0)
-
-
-def _transform(matrix: Tensor, x: Tensor) -> Tensor:
-    """`matrix` over the tokens of (n, tokens, dim), in float32: bfloat16 would lose small coefficients."""
-    with torch.autocast(x.device.type, enabled=False):
-        return torch.matmul(matrix, x.to(matrix.dtype))
-
-
-def _partition(x: Tensor, window: int) -> Tensor:
-    """(B, h, w, c) to (windows, window^2, c)."""
-    batch, height, width, channels = x.shape
-    x = x.view(batch, height // window, window, width // window, window, channels)
-    return x.transpose(2, 3).reshape(-1, window * window, channels)
-
-
-def _merge(x: Tensor, window: int, height: int, width: int) -> Tensor:
-    """The inverse of `_partition`."""
-    x = x.view(-1, height // window, width // window, window, window, x.shape[-1])
-    return x.transpose(2, 3).reshape(-1, height, width, x.shape[-1])
-
-
-def _relative_positions(window: int) -> Tensor:
-    """(window^2, window^2) indices into the bias table: which difference of two tokens' places."""
-    place = torch.stack(torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")).flatten(1)
-    rows, columns = place[:, :, None] - place[:, None, :] + window - 1
-    return rows * (2 * window - 1) + columns
-
-
-def _pad(x: Tensor, multiple: int) -> Tensor:
-    """Reflects (B, C, H, W) at the lower and right border up to multiples, as often as it takes."""
-    for dim in (-2, -1):
-        size = x.shape[dim]
-        wanted = math.ceil(size / multiple) * multiple
-        if wanted > size:
-            index = torch.arange(wanted, device=x.device) % max(2 * size - 2, 1)
-            x = x.index_select(dim, torch.minimum(index, 2 * size - 2 - index))
-    return x
+        return transform(self.idct, self.proj(attended.transpose(1, 2).reshape(n, tokens, dim)))
 
 
 def _initialise(module: nn.Module) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from conftest import natural_picture
 from PIL import Image
 
-from pipeline.road.values import Outcome, Result
+from pipeline.steps.values import Outcome, Result
 
 BUDGET = {"steps": 6, "batch": 8, "lr": 1e-3, "ema": 0.9, "evaluate_every": 3, "log_every": 3}
 

@@ -21,8 +21,8 @@ from PIL import Image
 
 from pipeline.progress import Quiet
 from pipeline.recipe.recipe import Recipe
-from pipeline.road.engines import Engine, InlineEngine
 from pipeline.road.run import Run
+from pipeline.steps.engines import Engine, InlineEngine
 from pipeline.tracking import NullTracker
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -14,7 +14,9 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from pyarrow import NativeFile, fs
 
+from pipeline.cache.base_store import TEMPORARY, Store, inside
 from pipeline.cache.fingerprint import stream_sha256
+from pipeline.cache.local_store import LocalStore
 from pipeline.cache.node import (
     CorruptShard,
     Hold,
@@ -26,7 +28,6 @@ from pipeline.cache.node import (
     node_cache,
     used,
 )
-from pipeline.cache.store import TEMPORARY, LocalStore, Store, inside
 from pipeline.errors import FacultyError, InputError
 
 _OBJECT_STORES = {"s3", "gcs", "abfs"}

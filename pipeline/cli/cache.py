@@ -15,7 +15,7 @@ from pipeline.cache.manifest import Manifest
 from pipeline.cache.store import Store
 from pipeline.cli.common import add_json, emit
 from pipeline.errors import FacultyError, InputError
-from pipeline.recipe.files import load_recipe
+from pipeline.tasks.recipes import load_recipe
 
 KINDS = ("tiles", "pictures", "outputs", "fused")
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.progress import Terminal
-from pipeline.recipe.files import load_any, load_recipe
 from pipeline.recipe.recipe import Recipe
-from pipeline.road.engines import Engine, InlineEngine
 from pipeline.road.run import Run
+from pipeline.steps.engines import Engine, InlineEngine
+from pipeline.tasks.recipes import load_any, load_recipe
 from pipeline.tracking import NullTracker, RunTracker, Status
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from pipeline.cli.common import add_json, emit
 from pipeline.errors import InputError
-from pipeline.recipe.files import load_recipe
 from pipeline.recipe.recipe import Aggregate, Recipe
+from pipeline.tasks.recipes import load_recipe
 from pipeline.tasks.super_resolution.plan import Prediction, Work, gpu_rates, predict, work
 
 SIDES = (1404, 2040)

@@ -12,9 +12,9 @@ from pipeline.cli.common import add_json, add_recipe, emit, page, read_any, runn
 from pipeline.errors import InputError
 from pipeline.methods import METHODS
 from pipeline.progress import Terminal
-from pipeline.recipe.files import kind_of
 from pipeline.recipe.schedule import Piecewise, Ramp
 from pipeline.recipe.settings import Section
+from pipeline.tasks.recipes import kind_of
 from pipeline.tasks.registry import task_of
 
 

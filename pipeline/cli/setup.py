@@ -136,7 +136,7 @@ def _storage(root: str) -> str:
 
 
 def _node_cache() -> str:
-    from pipeline.cache.store import node_cache
+    from pipeline.cache.node import node_cache
 
     folder = node_cache()
     folder.mkdir(parents=True, exist_ok=True)

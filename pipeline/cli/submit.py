@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from pipeline.cli.common import write
 from pipeline.errors import InputError
 from pipeline.progress import Terminal
-from pipeline.recipe.files import load_any
 from pipeline.recipe.reading import VARIABLE
 from pipeline.search.space import BUILT_IN
+from pipeline.tasks.recipes import load_any
 from pipeline.tasks.registry import task_of
 
 if TYPE_CHECKING:

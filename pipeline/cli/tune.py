@@ -84,7 +84,7 @@ def _run(options: argparse.Namespace, sweep: Sweep, engine: Any, reporter: Termi
     status: Status = "FAILED"
     try:
         if options.inline:
-            from pipeline.road.engines import InlineEngine
+            from pipeline.steps.engines import InlineEngine
 
             assert isinstance(engine, InlineEngine)
             run_inline(conductor, engine.device, engine.resume)

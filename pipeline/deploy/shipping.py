@@ -20,8 +20,8 @@ from pipeline.cache import records
 from pipeline.cache.fingerprint import fingerprint
 from pipeline.cache.store import Store
 from pipeline.deploy.export import export_onnx, export_pth, load_student, save_student
+from pipeline.deploy.model_card import model_card
 from pipeline.errors import FacultyError, InputError, reason
-from pipeline.report.model_card import model_card
 from students import deployed
 
 

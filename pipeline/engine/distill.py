@@ -29,8 +29,8 @@ from pipeline.engine.tracking import resume
 from pipeline.errors import FacultyError
 from pipeline.progress import Line
 from pipeline.recipe.recipe import Distill
-from pipeline.road.engines import note_of, tracked
-from pipeline.road.job import Job, Stopped
+from pipeline.steps.engines import note_of, tracked
+from pipeline.steps.job import Job, Stopped
 
 SAVE_AGAIN_S = 20.0
 """Between two checkpoints of a machine that is about to go: grace periods are 30 s to 2 minutes."""

@@ -14,9 +14,9 @@ from pipeline.engine import distill, session, teach
 from pipeline.errors import FacultyError
 from pipeline.progress import Line
 from pipeline.recipe.recipe import Teach
-from pipeline.road.engines import Taught
-from pipeline.road.job import Job
-from pipeline.road.values import Network, OutputStep
+from pipeline.steps.engines import Taught
+from pipeline.steps.job import Job
+from pipeline.steps.values import Network, OutputStep
 
 MISSING = re.compile(r"No module named '([\w.]+)'")
 T = TypeVar("T")

@@ -17,8 +17,8 @@ import torch
 from pipeline.cache.format import Receipt
 from pipeline.cache.stats import Stats
 from pipeline.recipe.recipe import Teach
-from pipeline.road.engines import Taught
-from pipeline.road.values import Network, OutputStep
+from pipeline.steps.engines import Taught
+from pipeline.steps.values import Network, OutputStep
 
 CALLS = 2
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from pipeline.methods.base import Adversary, Batch, Modules, Phase
 from pipeline.recipe.schedule import Weight
 from pipeline.recipe.settings import Budget
-from pipeline.tasks.recognition.recipe import Recognition
 
 Fill = Callable[[MutableMapping[str, Tensor]], None]
 """Adds the teacher's outputs to a batch where they are not cached."""
@@ -26,7 +25,8 @@ STUDENT, ADAPTER, DISCRIMINATOR = "student", "adapter", "discriminator"
 class Lesson:
     """What a method gets of its task: nothing here says which task it is."""
 
-    recipe: Recognition
+    recipe: Any
+    """Of the method: its `method` and `train`."""
     loss: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Tensor]
     """(outputs, batch) -> the task's loss."""
     imitate: Callable[[Tensor, Tensor, float], Tensor]

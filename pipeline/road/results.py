@@ -18,9 +18,9 @@ from pipeline.cache.fingerprint import fingerprint
 from pipeline.deploy.shipping import missing_note
 from pipeline.report.report import File, Report, portable, write_report
 from pipeline.report.table import TESTED, Row, render_table
-from pipeline.road.job import Job
 from pipeline.road.run import Run
-from pipeline.road.values import Outcome
+from pipeline.steps.job import Job
+from pipeline.steps.values import Outcome
 from pipeline.tasks.base import Drawing, Task
 from pipeline.tasks.registry import task_of
 from pipeline.tracking import RunTracker

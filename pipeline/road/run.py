@@ -10,11 +10,11 @@ from pipeline.cache.mending import mends
 from pipeline.cache.store import Store
 from pipeline.progress import Once, Reporter
 from pipeline.recipe.reading import with_method
-from pipeline.road.engines import Engine
-from pipeline.road.job import Job
-from pipeline.road.planner import Planner
-from pipeline.road.tracked import Tracked
-from pipeline.road.values import Needs, Outcome, Outputs, Prepared, Samples
+from pipeline.steps.engines import Engine
+from pipeline.steps.job import Job
+from pipeline.steps.planner import Planner
+from pipeline.steps.tracked import Tracked
+from pipeline.steps.values import Needs, Outcome, Outputs, Prepared, Samples
 from pipeline.tasks.registry import task_of
 from pipeline.tracking import RunTracker
 

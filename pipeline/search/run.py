@@ -14,11 +14,11 @@ from typing import Any
 from pipeline.errors import FacultyError
 from pipeline.progress import Once, Reporter
 from pipeline.recipe.recipe import Distill
-from pipeline.road.engines import Engine, tracked, with_line
-from pipeline.road.job import Job, Stopped
 from pipeline.road.run import Run
 from pipeline.search.space import text
 from pipeline.search.sweep import Status, Sweep, Trial
+from pipeline.steps.engines import Engine, tracked, with_line
+from pipeline.steps.job import Job, Stopped
 from pipeline.tracking import NullTracker, RunTracker
 from pipeline.tracking import Status as RunStatus
 

@@ -16,9 +16,9 @@ import numpy as np
 from pipeline.recipe.recipe import Teach
 from pipeline.recipe.settings import Section
 from pipeline.report.table import Metric
-from pipeline.road.job import Job
-from pipeline.road.planner import Planner
-from pipeline.road.values import (
+from pipeline.steps.job import Job
+from pipeline.steps.planner import Planner
+from pipeline.steps.values import (
     Column,
     Needs,
     Network,

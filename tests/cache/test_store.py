@@ -13,7 +13,8 @@ import time
 import pytest
 
 from pipeline.cache import node as module
-from pipeline.cache.store import CorruptShard, LocalStore, Store
+from pipeline.cache.node import CorruptShard
+from pipeline.cache.store import LocalStore, Store
 from pipeline.errors import FacultyError, InputError
 
 pytestmark = pytest.mark.usefixtures("node")

@@ -30,8 +30,8 @@ from road_kit import (
     teacher,
 )
 
-from pipeline.recipe.files import load_recipe
 from pipeline.recipe.recipe import Recipe
+from pipeline.tasks.recipes import load_recipe
 
 
 @pytest.fixture

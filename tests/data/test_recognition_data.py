@@ -16,10 +16,11 @@ from pipeline.cache.manifest import Manifest
 from pipeline.cache.store import Store
 from pipeline.errors import InputError
 from pipeline.tasks.recognition import pictures as picturing
-from pipeline.tasks.recognition.layouts import find, market_name, read_mask, split
+from pipeline.tasks.recognition.layouts import find, market_name, read_mask
 from pipeline.tasks.recognition.recipe import Recognition, Sampling
 from pipeline.tasks.recognition.sampler import Gallery, ViewSampler, student_pictures
 from pipeline.tasks.recognition.settings import RecognitionData, Views
+from pipeline.tasks.recognition.splits import split
 from pipeline.tasks.recognition.views import Move, draw, enlarge, see, shrink
 
 

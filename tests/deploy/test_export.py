@@ -16,8 +16,8 @@ from torch import Tensor, nn
 import students
 from pipeline.deploy import export
 from pipeline.deploy.export import StudentInfo, export_onnx, export_pth, load_student, save_student
+from pipeline.deploy.model_card import card, model_card
 from pipeline.errors import FacultyError, InputError
-from pipeline.report.model_card import card, model_card
 from teachers.loading import load_teacher
 
 COMPACT = {"features": 8, "convs": 2}

@@ -19,14 +19,14 @@ from ray_kit import processes
 from road_kit import Road, environment, flip, hashes, picture, recipe, snapshot, teacher, weights
 
 from pipeline.cache.format import Receipt
-from pipeline.cache.store import CorruptShard
+from pipeline.cache.node import CorruptShard
 from pipeline.engine import distill as distilling
 from pipeline.engine import session
 from pipeline.engine import teach as teaching
 from pipeline.engine.ray_engine import RayEngine, call, plain_errors
 from pipeline.errors import FacultyError, InputError
 from pipeline.recipe.recipe import Distill, Teach
-from pipeline.road.engines import InlineEngine
+from pipeline.steps.engines import InlineEngine
 from pipeline.tasks.super_resolution.teach import TeachTask
 from pipeline.tasks.super_resolution.teacher_facts import TeacherFacts
 

@@ -8,14 +8,8 @@ import scipy.fft
 import torch
 
 from pipeline.errors import InputError
-from teachers.aggregation import (
-    DIV2K_MEAN,
-    Aggregation,
-    FrequencyAttention,
-    _pad,
-    dct_matrix,
-    released_mask,
-)
+from teachers.aggregation import DIV2K_MEAN, Aggregation, FrequencyAttention
+from teachers.windows import dct_matrix, pad, released_mask
 
 
 def small(n: int = 3, scale: int = 2, **options) -> Aggregation:
@@ -128,8 +122,8 @@ def test_a_list_of_outputs_is_as_good_as_a_stack_and_order_matters() -> None:
 def test_padding_reflects_as_often_as_it_takes() -> None:
     x = pictures(1, 2, 3, 21)
     expected = np.pad(x.numpy(), ((0, 0), (0, 0), (0, 13), (0, 11)), mode="reflect")
-    np.testing.assert_array_equal(_pad(x, 16).numpy(), expected)
-    assert _pad(pictures(1, 1, 16, 32), 16).shape == (1, 1, 16, 32)
+    np.testing.assert_array_equal(pad(x, 16).numpy(), expected)
+    assert pad(pictures(1, 1, 16, 32), 16).shape == (1, 1, 16, 32)
 
 
 def test_pictures_of_a_batch_do_not_mix() -> None:

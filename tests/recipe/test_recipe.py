@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from pipeline.errors import InputError
-from pipeline.recipe.files import load_any, load_recipe
 from pipeline.recipe.methods import MTKD
 from pipeline.recipe.reading import with_method
 from pipeline.recipe.schedule import weight_at
+from pipeline.tasks.recipes import load_any, load_recipe
 
 BASE = {
     "name": "r",

@@ -10,7 +10,7 @@ from command_kit import run
 from road_kit import picture, recipe_file
 
 from pipeline.errors import InputError
-from pipeline.recipe.files import load_recipe
+from pipeline.tasks.recipes import load_recipe
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

@@ -14,12 +14,12 @@ from road_kit import Untouchable, hashes, weights
 
 from pipeline.cli import main
 from pipeline.deploy.export import onnx_session
-from pipeline.deploy.recogniser import load_recogniser
 from pipeline.errors import InputError
 from pipeline.progress import Quiet
-from pipeline.road.engines import InlineEngine
 from pipeline.road.results import baseline, compare_rows, finish, table, table_rows
 from pipeline.road.run import Run
+from pipeline.steps.engines import InlineEngine
+from pipeline.tasks.recognition.opening import load_recogniser
 from pipeline.tasks.recognition.recipe import Network, Recognition
 
 ALL = ["scratch", "kd", "rkd", "horkd"]
@@ -107,7 +107,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bits_discriminator_incl
     (whole,) = run(tmp_path).everything(["rkd"], [0]).jobs
     halted = run(tmp_path, output=str(tmp_path / "other"))
     job = halted.student(halted.prepare(["rkd"]), "rkd", 2, 0)
-    from pipeline.road.job import Listener
+    from pipeline.steps.job import Listener
 
     def stop(values: dict[str, float], step: int) -> None:
         raise Stop

@@ -17,9 +17,9 @@ from pipeline.cache.rows import Rows
 from pipeline.errors import InputError
 from pipeline.progress import Quiet
 from pipeline.recipe.reading import checked
-from pipeline.road.engines import Engine, InlineEngine
 from pipeline.road.run import Run
-from pipeline.road.values import Outcome
+from pipeline.steps.engines import Engine, InlineEngine
+from pipeline.steps.values import Outcome
 from pipeline.tasks.recognition import ensemble
 from pipeline.tasks.recognition.recipe import Recognition
 

@@ -21,8 +21,8 @@ from pipeline.data.degrade import downscale, upscale
 from pipeline.deploy.evaluate import bicubic, evaluate
 from pipeline.errors import FacultyError, InputError
 from pipeline.recipe.recipe import Recipe, TeacherSpec
-from pipeline.road.engines import InlineEngine
-from pipeline.road.values import Prepared
+from pipeline.steps.engines import InlineEngine
+from pipeline.steps.values import Prepared
 from pipeline.tasks.super_resolution import tiles as tiling
 from pipeline.tasks.super_resolution.fuse import fusion_folder
 from pipeline.tasks.super_resolution.held_out import HeldOut

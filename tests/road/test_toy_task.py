@@ -19,11 +19,11 @@ from torch.nn import functional as F
 
 from pipeline.cli import main
 from pipeline.deploy.export import onnx_session
-from pipeline.deploy.recogniser import load_recogniser
 from pipeline.report.table import Metric
-from pipeline.road.values import Outcome
+from pipeline.steps.values import Outcome
 from pipeline.tasks.base import Drawing
 from pipeline.tasks.recognition import drawings
+from pipeline.tasks.recognition.opening import load_recogniser
 from pipeline.tasks.recognition.recipe import Recognition, TaskLoss
 from pipeline.tasks.recognition.sampler import Gallery
 from pipeline.tasks.recognition.task import RecognitionTask, answers_of

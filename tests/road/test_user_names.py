@@ -27,9 +27,9 @@ from pipeline.recipe.reading import checked, with_method
 from pipeline.recipe.recipe import Recipe
 from pipeline.report.charts import all_charts
 from pipeline.report.table import PSNR, Row, arrange, gains, render_table
-from pipeline.road.engines import InlineEngine
 from pipeline.road.run import Run, told_apart
-from pipeline.road.values import Prepared, Samples
+from pipeline.steps.engines import InlineEngine
+from pipeline.steps.values import Prepared, Samples
 from pipeline.tasks.recognition.recipe import Recognition
 from pipeline.tasks.registry import task_of
 

@@ -19,10 +19,10 @@ from road_kit import command, content, environment, faculty, picture, recipe, re
 from pipeline.cache.store import Store
 from pipeline.errors import InputError
 from pipeline.progress import Quiet
-from pipeline.road.engines import InlineEngine
 from pipeline.search.run import Conductor
 from pipeline.search.space import load_space
 from pipeline.search.sweep import Plan, Sweep
+from pipeline.steps.engines import InlineEngine
 
 SPACE = "SPACE = {'method.distill': ('loguniform', 0.1, 10.0), 'train.lr': ('loguniform', 1e-4, 1e-2)}"
 BUDGET = 9

@@ -21,11 +21,11 @@ from pipeline.errors import InputError
 from pipeline.progress import Quiet
 from pipeline.recipe.recognition_methods import METHODS
 from pipeline.recipe.schedule import Piecewise, peak, scaled_to
-from pipeline.road.engines import InlineEngine
 from pipeline.search.report import best_recipe
 from pipeline.search.run import Conductor, accuracy, checker
 from pipeline.search.space import Axis, load_space, own_value, value_at, with_values
 from pipeline.search.sweep import Plan, Sweep, Trial
+from pipeline.steps.engines import InlineEngine
 from pipeline.tasks.recognition.networks import build
 from pipeline.tasks.recognition.recipe import Network, Recognition
 from pipeline.tasks.registry import task_named, task_of

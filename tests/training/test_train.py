@@ -23,7 +23,8 @@ from pipeline.recipe.recipe import Recipe
 from pipeline.recipe.settings import Train
 from pipeline.tasks.super_resolution import tiles as tiling
 from pipeline.training import cpu
-from pipeline.training.loop import Hooks, learning_rate, train
+from pipeline.training.loop import learning_rate, train
+from pipeline.training.surroundings import Hooks
 
 SETTINGS = Train(steps=12, batch=4, patch=12, lr=1e-3, evaluate_every=4, log_every=3, clip=1.0, ema=0.9)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from pipeline.report.table import Metric
-from pipeline.road.values import Outcome
+from pipeline.steps.values import Outcome
 from pipeline.tasks.base import Drawing
 from pipeline.tasks.recognition import drawings, metrics
 from pipeline.tasks.recognition.recipe import Recognition

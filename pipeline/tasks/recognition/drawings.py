@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from pipeline.report.charts import PALETTE, plain
-from pipeline.road.values import Outcome
+from pipeline.steps.values import Outcome
 from pipeline.tasks.base import Drawing
 from pipeline.tasks.recognition.jobs import RecognitionJob
 from pipeline.tasks.recognition.sampler import Gallery, ViewBatch, student_pictures

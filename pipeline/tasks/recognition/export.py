@@ -142,7 +142,7 @@ def card(
         "```python\nimport onnxruntime\n\n"
         f'session = onnxruntime.InferenceSession("{stem}.onnx")\n'
         'logits, embedding = session.run(None, {"picture": picture})  # float32\n```',
-        "```python\nfrom pipeline.deploy.recogniser import load_recogniser\n\n"
+        "```python\nfrom pipeline.tasks.recognition.opening import load_recogniser\n\n"
         f'network, facts = load_recogniser("{stem}.safetensors")\n```',
     ]
     return "\n\n".join(parts) + "\n"

@@ -16,8 +16,8 @@ from pipeline.cache.fingerprint import fingerprint
 from pipeline.cache.format import Receipt, open_verified
 from pipeline.cache.manifest import Manifest
 from pipeline.cache.store import Store
-from pipeline.road.planner import Planner
-from pipeline.road.values import Column, Outputs, Samples
+from pipeline.steps.planner import Planner
+from pipeline.steps.values import Column, Outputs, Samples
 from pipeline.tasks.recognition import ensemble
 from pipeline.tasks.recognition.recipe import Recognition
 from pipeline.tasks.recognition.teach import Computed, Source, commit_outputs, manifest

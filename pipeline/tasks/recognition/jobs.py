@@ -20,8 +20,8 @@ from pipeline.methods.outputs import Lesson
 from pipeline.methods.scratch import task_phase
 from pipeline.recipe.recognition_methods import HORKD
 from pipeline.recipe.settings import Budget
-from pipeline.road.job import STUDENT, Job, located, weighty
-from pipeline.road.values import Samples
+from pipeline.steps.job import STUDENT, Job, located, weighty
+from pipeline.steps.values import Samples
 from pipeline.tasks.recognition.networks import Recogniser
 from pipeline.tasks.recognition.recipe import Network, Recognition
 from pipeline.tasks.recognition.sampler import Gallery, ViewSampler

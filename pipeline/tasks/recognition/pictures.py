@@ -15,9 +15,10 @@ from pipeline.cache.format import Receipt, write_shard
 from pipeline.cache.manifest import Manifest, committed, write_receipt
 from pipeline.cache.store import Store
 from pipeline.data.decode import decode
-from pipeline.road.values import Samples
-from pipeline.tasks.recognition.layouts import Item, array, as_rgb, digits, find, numbered, read_mask, split
+from pipeline.steps.values import Samples
+from pipeline.tasks.recognition.layouts import Item, array, as_rgb, digits, find, read_mask
 from pipeline.tasks.recognition.recipe import Recognition
+from pipeline.tasks.recognition.splits import numbered, split
 
 VERSION = 1
 SPLITS = ("train", "val", "test")

@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from pipeline.report.table import Metric
-from pipeline.road.values import Outcome
+from pipeline.steps.values import Outcome
 from pipeline.tasks.base import Drawing
 from pipeline.tasks.recognition import drawings, metrics
 from pipeline.tasks.recognition.recipe import Recognition

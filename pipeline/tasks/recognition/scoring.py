@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.cache import records
-from pipeline.road.job import Job, located
-from pipeline.road.values import Outputs, Prepared, Result
+from pipeline.steps.job import Job, located
+from pipeline.steps.values import Outputs, Prepared, Result
 from pipeline.tasks.recognition.jobs import RecognitionJob
 from pipeline.tasks.recognition.score import Scored, ScoreTask
 

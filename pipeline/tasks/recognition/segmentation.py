@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.report.table import Metric
-from pipeline.road.values import Outcome
+from pipeline.steps.values import Outcome
 from pipeline.tasks.base import Drawing
 from pipeline.tasks.recognition import drawings, metrics, networks
 from pipeline.tasks.recognition.recipe import Network, Recognition, TaskLoss

@@ -23,9 +23,9 @@ from pipeline.losses.soft_labels import soft_labels
 from pipeline.recipe.recipe import Teach
 from pipeline.recipe.recognition_methods import HORKD, KD
 from pipeline.report.table import Metric
-from pipeline.road.job import STUDENT, Job
-from pipeline.road.planner import Planner
-from pipeline.road.values import Column, Needs, Outcome, Outputs, Prepared, Result, Samples
+from pipeline.steps.job import STUDENT, Job
+from pipeline.steps.planner import Planner
+from pipeline.steps.values import Column, Needs, Outcome, Outputs, Prepared, Result, Samples
 from pipeline.tasks.base import Drawing, Task
 from pipeline.tasks.recognition import networks, pictures
 from pipeline.tasks.recognition.ensemble import soft_mean
@@ -35,6 +35,7 @@ from pipeline.tasks.recognition.jobs import RecognitionJob, make_job
 from pipeline.tasks.recognition.recipe import Network, Recognition, TaskLoss
 from pipeline.tasks.recognition.sampler import Gallery, ViewBatch, student_pictures
 from pipeline.tasks.recognition.scoring import results
+from pipeline.tasks.recognition.showing import costs, facts, sentence
 from pipeline.tasks.recognition.teach import OutputTask, Source, manifest
 from pipeline.tasks.recognition.teachers import imported, label_of, set_name, teacher_job
 
@@ -213,36 +214,10 @@ class RecognitionTask(Task):
         return {kind: path.name for kind, path in made.items()}, missing
 
     def sentence(self, outcome: Outcome) -> str:
-        recipe: Recognition = outcome.recipe
-        gaps = " and ".join(str(gap) for gap in recipe.gaps)
-        teachers = ", ".join(teacher.network.name for teacher in recipe.seen_by)
-        height, width = recipe.hr_size
-        return (
-            f"{self.name.capitalize()}: {recipe.student.name} at a resolution gap of {gaps}, teacher {teachers} at "
-            f"{height} x {width}; {recipe.train.steps:,} steps per student."
-        )
+        return f"{self.name.capitalize()}: {sentence(outcome)}"
 
     def facts(self, outcome: Outcome) -> dict[str, str]:
-        recipe, prepared = outcome.recipe, outcome.prepared
-        views = recipe.data.views
-        sizes = ", ".join(f"x{g}: {recipe.lr_size(g)[0]} x {recipe.lr_size(g)[1]}" for g in recipe.gaps)
-        facts = {
-            "pictures": ", ".join(f"{m.rows:,} {name}" for name, m in prepared.samples.splits()),
-            "classes": f"{len(prepared.samples.classes)} to train on",
-            "HR": f"{recipe.hr_size[0]} x {recipe.hr_size[1]}",
-            "LR": f"{sizes}; {recipe.input}",
-            "degradation": "bicubic (MATLAB), of the same view",
-            "views": f"{views.count} a picture, shift {views.shift}, {'' if views.flip else 'not '}flipped, "
-            f"zoom {views.zoom}, light {views.light}",
-            "budget": f"{recipe.train.steps:,} steps of {recipe.train.batch} pictures",
-            "cost": "multiply-adds and milliseconds of one picture at the network's own input size, one CPU thread",
-            **{outputs.label: outputs.network.identity for outputs in prepared.all},
-        }
-        if seconds := sum(outputs.seconds for outputs in prepared.all):
-            facts["teacher outputs"] = f"{seconds:.1f} s for all views, cached"
-        if dropped := max((r.curves.get("dropped", 0) for r in outcome.results), default=0):
-            facts["stem"] = f"{dropped} stride(s) dropped so that small pictures keep a map of at least 2 x 2"
-        return facts
+        return facts(outcome)
 
     def drawings(self, run: Run, outcome: Outcome) -> dict[str, Drawing]:
         """What the task has to show, of each teacher and one seed of each method, by name."""
@@ -261,13 +236,13 @@ class RecognitionTask(Task):
 
     def compare_row(self, outcome: Outcome, result: Result) -> dict[str, Any]:
         assert result.job is not None
-        return {"gap": result.job.gap, **_costs(result)}
+        return {"gap": result.job.gap, **costs(result)}
 
     def summary(
         self, outcome: Outcome, rows: list[dict[str, Any]], students: Mapping[str, Any]
     ) -> dict[str, Any]:
         (name,) = outcome.sets
-        helpers = {r.name: {**_costs(r), **r.sets[name]} for r in outcome.results if r.role != STUDENT}
+        helpers = {r.name: {**costs(r), **r.sets[name]} for r in outcome.results if r.role != STUDENT}
         files = {label: made["safetensors"] for label, made in students.items()}
         return {"task": outcome.recipe.task, **helpers, "rows": rows, "students": files}
 
@@ -316,11 +291,3 @@ def answers_of(
 ) -> np.ndarray:
     """One output of every picture, (n, ...) float32."""
     return np.concatenate([o[name].numpy() for _, o in outputs_of(model, gallery, recipe, gap, device)])
-
-
-def _costs(result: Result) -> dict[str, Any]:
-    return {
-        "parameters": result.parameters,
-        "multiply_adds": result.multiply_adds,
-        "latency_ms": result.latency_ms,
-    }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline.cache import stamps
 from pipeline.cache.fingerprint import file_sha256
 from pipeline.cache.store import Store
-from pipeline.road.values import Samples
+from pipeline.steps.values import Samples
 from pipeline.tasks.recognition.jobs import RecognitionJob, make_job
 from pipeline.tasks.recognition.networks import load_weights
 from pipeline.tasks.recognition.recipe import Recognition, RecognitionTeacher

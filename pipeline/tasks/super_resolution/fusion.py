@@ -11,9 +11,9 @@ from pipeline.cache.fingerprint import fingerprint
 from pipeline.cache.format import Receipt
 from pipeline.cache.manifest import Manifest
 from pipeline.recipe.recipe import Aggregate, Recipe, Weighted
-from pipeline.road.job import located
-from pipeline.road.planner import Planner
-from pipeline.road.values import Column, Outputs, Samples
+from pipeline.steps.job import located
+from pipeline.steps.planner import Planner
+from pipeline.steps.values import Column, Outputs, Samples
 from pipeline.tasks.super_resolution import fuse as fusing
 from pipeline.tasks.super_resolution.teach import output_manifest
 from pipeline.tasks.super_resolution.training import TrainJob, job_fingerprint

@@ -11,7 +11,7 @@ from torch import nn
 from pipeline.cache.manifest import load as load_manifest
 from pipeline.cache.store import Store
 from pipeline.methods.base import Phase
-from pipeline.road.values import Columns
+from pipeline.steps.values import Columns
 from pipeline.tasks.super_resolution.teach import as_levels, luma_error, psnr, read, to_stored
 from students.colour import grey
 

@@ -9,8 +9,8 @@ from pipeline.cache.fingerprint import file_sha256
 from pipeline.errors import InputError
 from pipeline.recipe.methods import PISR
 from pipeline.recipe.recipe import Recipe
-from pipeline.road.job import STUDENT, located
-from pipeline.road.values import Cached, Outputs, Prepared
+from pipeline.steps.job import STUDENT, located
+from pipeline.steps.values import Cached, Outputs, Prepared
 from pipeline.tasks.super_resolution.privileged import decoder_of, load_privileged
 from pipeline.tasks.super_resolution.training import TrainJob, job_fingerprint
 

@@ -16,8 +16,8 @@ from pipeline.deploy.evaluate import BenchmarkSet
 from pipeline.means import exact_note, exact_pictures, set_means
 from pipeline.metrics import PROTOCOL
 from pipeline.recipe.recipe import Recipe
-from pipeline.road.job import STUDENT, Job
-from pipeline.road.values import Prepared, Result
+from pipeline.steps.job import STUDENT, Job
+from pipeline.steps.values import Prepared, Result
 from pipeline.tasks.super_resolution.fusion import PictureFusion
 from pipeline.tasks.super_resolution.score import BOOKS, Model, Scored, ScoreTask, cost
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,16 +19,17 @@ from pipeline.deploy.shipping import check_student, export_student
 from pipeline.errors import InputError
 from pipeline.methods import PICTURES
 from pipeline.metrics import PROTOCOL
-from pipeline.recipe.reading import changed, with_method
+from pipeline.recipe.reading import with_method
 from pipeline.recipe.recipe import Recipe
-from pipeline.report.pictures import comparison_strip
 from pipeline.report.table import PSNR, SSIM, Metric
-from pipeline.road.job import Job
-from pipeline.road.planner import Planner
-from pipeline.road.values import Column, Needs, Outcome, Outputs, Prepared, Result, Samples
+from pipeline.steps.job import Job
+from pipeline.steps.planner import Planner
+from pipeline.steps.values import Column, Needs, Outcome, Outputs, Prepared, Result, Samples
 from pipeline.tasks.base import Drawing, Task
+from pipeline.tasks.super_resolution import showing
 from pipeline.tasks.super_resolution import teacher_facts as describing
 from pipeline.tasks.super_resolution import tiles as tiling
+from pipeline.tasks.super_resolution.altering import altered
 from pipeline.tasks.super_resolution.fusion import FUSED, PictureFusion, fuse
 from pipeline.tasks.super_resolution.jobs import check_privileged, student_job, teacher_job
 from pipeline.tasks.super_resolution.scoring import Scoring, models
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 HR_SIDE = 96
 """A search's multiply-adds are those of an output of this side: at x2 a 48 x 48 input, as everywhere else."""
-PROTOCOL_WORDS = "Y of BT.601 (grey files as they are), 8 bit, {} pixels shaved"
 
 
 class SuperResolution(Task):
@@ -231,50 +230,19 @@ class SuperResolution(Task):
             "tiles": prepared.samples.train.fingerprint,
             "teachers": {t.label: t.network.sha256 for t in prepared.teachers},
             "metrics": outcome.of(job).sets,
-            "protocol": f"{PROTOCOL_WORDS.format('scale')}, MATLAB bicubic LR",
+            "protocol": f"{showing.PROTOCOL_WORDS.format('scale')}, MATLAB bicubic LR",
         }
         made = export_student(raw, out, facts)
         return {kind: path.name for kind, path in made.files.items()}, made.missing
 
     def sentence(self, outcome: Outcome) -> str:
-        recipe: Recipe = outcome.recipe
-        teachers, steps = ", ".join(t.label for t in outcome.prepared.teachers) or "none", recipe.train.steps
-        return (
-            f"{recipe.student.name} at x{recipe.scale}; teachers: {teachers}; {steps:,} steps per training."
-        )
+        return showing.sentence(outcome)
 
     def facts(self, outcome: Outcome) -> dict[str, str]:
-        recipe, prepared = outcome.recipe, outcome.prepared
-        train = recipe.train
-        facts = {
-            "scale": f"x{recipe.scale}",
-            "degradation": f"{recipe.data.degradation} (MATLAB)",
-            "training tiles": f"{prepared.samples.train.rows:,} of {recipe.data.tile} pixels",
-            "budget": f"{train.steps:,} steps of {train.batch} patches of {train.patch} LR pixels",
-            "protocol": PROTOCOL_WORDS.format(recipe.scale),
-            "multiply-adds": "of one 48 x 48 LR picture",
-            "tiles fingerprint": prepared.samples.train.fingerprint,
-        }
-        for t in prepared.teachers:
-            facts[f"teacher {t.label}"] = (
-                f"{t.network.architecture}, {t.network.precision}, {t.quality:.2f} dB on held-out tiles, "
-                f"{t.seconds:.0f} s for {t.rows:,} tiles, sha256 {t.network.sha256[:16]}"
-            )
-        if prepared.fused is not None:
-            facts["fusion"] = (
-                f"{prepared.fused.network.kind}, {prepared.fused.quality:.2f} dB on held-out tiles"
-            )
-        return facts
+        return showing.facts(outcome)
 
     def drawings(self, run: Run, outcome: Outcome) -> dict[str, Drawing]:
-        strip = outcome.scores
-        if not strip:
-            return {}
-        names = {"LR": "LR", **{r.identity: r.name for r in outcome.results}}
-        shown = [(names[key], picture) for key, picture in strip.items() if key != "HR"]
-        recipe: Recipe = outcome.recipe
-        picture = comparison_strip(shown, strip["HR"], shave=recipe.scale, title=recipe.name)
-        return {"comparison": ("One test picture by every model, with the error of each below", picture)}
+        return showing.drawings(outcome)
 
     def tags(self, prepared: Prepared) -> dict[str, str]:
         tags = {"tiles": prepared.samples.train.fingerprint}
@@ -289,17 +257,7 @@ class SuperResolution(Task):
     def summary(
         self, outcome: Outcome, rows: list[dict[str, Any]], students: Mapping[str, Any]
     ) -> dict[str, Any]:
-        models = [
-            {
-                "model": r.name,
-                "role": r.role,
-                "parameters": r.parameters,
-                "multiply_adds": r.multiply_adds,
-                "sets": r.sets,
-            }
-            for r in outcome.results
-        ]
-        return {"rows": models, "students": students}
+        return {"rows": showing.rows(outcome), "students": students}
 
     # --- for a search
 
@@ -310,13 +268,7 @@ class SuperResolution(Task):
             raise InputError("data.holdout", "held-out pictures, by which trials are compared", "none")
 
     def altered(self, recipe: Recipe, values: Mapping[str, Any], where: str) -> Recipe:
-        values = dict(values)
-        specs = recipe.model_dump(mode="json")["teachers"]
-        if "teachers" in values:
-            values["teachers"] = _some(specs, values["teachers"], where)
-        if (scale := values.get("scale")) not in (None, recipe.scale) and "teachers" not in values:
-            values["teachers"] = [_at_scale(t, recipe.scale, int(str(scale))) for t in specs]
-        return changed(recipe, values, where)
+        return altered(recipe, values, where)
 
     def own(self, recipe: Recipe, path: str, choices: Sequence[Any]) -> Any:
         if path == "teachers":  # choices are positions
@@ -341,20 +293,6 @@ def check_sources(recipe: Recipe) -> None:
                 raise InputError(
                     f"data.{key}", "folders of pictures or picture files", f"nothing at {source}"
                 )
-
-
-def _some(teachers: list[Any], chosen: Any, where: str) -> list[Any]:
-    if not isinstance(chosen, list) or not all(isinstance(i, (int, dict)) for i in chosen):
-        raise InputError(f"{where}: teachers", "a list of positions, as in [0, 2]", repr(chosen))
-    if wrong := [i for i in chosen if isinstance(i, int) and not 0 <= i < len(teachers)]:
-        raise InputError(f"{where}: teachers", f"positions below {len(teachers)}", str(wrong[0]))
-    return [teachers[i] if isinstance(i, int) else i for i in chosen]
-
-
-def _at_scale(teacher: dict[str, Any], old: int, new: int) -> dict[str, Any]:
-    """The same teacher at another scale: its name with the other number after an x."""
-    renamed = re.sub(rf"(?<=[xX]){old}(?![0-9])", str(new), teacher["checkpoint"])
-    return {**teacher, "checkpoint": renamed}
 
 
 def _look(asked: tuple, device: str) -> TeacherFacts:

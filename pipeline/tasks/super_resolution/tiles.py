@@ -21,7 +21,7 @@ from pipeline.data.decode import COPY, Picture, Quarantined, Survey, decode, sur
 from pipeline.data.tiles import Grid, Tile, columns, cut, positions, tile_id
 from pipeline.errors import InputError, shown
 from pipeline.recipe.recipe import Recipe
-from pipeline.road.values import Samples
+from pipeline.steps.values import Samples
 
 VERSION = 1
 PICTURES = ".pictures.json"

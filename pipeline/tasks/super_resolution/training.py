@@ -20,8 +20,8 @@ from pipeline.methods.pisr import teacher as pisr_teacher
 from pipeline.recipe.methods import PISR
 from pipeline.recipe.recipe import Aggregate, Recipe
 from pipeline.recipe.settings import Train
-from pipeline.road.job import STUDENT, Job, Judge, weighty
-from pipeline.road.values import Columns
+from pipeline.steps.job import STUDENT, Job, Judge, weighty
+from pipeline.steps.values import Columns
 from pipeline.tasks.super_resolution.held_out import HeldOut
 from pipeline.tasks.super_resolution.privileged import decoder_of, load_privileged
 from students import build

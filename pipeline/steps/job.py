@@ -17,7 +17,8 @@ from pipeline.losses.gather import globalise
 from pipeline.methods.base import Phase, PhaseBuilder
 from pipeline.recipe.settings import Budget, Section
 from pipeline.training import weights
-from pipeline.training.loop import Batches, Curves, Hooks, train
+from pipeline.training.loop import train
+from pipeline.training.surroundings import Batches, Curves, Hooks
 
 if TYPE_CHECKING:
     from pipeline.tasks.base import Task

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.road.job import Job
+from pipeline.steps.job import Job
 from pipeline.tracking import NullTracker, RunTracker, Status
 
 

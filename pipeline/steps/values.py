@@ -10,7 +10,7 @@ from pipeline.cache.format import Receipt
 from pipeline.cache.manifest import Manifest
 from pipeline.cache.stats import Stats
 from pipeline.report.table import Role
-from pipeline.road.job import Job
+from pipeline.steps.job import Job
 
 
 class Step(Protocol):

@@ -15,8 +15,8 @@ import torch
 from pipeline.cache.format import Receipt
 from pipeline.progress import Line
 from pipeline.recipe.recipe import Teach
-from pipeline.road.job import Job, Listener
-from pipeline.road.values import Network, OutputStep
+from pipeline.steps.job import Job, Listener
+from pipeline.steps.values import Network, OutputStep
 from pipeline.tracking import NullTracker, RunTracker
 
 T = TypeVar("T")

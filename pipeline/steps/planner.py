@@ -18,10 +18,10 @@ from pipeline.cache.manifest import Manifest
 from pipeline.cache.stats import STATS, Stats
 from pipeline.cache.store import Store
 from pipeline.progress import Reporter
-from pipeline.road.engines import Engine
-from pipeline.road.job import Job
-from pipeline.road.tracked import Tracked
-from pipeline.road.values import (
+from pipeline.steps.engines import Engine
+from pipeline.steps.job import Job
+from pipeline.steps.tracked import Tracked
+from pipeline.steps.values import (
     Cached,
     Column,
     Network,

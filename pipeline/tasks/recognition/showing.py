@@ -1,0 +1,53 @@
+"""What reports and tables say of a recognition run beside its figures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.steps.values import Outcome, Result
+from pipeline.tasks.recognition.recipe import Recognition
+
+
+def sentence(outcome: Outcome) -> str:
+    """The run in one sentence."""
+    recipe: Recognition = outcome.recipe
+    gaps = " and ".join(str(gap) for gap in recipe.gaps)
+    teachers = ", ".join(teacher.network.name for teacher in recipe.seen_by)
+    height, width = recipe.hr_size
+    return (
+        f"{recipe.student.name} at a resolution gap of {gaps}, teacher {teachers} at "
+        f"{height} x {width}; {recipe.train.steps:,} steps per student."
+    )
+
+
+def facts(outcome: Outcome) -> dict[str, str]:
+    """How it was made."""
+    recipe, prepared = outcome.recipe, outcome.prepared
+    views = recipe.data.views
+    sizes = ", ".join(f"x{g}: {recipe.lr_size(g)[0]} x {recipe.lr_size(g)[1]}" for g in recipe.gaps)
+    facts = {
+        "pictures": ", ".join(f"{m.rows:,} {name}" for name, m in prepared.samples.splits()),
+        "classes": f"{len(prepared.samples.classes)} to train on",
+        "HR": f"{recipe.hr_size[0]} x {recipe.hr_size[1]}",
+        "LR": f"{sizes}; {recipe.input}",
+        "degradation": "bicubic (MATLAB), of the same view",
+        "views": f"{views.count} a picture, shift {views.shift}, {'' if views.flip else 'not '}flipped, "
+        f"zoom {views.zoom}, light {views.light}",
+        "budget": f"{recipe.train.steps:,} steps of {recipe.train.batch} pictures",
+        "cost": "multiply-adds and milliseconds of one picture at the network's own input size, one CPU thread",
+        **{outputs.label: outputs.network.identity for outputs in prepared.all},
+    }
+    if seconds := sum(outputs.seconds for outputs in prepared.all):
+        facts["teacher outputs"] = f"{seconds:.1f} s for all views, cached"
+    if dropped := max((r.curves.get("dropped", 0) for r in outcome.results), default=0):
+        facts["stem"] = f"{dropped} stride(s) dropped so that small pictures keep a map of at least 2 x 2"
+    return facts
+
+
+def costs(result: Result) -> dict[str, Any]:
+    """What a network costs."""
+    return {
+        "parameters": result.parameters,
+        "multiply_adds": result.multiply_adds,
+        "latency_ms": result.latency_ms,
+    }

@@ -1,0 +1,72 @@
+"""Training, validation and test pictures: a function of the pictures' bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+from pipeline.errors import InputError
+from pipeline.tasks.recognition.layouts import Found, Item
+from pipeline.tasks.recognition.settings import RecognitionData
+
+
+def split(found: Found, data: RecognitionData, identities: bool = False) -> dict[str, list[Item]]:
+    """{"train", "val", "test"} -> items sorted by id: a function of the pictures' bytes, whatever their order.
+
+    Verification and retrieval are validated on whole identities, because they need pictures of one person.
+
+    Raises InputError where a class keeps no picture to train on, or nothing is left to test.
+    """
+    parts: dict[str, list[Item]] = {"train": [], "val": [], "test": []}
+    own = any(item.role not in ("", "train") for item in found.items)
+    by_class = {
+        c: sorted((i for i in found.items if i.label == c), key=lambda i: i.id) for c in found.classes
+    }
+    if own:
+        pools = {c: [i for i in items if i.role in ("", "train")] for c, items in by_class.items()}
+        parts["test"] = [i for i in found.items if i.role not in ("", "train")]
+    elif data.split == "identities":
+        aside = _unseen(by_class, data.test)
+        parts["test"] = [i for c in found.classes if c in aside for i in by_class[c]]
+        pools = {c: items for c, items in by_class.items() if c not in aside}
+    else:
+        pools = {}
+        for c, items in by_class.items():
+            count = _share(data.test, len(items))
+            parts["test"] += items[:count]
+            pools[c] = items[count:]
+    pools = {c: items for c, items in pools.items() if items or data.layout != "market1501"}
+    unseen = _unseen(pools, data.holdout) if identities else set()
+    for c, items in pools.items():
+        count = _share(data.holdout, len(items)) if len(items) > 1 else 0
+        if identities:
+            count = len(items) if c in unseen else 0
+        parts["val"] += items[:count]
+        parts["train"] += items[count:]
+        if not items[count:] and c not in unseen:
+            remedy = "Lower data.test or data.holdout."
+            raise InputError("data", f"pictures of class {c!r} to train on", "none", remedy)
+    if not parts["train"]:
+        raise InputError("data", "identities to train on", "none", "Lower data.test or data.holdout.")
+    for name in ("val", "test"):
+        if not parts[name]:
+            raise InputError("data", f"pictures for the {name} set", "none")
+    return {name: sorted(items, key=lambda i: i.id) for name, items in parts.items()}
+
+
+def _unseen(classes: Iterable[str], share: float) -> set[str]:
+    """Whole identities to set aside, at least two, chosen by their names."""
+    ranked = sorted(classes, key=lambda c: hashlib.sha256(c.encode()).hexdigest())
+    return set(ranked[: max(2, round(share * len(ranked)))])
+
+
+def _share(share: float, count: int) -> int:
+    """At least one of several, and never all."""
+    return min(max(round(share * count), 1), max(count - 1, 0))
+
+
+def numbered(parts: dict[str, list[Item]], classes: Sequence[str]) -> tuple[dict[str, int], int]:
+    """Class -> number, those that are trained on first, and how many these are."""
+    trained = {item.label for item in parts["train"]}
+    order = [c for c in classes if c in trained] + [c for c in classes if c not in trained]
+    return {c: n for n, c in enumerate(order)}, len(trained)

@@ -1,0 +1,68 @@
+"""What reports and the JSON say of a super-resolution run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.recipe.recipe import Recipe
+from pipeline.report.pictures import comparison_strip
+from pipeline.steps.values import Outcome
+from pipeline.tasks.base import Drawing
+
+PROTOCOL_WORDS = "Y of BT.601 (grey files as they are), 8 bit, {} pixels shaved"
+
+
+def sentence(outcome: Outcome) -> str:
+    """The run in one sentence."""
+    recipe: Recipe = outcome.recipe
+    teachers, steps = ", ".join(t.label for t in outcome.prepared.teachers) or "none", recipe.train.steps
+    return f"{recipe.student.name} at x{recipe.scale}; teachers: {teachers}; {steps:,} steps per training."
+
+
+def facts(outcome: Outcome) -> dict[str, str]:
+    """How it was made."""
+    recipe, prepared = outcome.recipe, outcome.prepared
+    train = recipe.train
+    facts = {
+        "scale": f"x{recipe.scale}",
+        "degradation": f"{recipe.data.degradation} (MATLAB)",
+        "training tiles": f"{prepared.samples.train.rows:,} of {recipe.data.tile} pixels",
+        "budget": f"{train.steps:,} steps of {train.batch} patches of {train.patch} LR pixels",
+        "protocol": PROTOCOL_WORDS.format(recipe.scale),
+        "multiply-adds": "of one 48 x 48 LR picture",
+        "tiles fingerprint": prepared.samples.train.fingerprint,
+    }
+    for t in prepared.teachers:
+        facts[f"teacher {t.label}"] = (
+            f"{t.network.architecture}, {t.network.precision}, {t.quality:.2f} dB on held-out tiles, "
+            f"{t.seconds:.0f} s for {t.rows:,} tiles, sha256 {t.network.sha256[:16]}"
+        )
+    if prepared.fused is not None:
+        facts["fusion"] = f"{prepared.fused.network.kind}, {prepared.fused.quality:.2f} dB on held-out tiles"
+    return facts
+
+
+def drawings(outcome: Outcome) -> dict[str, Drawing]:
+    """One test picture by every model."""
+    strip = outcome.scores
+    if not strip:
+        return {}
+    names = {"LR": "LR", **{r.identity: r.name for r in outcome.results}}
+    shown = [(names[key], picture) for key, picture in strip.items() if key != "HR"]
+    recipe: Recipe = outcome.recipe
+    picture = comparison_strip(shown, strip["HR"], shave=recipe.scale, title=recipe.name)
+    return {"comparison": ("One test picture by every model, with the error of each below", picture)}
+
+
+def rows(outcome: Outcome) -> list[dict[str, Any]]:
+    """Every model's figures, for the JSON of `run`."""
+    return [
+        {
+            "model": r.name,
+            "role": r.role,
+            "parameters": r.parameters,
+            "multiply_adds": r.multiply_adds,
+            "sets": r.sets,
+        }
+        for r in outcome.results
+    ]
