@@ -53,7 +53,7 @@ class Nodes:
     def _answer(self) -> Any:
         while line := self.process.stdout.readline():
             if line.startswith("="):
-                return json.loads(line[1:])
+                return json.JSONDecoder().raw_decode(line[1:])[0]  # Ray may print behind it
         raise AssertionError(f"the cluster ended: {self.process.wait()}")
 
     def end(self) -> None:
@@ -70,7 +70,8 @@ def main() -> None:
     from ray.util.state import list_actors
 
     def answer(value: Any) -> None:
-        print("=" + json.dumps(value), flush=True)
+        sys.stdout.write(f"={json.dumps(value)}\n")  # at once: Ray's threads print in between
+        sys.stdout.flush()
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -48,7 +48,7 @@ def folder_of(length: int) -> Path:
 
 @pytest.mark.ray
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("length", (28, pytest.param(41, marks=pytest.mark.slow), 90))
+@pytest.mark.parametrize("length", (*(pytest.param(n, marks=pytest.mark.slow) for n in (28, 41)), 90))
 def test_ray_starts_with_a_long_tmpdir(length: int) -> None:
     folder = folder_of(length)
     try:

@@ -303,7 +303,9 @@ for _ in range(2):
 if rank == 0:
     torch.save({"together": together.detach(), "gradients": gradients, "state": net.state_dict()}, out)
 if world > 1:
+    dist.barrier()
     dist.destroy_process_group()
+os._exit(0)  # gloo's threads may abort an interpreter that ends while they do
 """
 
 

@@ -1,7 +1,7 @@
 """The tensors that small inline runs end with, held by their sha256: rebuilding must not change what is learned.
 
 `golden.json` keeps each recipe's changes beside the hashes. It is renewed on purpose, never silently:
-`python tests/test_golden.py` (one core, inline) prints what is different and writes the file anew.
+`python tests/road/test_golden.py` (one core, inline) prints what is different and writes the file anew.
 """
 
 from __future__ import annotations
@@ -65,7 +65,17 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("golden")
 
 
-@pytest.mark.parametrize("case", json.loads(GOLDEN.read_text())["cases"], ids=lambda case: case["name"])
+def _cases() -> list[Any]:
+    """All of them; those of half a minute are for `make test-all`."""
+    long = ("golden_pisr", "golden_weighted")
+    cases = json.loads(GOLDEN.read_text())["cases"]
+    return [
+        pytest.param(case, id=case["name"], marks=[pytest.mark.slow] if case["name"] in long else [])
+        for case in cases
+    ]
+
+
+@pytest.mark.parametrize("case", _cases())
 def test_same_tensors(case: dict[str, Any], workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorded = json.loads(GOLDEN.read_text())["machine"]
     if machine() != recorded:

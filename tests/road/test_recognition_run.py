@@ -315,11 +315,18 @@ def test_ray_gives_the_inline_engines_weights_and_outputs(tmp_path: Path, ray_lo
     (spread,) = run(tmp_path / "b", engine).everything(["rkd"], [0]).jobs
     assert weights(inline) == weights(spread)
     assert hashes(tmp_path / "a/cache/outputs", "*.arrow") == hashes(tmp_path / "b/cache/outputs", "*.arrow")
-    # Losses of the first step, before Adam has made rounding larger: of the whole batch on one worker and on two.
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_two_workers_have_the_losses_of_one(tmp_path: Path, ray_local: None) -> None:
+    """Of the first step, before Adam has made rounding larger."""
+    from pipeline.engine.ray_engine import RayEngine
+
     alone = {"name": "horkd", "assistant": False, "init": "random"}
     first = {"method": alone, "train": {**BUDGET, "log_every": 1}}
     halves = {"workers": 2, "cpus_per_worker": 1}
-    (two,) = run(tmp_path / "b", engine, distill=halves, **first).everything(["horkd"], [0]).jobs
+    (two,) = run(tmp_path / "b", RayEngine(), distill=halves, **first).everything(["horkd"], [0]).jobs
     (one,) = run(tmp_path / "a", **first).everything(["horkd"], [0]).jobs
     for name in ("loss", "task", "soft", "order1", "order2", "order3", "group"):
         a, b = (j.result()["curves"]["student"][f"train/{name}"][0][1] for j in (one, two))  # type: ignore[index]

@@ -402,6 +402,7 @@ class Heard(Quiet):
         self.said.append(text)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_over_ray_one_trial_diverges_and_the_others_go_on(ray_local: None, on_ray) -> None:
     space = "SPACE = {'train.lr': ('choice', 1e30, 1e-3)}"

@@ -237,7 +237,7 @@ def test_a_step_keeps_its_memory_for_the_next_one() -> None:
     use()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     use()
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 20 * 2**22 / 4096 / 10
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 20 * 2**22 / 4096 / 5
 
 
 def test_denormal_numbers_become_zero() -> None:
