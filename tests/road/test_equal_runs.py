@@ -93,22 +93,31 @@ def start(root: Path, *more: str) -> subprocess.Popen:
     )
 
 
-def killed_at_random(tmp_path: Path, times: int, seed: int) -> None:
+def gone_on(root: Path, *more: str) -> tuple[int, str]:
+    """The same command again: (exit code, what was said)."""
+    if more:
+        return faculty_run(root)
+    done = faculty("run", "recipe.yaml", cwd=root, timeout=280)
+    return done.returncode, done.stderr
+
+
+def killed_at_random(tmp_path: Path, times: int, seed: int, *more: str) -> None:
+    """Runs killed at random moments, over Ray or with `--inline`, and gone on with in the same way."""
     whole = super_resolution(tmp_path / "whole")
     begun = time.monotonic()
-    assert start(whole, "--inline").wait(timeout=240) == 0
+    assert start(whole, *more).wait(timeout=240) == 0
     length = time.monotonic() - begun
     rng = random.Random(seed)
     for number in range(times):
         root = super_resolution(tmp_path / "place")
-        process = start(root, "--inline")
+        process = start(root, *more)
         moment = rng.uniform(0.3, 1.0) * length  # importing takes the first third
         try:
             process.wait(timeout=moment)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait(timeout=60)
-        code, said = faculty_run(root)
+        code, said = gone_on(root, *more)
         assert code == 0, f"{number}, killed after {moment:.2f} s: {said}"
         assert tensors(root) == tensors(whole), f"{number}, killed after {moment:.2f} s"
         left = [p for p in root.rglob("*") if p.suffix in (".tmp", ".lock") or ".damaged" in p.name]
@@ -117,12 +126,19 @@ def killed_at_random(tmp_path: Path, times: int, seed: int) -> None:
 
 
 def test_a_killed_run_goes_on_to_the_same_tensors_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    killed_at_random(tmp_path, 2, seed=1)
+    killed_at_random(tmp_path, 2, 1, "--inline")
 
 
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments(tmp_path: Path) -> None:
-    killed_at_random(tmp_path, 20, seed=0)
+    killed_at_random(tmp_path, 20, 0, "--inline")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_twenty_kills_at_random_moments_over_ray(tmp_path: Path) -> None:
+    killed_at_random(tmp_path, 20, 0)
 
 
 def test_what_killed_writers_left_is_swept_and_what_living_ones_hold_is_not(tmp_path: Path) -> None:
