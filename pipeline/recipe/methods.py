@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Union
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from pipeline.recipe.schedule import Fraction, Ramp, Weight
 from pipeline.recipe.settings import Positive, Section, Train
@@ -24,7 +24,29 @@ class Scratch(Section):
     """Weight of L1 against HR."""
 
 
-class KD(Section):
+class Assistant(Section):
+    """A network between the teachers and the student: it learns from them by the same method, and the student learns
+    from its outputs instead of theirs (Mirzadeh et al., AAAI 2020)."""
+
+    name: str = "edsr"
+    """A name from `faculty students`."""
+    options: dict[str, Any] = {}
+    """Hyper-parameters of that network."""
+    train: Train | None = None
+    """Its training; default: the recipe's `train`."""
+
+
+class Assisted(Section):
+    assistant: Assistant | None = None
+    """Ours: a network that learns from the teachers first, and whose outputs the student learns from."""
+
+    @model_serializer(mode="wrap")
+    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Trainings of before know nothing of assistants: without one the key is left out."""
+        return {k: v for k, v in handler(self).items() if k != "assistant" or v is not None}
+
+
+class KD(Assisted):
     """One teacher, L1 on outputs: L = distill * |S - T|_1 + hr * |S - HR|_1."""
 
     target: ClassVar[Target] = "teacher"
@@ -39,7 +61,7 @@ class KD(Section):
     """Weight of L1 against HR."""
 
 
-class MTKD(Section):
+class MTKD(Assisted):
     """Several teachers through their fused target, wavelet distillation (Jiang et al., ECCV 2024, eq. 5-7)."""
 
     target: ClassVar[Target] = "fused"

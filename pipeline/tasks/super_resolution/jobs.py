@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from pipeline.cache.fingerprint import file_sha256
 from pipeline.errors import InputError
 from pipeline.recipe.methods import PISR
-from pipeline.recipe.recipe import Recipe
+from pipeline.recipe.recipe import Recipe, Student
 from pipeline.steps.job import STUDENT, located
-from pipeline.steps.values import Cached, Outputs, Prepared
+from pipeline.steps.values import Cached, Columns, Outputs, Prepared
 from pipeline.tasks.super_resolution.privileged import decoder_of, load_privileged
 from pipeline.tasks.super_resolution.training import TrainJob, job_fingerprint
+from students import build
 
 if TYPE_CHECKING:
     from pipeline.tasks.base import Task
@@ -38,8 +39,53 @@ def teacher_job(task: Task, recipe: Recipe, tiles: Cached, method: str) -> Train
     )
 
 
-def check_privileged(recipe: Recipe) -> None:
-    """Refuse the checkpoint of a PISR teacher that does not fit. Raises InputError."""
+def assistant_job(task: Task, recipe: Recipe, prepared: Prepared, method: str) -> TrainJob | None:
+    """The training of the method's assistant, shared by all its students; None where it has none."""
+    spec = getattr(recipe.method, "assistant", None)
+    if spec is None:
+        return None
+    own = recipe.model_copy(
+        update={
+            "student": Student(name=spec.name, options=spec.options),
+            "method": recipe.method.model_copy(update={"assistant": None}),
+            "train": spec.train or recipe.train,
+        }
+    )
+    columns = _columns(own, prepared, None)
+    print_ = job_fingerprint(own, "assistant", recipe.seed, {n: c.train for n, c in columns.items()})
+    return TrainJob(
+        task=task,
+        label=f"assistant-{own.student.label}",
+        role="assistant",
+        method=method,
+        recipe=located(own),
+        seed=recipe.seed,
+        gap=recipe.scale,
+        columns=columns,
+        folder=f"assistants/{print_}",
+        fingerprint=print_,
+    )
+
+
+def _columns(recipe: Recipe, prepared: Prepared, helper: Outputs | None) -> dict[str, Columns]:
+    """What a training reads: tiles, and the outputs that its method learns from, the assistant's where it has one."""
+    tiles = prepared.samples
+    columns = {"lr": tiles.columns("lr"), "hr": tiles.columns("hr")}
+    outputs = {"teacher": one_teacher, "fused": lambda *_: prepared.fused}.get(recipe.method.target)
+    if outputs is not None:
+        target = helper if helper is not None and helper.cached else outputs(recipe, prepared)
+        assert target is not None and target.cached is not None
+        columns["target"] = target.cached.columns("sr")
+    return columns
+
+
+def check_helpers(recipe: Recipe) -> None:
+    """Refuse an assistant that cannot be built, and the checkpoint of a PISR teacher that does not fit.
+
+    Raises InputError.
+    """
+    if (assistant := getattr(recipe.method, "assistant", None)) is not None:
+        build(assistant.name, recipe.scale, **assistant.options)
     if not isinstance(recipe.method, PISR):
         return
     decoder_of(recipe)()
@@ -51,17 +97,11 @@ def check_privileged(recipe: Recipe) -> None:
 
 def student_job(task: Task, recipe: Recipe, prepared: Prepared, method: str, seed: int) -> TrainJob:
     """The training of one student by one method (or variant) from one seed."""
-    tiles = prepared.samples
-    columns = {"lr": tiles.columns("lr"), "hr": tiles.columns("hr")}
-    target = {"teacher": one_teacher, "fused": lambda *_: prepared.fused}.get(recipe.method.target)
-    if target is not None:
-        outputs = target(recipe, prepared)
-        assert outputs is not None and outputs.cached is not None
-        columns["target"] = outputs.cached.columns("sr")
+    helper = prepared.helpers.get(method)
+    columns = _columns(recipe, prepared, helper)
     inputs = {name: c.train for name, c in columns.items()}
     taught_by = None
-    helper = prepared.helpers.get(method)
-    if helper is not None and helper.job is not None:
+    if helper is not None and helper.job is not None and helper.job.role == "teacher":
         taught_by = helper.job.output().where("weights.safetensors")
         inputs["privileged"] = helper.job.fingerprint
     elif isinstance(recipe.method, PISR) and recipe.method.checkpoint:

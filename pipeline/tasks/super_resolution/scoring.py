@@ -12,7 +12,8 @@ import numpy as np
 from pipeline.cache import records, stamps
 from pipeline.cache.fingerprint import file_sha256, fingerprint
 from pipeline.cache.store import Store
-from pipeline.deploy.evaluate import BenchmarkSet
+from pipeline.deploy.evaluate import BenchmarkSet, load_set
+from pipeline.errors import InputError
 from pipeline.means import exact_note, exact_pictures, set_means
 from pipeline.metrics import PROTOCOL
 from pipeline.recipe.recipe import Recipe
@@ -30,6 +31,25 @@ Book = dict[str, tuple[float, float]]
 """{place of a test picture: (PSNR dB, SSIM)} of one model."""
 Scores = dict[str, dict[str, Book]]
 """{identity of the model: {set: {picture: (PSNR dB, SSIM)}}}"""
+
+
+def load_sets(recipe: Recipe) -> list[BenchmarkSet]:
+    """The recipe's test pictures, all decoded once.
+
+    Raises InputError for a missing or bad picture, and for two sets of one name.
+    """
+    found: dict[str, BenchmarkSet] = {}
+    for folder in recipe.data.test:
+        benchmark = load_set(folder, recipe.scale)
+        if benchmark.name in found:
+            raise InputError(
+                f"data.test: {folder}",
+                "sets of different names",
+                f"a second {benchmark.name}",
+                "Rename a folder.",
+            )
+        found[benchmark.name] = benchmark
+    return list(found.values())
 
 
 def models(recipe: Recipe, cache: Store, prepared: Prepared, jobs: Sequence[Job]) -> list[Model]:

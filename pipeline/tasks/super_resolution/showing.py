@@ -37,6 +37,8 @@ def facts(outcome: Outcome) -> dict[str, str]:
             f"{t.network.architecture}, {t.network.precision}, {t.quality:.2f} dB on held-out tiles, "
             f"{t.seconds:.0f} s for {t.rows:,} tiles, sha256 {t.network.sha256[:16]}"
         )
+    for helper in {h.label: h for h in prepared.helpers.values() if h.cached}.values():
+        facts[helper.label] = f"{helper.quality:.2f} dB on held-out tiles, learned from the teachers"
     if prepared.fused is not None:
         facts["fusion"] = f"{prepared.fused.network.kind}, {prepared.fused.quality:.2f} dB on held-out tiles"
     return facts

@@ -14,7 +14,7 @@ from pipeline.cache import stats as statistics
 from pipeline.cache.manifest import Manifest
 from pipeline.cost import multiply_adds
 from pipeline.data.files import there
-from pipeline.deploy.evaluate import BenchmarkSet, announce, load_set
+from pipeline.deploy.evaluate import BenchmarkSet, announce
 from pipeline.deploy.shipping import check_student, export_student
 from pipeline.errors import InputError
 from pipeline.methods import PICTURES
@@ -30,9 +30,10 @@ from pipeline.tasks.super_resolution import showing
 from pipeline.tasks.super_resolution import teacher_facts as describing
 from pipeline.tasks.super_resolution import tiles as tiling
 from pipeline.tasks.super_resolution.altering import altered
+from pipeline.tasks.super_resolution.assistant import TrainedNetwork, trained
 from pipeline.tasks.super_resolution.fusion import FUSED, PictureFusion, fuse
-from pipeline.tasks.super_resolution.jobs import check_privileged, student_job, teacher_job
-from pipeline.tasks.super_resolution.scoring import Scoring, models
+from pipeline.tasks.super_resolution.jobs import assistant_job, check_helpers, student_job, teacher_job
+from pipeline.tasks.super_resolution.scoring import Scoring, load_sets, models
 from pipeline.tasks.super_resolution.teach import TeachTask, output_manifest, psnr
 from pipeline.tasks.super_resolution.teacher_facts import TeacherFacts
 from pipeline.tasks.super_resolution.tiles import TilePlan
@@ -76,28 +77,18 @@ class SuperResolution(Task):
             run.reporter.warn(warning)
         for method in methods:
             PICTURES[settings[method].name](settings[method], recipe.train, student)
-            check_privileged(with_method(recipe, method))
+            check_helpers(with_method(recipe, method))
 
     def tested(self, run: Run) -> list[BenchmarkSet]:
         """The recipe's test pictures, all decoded once.
 
         Raises InputError for a missing or bad picture, and for two sets of one name.
         """
-        found: dict[str, BenchmarkSet] = {}
-        for folder in run.recipe.data.test:
-            benchmark = load_set(folder, run.recipe.scale)
-            if benchmark.name in found:
-                raise InputError(
-                    f"data.test: {folder}",
-                    "sets of different names",
-                    f"a second {benchmark.name}",
-                    "Rename a folder.",
-                )
-            found[benchmark.name] = benchmark
-        for benchmark in found.values():
+        found = load_sets(run.recipe)
+        for benchmark in found:
             if benchmark.survey is not None:
                 announce(benchmark.survey, run.reporter, tested=True)
-        return list(found.values())
+        return found
 
     def look(self, run: Run, samples: Samples) -> None:
         """Name the test sets with pictures that are trained or validated on."""
@@ -165,7 +156,9 @@ class SuperResolution(Task):
                 planner.reporter.warn(warning)
         return described
 
-    def column(self, planner: Planner, samples: Samples, label: str, network: TeacherFacts) -> Column:
+    def column(
+        self, planner: Planner, samples: Samples, label: str, network: TeacherFacts | TrainedNetwork
+    ) -> Column:
         recipe: Recipe = planner.recipe
         folder = network.folder(samples.folder, recipe.cache.dtype)
         identity = network.identity_on(samples.folder, recipe.cache.dtype) | {
@@ -200,7 +193,11 @@ class SuperResolution(Task):
         )
 
     def helper(self, recipe: Recipe, method: str, prepared: Prepared) -> Job | None:
-        return teacher_job(self, recipe, prepared.samples, method)
+        privileged = teacher_job(self, recipe, prepared.samples, method)
+        return privileged or assistant_job(self, recipe, prepared, method)
+
+    def helper_outputs(self, recipe: Recipe, job: Job) -> TrainedNetwork | None:
+        return trained(job) if job.role == "assistant" else None
 
     def student(self, recipe: Recipe, prepared: Prepared, method: str, gap: int, seed: int) -> Job:
         return student_job(self, recipe, prepared, method, seed)
