@@ -1,4 +1,4 @@
-"""The constants of the cost model (pipeline/tasks/super_resolution/plan.py), measured on one core, and what it says of
+"""The constants of the cost model (pipeline/steps/forecast.py), measured on one core, and what it says of
 a run here.
 
 The rows carry the rates in their notes; that file's `MEASURED_CORE` is copied from them by hand.
@@ -26,8 +26,9 @@ from pipeline.progress import Quiet
 from pipeline.recipe.recipe import Recipe
 from pipeline.road.run import Run
 from pipeline.steps.engines import InlineEngine
+from pipeline.steps.forecast import BACKWARD, MEASURED_CORE, Rates, predict
 from pipeline.steps.values import Samples
-from pipeline.tasks.super_resolution.plan import BACKWARD, MEASURED_CORE, Rates, predict, work
+from pipeline.tasks.super_resolution.work import work
 from students import build
 
 ROUNDS = 3

@@ -6,11 +6,10 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.cli.common import add_json, emit
+from pipeline.cli.common import add_json, emit, read_any
 from pipeline.errors import InputError
-from pipeline.recipe.recipe import Aggregate, Recipe
-from pipeline.tasks.recipes import load_recipe
-from pipeline.tasks.super_resolution.plan import Prediction, Work, gpu_rates, predict, work
+from pipeline.steps.forecast import Prediction, Work, gpu_rates, predict
+from pipeline.tasks.registry import task_of
 
 SIDES = (1404, 2040)
 """Usual height and width of DIV2K's pictures."""
@@ -43,23 +42,22 @@ def add(commands: argparse._SubParsersAction) -> None:
         type=float,
         nargs="+",
         metavar="N",
-        help="multiply-adds of each teacher for a 48 x 48 input",
+        help="multiply-adds of each teacher for a 48 x 48 input, or for one picture of recognition",
     )
     add_json(plan)
     plan.set_defaults(run=_plan)
 
 
 def _plan(options: argparse.Namespace) -> None:
-    recipe = load_recipe(options.recipe, tuple(options.overrides))
+    recipe = read_any(options)
+    task = task_of(recipe)
     for name in ("pictures", "height", "width", "teach", "train", "network", "price", "devices"):
         if (value := getattr(options, name)) is not None and value <= 0:
             raise InputError(f"--{name}", "above 0", str(value))
     if min(options.gpus) < 1:
         raise InputError("--gpus", "at least 1", str(min(options.gpus)))
-    teachers = [round(n) for n in options.teacher_macs or []] or teacher_costs(recipe)
-    todo = work(
-        recipe, options.pictures, options.height, options.width, teachers, *own_costs(recipe, len(teachers))
-    )
+    teachers = [round(n) for n in options.teacher_macs or []] or task.teacher_costs(recipe)
+    todo = task.work(recipe, options.pictures, options.height, options.width, teachers)
     rates = gpu_rates(
         **{n: getattr(options, n) for n in ("teach", "train", "network", "price", "devices")},
     )
@@ -68,39 +66,10 @@ def _plan(options: argparse.Namespace) -> None:
     emit(options, result, text(todo, found))
 
 
-def teacher_costs(recipe: Recipe) -> list[int]:
-    """Multiply-adds of the recipe's teachers for a 48 x 48 input; their checkpoints are opened for it."""
-    from pipeline.cost import multiply_adds
-    from teachers.loading import load_teacher
-
-    costs = []
-    for spec in recipe.teachers:
-        teacher = load_teacher(spec.checkpoint, scale=recipe.scale, name=spec.label)
-        costs.append(multiply_adds(teacher.network, (1, 1 if teacher.convention.luma else 3, 48, 48)))
-    return costs
-
-
-def own_costs(recipe: Recipe, teachers: int) -> tuple[int, int]:
-    """Multiply-adds of student and aggregation network for a 48 x 48 input."""
-    from pipeline.cost import multiply_adds
-    from students import build
-
-    student = multiply_adds(
-        build(recipe.student.name, recipe.scale, **recipe.student.options), (1, 3, 48, 48)
-    )
-    if not isinstance(recipe.fusion, Aggregate) or not teachers:
-        return student, 0
-    from pipeline.methods.mtkd import network
-
-    side = 48 * recipe.scale
-    fusion = network(recipe.fusion, teachers, recipe.scale)
-    return student, multiply_adds(fusion, (1, teachers, 3, side, side))
-
-
 def text(todo: Work, found: list[Prediction]) -> str:
     """The work and a table of predictions."""
     lines = [
-        f"{todo.pictures:,} pictures, {todo.tiles:,} tiles, {todo.shards:,} shards; {todo.cache_bytes / 1e9:,.4g} GB "
+        f"{todo.pictures:,} pictures, {todo.tiles:,} samples, {todo.shards:,} shards; {todo.cache_bytes / 1e9:,.4g} GB "
         f"of cache; {todo.tiles * todo.teacher_ops / 1e15:,.4g} P multiply-adds of teachers, "
         f"{todo.steps * todo.step_ops / 1e15:,.4g} P of training",
         f"{'GPUs':>5} {'tiles':>9} {'teach':>9} {'fuse':>9} {'distill':>9} {'in all':>9} {'GPU hours':>10} {'spend':>9}"

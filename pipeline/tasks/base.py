@@ -16,6 +16,7 @@ import numpy as np
 from pipeline.recipe.recipe import Teach
 from pipeline.recipe.settings import Section
 from pipeline.report.table import Metric
+from pipeline.steps.forecast import Work
 from pipeline.steps.job import Job
 from pipeline.steps.planner import Planner
 from pipeline.steps.values import (
@@ -197,7 +198,15 @@ class Task(ABC):
         """The run as JSON: its rows and students; `rows` are those of `compare`."""
         return {"task": self.name, "rows": rows, "students": students}
 
-    # --- for a search
+    # --- for `faculty plan` and a search
+
+    @abstractmethod
+    def teacher_costs(self, recipe: Any) -> list[int]:
+        """Multiply-adds of the recipe's teachers for one sample (super-resolution: a 48 x 48 input)."""
+
+    @abstractmethod
+    def work(self, recipe: Any, pictures: int, height: int, width: int, teachers: Sequence[int]) -> Work:
+        """What a recipe does to so many pictures, with teachers of these multiply-adds."""
 
     def comparable(self, recipe: Any, samples: Samples | None = None) -> None:
         """Raises InputError where there are no validation samples by which trials are compared."""

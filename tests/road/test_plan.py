@@ -9,7 +9,8 @@ import pytest
 from command_kit import run
 from road_kit import Road, picture, recipe, recipe_file
 
-from pipeline.tasks.super_resolution.plan import ASSUMED_GPU, MEASURED_CORE, gpu_rates, predict, work
+from pipeline.steps.forecast import ASSUMED_GPU, MEASURED_CORE, gpu_rates, predict
+from pipeline.tasks.super_resolution.work import work
 
 RATES = replace(
     gpu_rates(), teach=1e9, train=1e8, cut=1e6, hash=1e9, disk=1e8, network=1e8, devices=2, cores=4, start=0.0
@@ -85,3 +86,17 @@ def test_the_command(tmp_path: Path) -> None:
     assert "held up by" in shown.out and "800 pictures" in shown.out
     for wrong in (("--pictures", 0), ("--pictures", 8, "--gpus", 0), ("--pictures", 8, "--price", -1)):
         assert run("plan", file, *wrong).code == 2
+
+
+def test_a_recognition_recipe_has_a_plan_too(tmp_path: Path) -> None:
+    import yaml
+    from recognition_kit import content as recognition
+
+    file = tmp_path / "recognition.yaml"
+    file.write_text(yaml.safe_dump(recognition(tmp_path)))
+    done = run("plan", file, "--pictures", 1000, "--height", 8, "--width", 8, "--json", "-")
+    assert done.code == 0, done.err
+    todo = done.json["work"]
+    assert todo["tiles"] == 1000 and todo["tile_bytes"] == 3 * 8 * 8
+    assert todo["output_bytes"] == 2 * 2 * (12 + 10), "two views of an embedding of 12 and 10 logits, float16"
+    assert todo["teacher_ops"] > todo["step_ops"] / 100 > 0 and len(done.json["predictions"]) == 3

@@ -23,10 +23,11 @@ from pipeline.report.table import Metric
 from pipeline.steps.values import Outcome
 from pipeline.tasks.base import Drawing
 from pipeline.tasks.recognition import drawings
+from pipeline.tasks.recognition.answers import answers_of
 from pipeline.tasks.recognition.opening import load_recogniser
 from pipeline.tasks.recognition.recipe import Recognition, TaskLoss
 from pipeline.tasks.recognition.sampler import Gallery
-from pipeline.tasks.recognition.task import RecognitionTask, answers_of
+from pipeline.tasks.recognition.task import RecognitionTask
 
 ANGLES = 8
 

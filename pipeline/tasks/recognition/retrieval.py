@@ -12,9 +12,10 @@ from pipeline.report.table import Metric
 from pipeline.steps.values import Outcome
 from pipeline.tasks.base import Drawing
 from pipeline.tasks.recognition import drawings, metrics
+from pipeline.tasks.recognition.answers import answers_of
 from pipeline.tasks.recognition.recipe import Recognition
 from pipeline.tasks.recognition.sampler import Gallery
-from pipeline.tasks.recognition.task import RecognitionTask, answers_of
+from pipeline.tasks.recognition.task import RecognitionTask
 
 if TYPE_CHECKING:
     from pipeline.road.run import Run

@@ -13,9 +13,10 @@ from pipeline.report.table import Metric
 from pipeline.steps.values import Outcome
 from pipeline.tasks.base import Drawing
 from pipeline.tasks.recognition import drawings, metrics, networks
+from pipeline.tasks.recognition.answers import outputs_of
 from pipeline.tasks.recognition.recipe import Network, Recognition, TaskLoss
 from pipeline.tasks.recognition.sampler import Gallery
-from pipeline.tasks.recognition.task import RecognitionTask, outputs_of
+from pipeline.tasks.recognition.task import RecognitionTask
 
 if TYPE_CHECKING:
     from pipeline.road.run import Run

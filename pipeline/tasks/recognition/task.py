@@ -7,12 +7,10 @@ are other than logits of classes, also how many there are, how one is imitated, 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,17 +21,19 @@ from pipeline.losses.soft_labels import soft_labels
 from pipeline.recipe.recipe import Teach
 from pipeline.recipe.recognition_methods import HORKD, KD
 from pipeline.report.table import Metric
+from pipeline.steps.forecast import Work
 from pipeline.steps.job import STUDENT, Job
 from pipeline.steps.planner import Planner
 from pipeline.steps.values import Column, Needs, Outcome, Outputs, Prepared, Result, Samples
 from pipeline.tasks.base import Drawing, Task
 from pipeline.tasks.recognition import networks, pictures
+from pipeline.tasks.recognition import work as counting
 from pipeline.tasks.recognition.ensemble import soft_mean
 from pipeline.tasks.recognition.export import export_recogniser
 from pipeline.tasks.recognition.fusion import FUSED, fits, fuse
 from pipeline.tasks.recognition.jobs import RecognitionJob, make_job
 from pipeline.tasks.recognition.recipe import Network, Recognition, TaskLoss
-from pipeline.tasks.recognition.sampler import Gallery, ViewBatch, student_pictures
+from pipeline.tasks.recognition.sampler import Gallery
 from pipeline.tasks.recognition.scoring import results
 from pipeline.tasks.recognition.showing import costs, facts, sentence
 from pipeline.tasks.recognition.teach import OutputTask, Source, manifest
@@ -246,6 +246,14 @@ class RecognitionTask(Task):
         files = {label: made["safetensors"] for label, made in students.items()}
         return {"task": outcome.recipe.task, **helpers, "rows": rows, "students": files}
 
+    def teacher_costs(self, recipe: Recognition) -> list[int]:
+        return counting.teacher_costs(self, recipe)
+
+    def work(
+        self, recipe: Recognition, pictures: int, height: int, width: int, teachers: Sequence[int]
+    ) -> Work:
+        return counting.work(self, recipe, pictures, height, width, teachers)
+
     # --- for a search
 
     def own(self, recipe: Recognition, path: str, choices: Sequence[Any]) -> Any:
@@ -271,23 +279,3 @@ def chosen(recipe: Recognition, prepared: Prepared) -> Outputs:
         names = ", ".join([FUSED, *(t.label for t in recipe.seen_by)])
         raise InputError("method.teacher", f"one of {names}", repr(named))
     return teachers[labels.index(wanted)]
-
-
-@torch.inference_mode()
-def outputs_of(
-    model: nn.Module, gallery: Gallery, recipe: Recognition, gap: int, device: str, batch: int = 64
-) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
-    """(numbers, outputs) of view 0 of every picture; a gap of 1 is HR."""
-    enlarged = recipe.input == "enlarged" and gap > 1
-    for begin in range(0, len(gallery), batch):
-        numbers = np.arange(begin, min(begin + batch, len(gallery)))
-        shown = student_pictures(gallery.hr(numbers), gap, enlarged)
-        x = ViewBatch({"lr": shown}, []).to(device)["lr"]
-        yield numbers, {name: value.float().cpu() for name, value in model(x).items()}
-
-
-def answers_of(
-    model: nn.Module, gallery: Gallery, recipe: Recognition, gap: int, device: str, name: str
-) -> np.ndarray:
-    """One output of every picture, (n, ...) float32."""
-    return np.concatenate([o[name].numpy() for _, o in outputs_of(model, gallery, recipe, gap, device)])

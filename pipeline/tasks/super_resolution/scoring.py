@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,6 +50,18 @@ def load_sets(recipe: Recipe) -> list[BenchmarkSet]:
             )
         found[benchmark.name] = benchmark
     return list(found.values())
+
+
+def known_pictures(sets: Sequence[BenchmarkSet], trained: Mapping[str, str]) -> Iterator[str]:
+    """A warning for each test set with pictures that are trained or validated on, `trained` by their pixels' sha256."""
+    for benchmark in sets:
+        pictures = benchmark.survey.pictures if benchmark.survey else []
+        if known := [p.name for p in pictures if p.pixels in trained]:
+            named = ", ".join(known[:5]) + (", ..." if len(known) > 5 else "")
+            yield (
+                f"test set {benchmark.name}: {len(known)} of {len(pictures)} pictures are among the training "
+                f"pictures ({named}); its figures say little about other pictures"
+            )
 
 
 def models(recipe: Recipe, cache: Store, prepared: Prepared, jobs: Sequence[Job]) -> list[Model]:

@@ -22,6 +22,7 @@ from pipeline.metrics import PROTOCOL
 from pipeline.recipe.reading import with_method
 from pipeline.recipe.recipe import Recipe
 from pipeline.report.table import PSNR, SSIM, Metric
+from pipeline.steps.forecast import Work
 from pipeline.steps.job import Job
 from pipeline.steps.planner import Planner
 from pipeline.steps.values import Column, Needs, Outcome, Outputs, Prepared, Result, Samples
@@ -29,11 +30,12 @@ from pipeline.tasks.base import Drawing, Task
 from pipeline.tasks.super_resolution import showing
 from pipeline.tasks.super_resolution import teacher_facts as describing
 from pipeline.tasks.super_resolution import tiles as tiling
+from pipeline.tasks.super_resolution import work as counting
 from pipeline.tasks.super_resolution.altering import altered
 from pipeline.tasks.super_resolution.assistant import TrainedNetwork, trained
 from pipeline.tasks.super_resolution.fusion import FUSED, PictureFusion, fuse
 from pipeline.tasks.super_resolution.jobs import assistant_job, check_helpers, student_job, teacher_job
-from pipeline.tasks.super_resolution.scoring import Scoring, load_sets, models
+from pipeline.tasks.super_resolution.scoring import Scoring, known_pictures, load_sets, models
 from pipeline.tasks.super_resolution.teach import TeachTask, output_manifest, psnr
 from pipeline.tasks.super_resolution.teacher_facts import TeacherFacts
 from pipeline.tasks.super_resolution.tiles import TilePlan
@@ -91,15 +93,8 @@ class SuperResolution(Task):
         return found
 
     def look(self, run: Run, samples: Samples) -> None:
-        """Name the test sets with pictures that are trained or validated on."""
-        for benchmark in run.tested or ():
-            pictures = benchmark.survey.pictures if benchmark.survey else []
-            if known := [p.name for p in pictures if p.pixels in samples.pictures]:
-                named = ", ".join(known[:5]) + (", ..." if len(known) > 5 else "")
-                run.reporter.warn(
-                    f"test set {benchmark.name}: {len(known)} of {len(pictures)} pictures are among the training "
-                    f"pictures ({named}); its figures say little about other pictures"
-                )
+        for warning in known_pictures(run.tested or (), samples.pictures):
+            run.reporter.warn(warning)
 
     def reads(self, recipe: Recipe) -> list[tuple[str, str]]:
         found = [
@@ -255,6 +250,13 @@ class SuperResolution(Task):
         self, outcome: Outcome, rows: list[dict[str, Any]], students: Mapping[str, Any]
     ) -> dict[str, Any]:
         return {"rows": showing.rows(outcome), "students": students}
+
+    def teacher_costs(self, recipe: Recipe) -> list[int]:
+        return counting.teacher_costs(recipe)
+
+    def work(self, recipe: Recipe, pictures: int, height: int, width: int, teachers: Sequence[int]) -> Work:
+        costs = list(teachers)
+        return counting.work(recipe, pictures, height, width, costs, *counting.own_costs(recipe, len(costs)))
 
     # --- for a search
 

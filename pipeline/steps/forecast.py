@@ -1,19 +1,14 @@
 """What a run will take: bytes, operations, hours and money, before anything is started.
 
 A stage takes as long as the slowest of what it does at the same time: computing, moving bytes over the network, writing
-and hashing them. Everything here is arithmetic on `Work` (from the recipe and the pictures) and `Rates` (from
-`python -m benchmarks rates`, or assumed where no such machine was at hand; each constant says which). docs/scale.md
-holds the formulas and tables.
+and hashing them. Everything here is arithmetic on `Work` (which each task counts) and `Rates` (`python -m benchmarks
+rates`, or assumed where no such machine was at hand; each constant says which). docs/scale.md has formulas and tables.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from pipeline.data.tiles import Grid, positions
-from pipeline.recipe.recipe import Aggregate, Recipe
-
-ITEM_BYTES = {"uint8": 1, "float16": 2}
 BACKWARD = 3
 """A training step counts as three forward passes: one forward, two for the gradients of weights and inputs."""
 
@@ -65,14 +60,15 @@ class Work:
     pixels: int
     """HR pixels of one picture."""
     tiles: int
+    """Samples: tiles, or whole pictures."""
     tile_bytes: int
-    """LR and HR of one tile."""
+    """Of one sample: LR and HR of a tile."""
     output_bytes: int
-    """Of one tile: every teacher's output."""
+    """Of one sample: every teacher's output."""
     fused_bytes: int
-    """Of one tile; 0 where nothing is fused."""
+    """Of one sample; 0 where nothing is fused."""
     teacher_ops: int
-    """Multiply-adds of all teachers for one tile."""
+    """Multiply-adds of all teachers for one sample."""
     fusion_training_ops: float
     """Multiply-adds of training the aggregation network, in all; 0 for other fusions."""
     fusion_ops: float
@@ -112,46 +108,6 @@ class Prediction:
     @property
     def seconds(self) -> float:
         return self.tiles + self.teach + self.fuse + self.distill
-
-
-def work(
-    recipe: Recipe,
-    pictures: int,
-    height: int,
-    width: int,
-    teacher_macs: list[int],
-    student_macs: int,
-    fusion_macs: int = 0,
-) -> Work:
-    """What a recipe does to `pictures` HR pictures of height x width pixels.
-
-    `teacher_macs` and `student_macs` are multiply-adds for a 48 x 48 LR input, `fusion_macs` the aggregation network's.
-    """
-    grid = Grid(scale=recipe.scale, size=recipe.data.tile, margin=recipe.data.margin)
-    lr_side, item = grid.lr_size, ITEM_BYTES[recipe.cache.dtype]
-    hr_bytes = 3 * grid.size**2
-    tiles = pictures * len(positions(height, width, grid))
-    per_lr_pixel = 1 / 48**2
-    target = recipe.method.name not in ("scratch", "kd")
-    training, running = 0.0, 0.0
-    if isinstance(recipe.fusion, Aggregate) and target:
-        t = recipe.fusion.train
-        training = fusion_macs * per_lr_pixel * BACKWARD * t.steps * t.batch * t.patch**2
-        running = fusion_macs * per_lr_pixel * tiles * lr_side**2
-    return Work(
-        pictures=pictures,
-        pixels=height * width,
-        tiles=tiles,
-        tile_bytes=hr_bytes + 3 * lr_side**2,
-        output_bytes=len(teacher_macs) * hr_bytes * item,
-        fused_bytes=hr_bytes * item if target else 0,
-        teacher_ops=round(sum(teacher_macs) * per_lr_pixel * lr_side**2),
-        fusion_training_ops=training,
-        fusion_ops=running,
-        step_ops=round(BACKWARD * recipe.train.batch * student_macs * per_lr_pixel * recipe.train.patch**2),
-        steps=recipe.train.steps,
-        shard_bytes=recipe.cache.shard_mb * 1e6,
-    )
 
 
 def predict(todo: Work, rates: Rates, gpus: int, workers: int | None = None) -> Prediction:

@@ -1,0 +1,75 @@
+"""What there is to do for a super-resolution recipe, counted before it is run."""
+
+from __future__ import annotations
+
+from pipeline.cost import multiply_adds
+from pipeline.data.tiles import Grid, positions
+from pipeline.recipe.recipe import Aggregate, Recipe
+from pipeline.steps.forecast import BACKWARD, Work
+from students import build
+from teachers.loading import load_teacher
+
+ITEM_BYTES = {"uint8": 1, "float16": 2}
+
+
+def work(
+    recipe: Recipe,
+    pictures: int,
+    height: int,
+    width: int,
+    teacher_macs: list[int],
+    student_macs: int,
+    fusion_macs: int = 0,
+) -> Work:
+    """What a recipe does to `pictures` HR pictures of height x width pixels.
+
+    `teacher_macs` and `student_macs` are multiply-adds for a 48 x 48 LR input, `fusion_macs` the aggregation network's.
+    """
+    grid = Grid(scale=recipe.scale, size=recipe.data.tile, margin=recipe.data.margin)
+    lr_side, item = grid.lr_size, ITEM_BYTES[recipe.cache.dtype]
+    hr_bytes = 3 * grid.size**2
+    tiles = pictures * len(positions(height, width, grid))
+    per_lr_pixel = 1 / 48**2
+    target = recipe.method.name not in ("scratch", "kd")
+    training, running = 0.0, 0.0
+    if isinstance(recipe.fusion, Aggregate) and target:
+        t = recipe.fusion.train
+        training = fusion_macs * per_lr_pixel * BACKWARD * t.steps * t.batch * t.patch**2
+        running = fusion_macs * per_lr_pixel * tiles * lr_side**2
+    return Work(
+        pictures=pictures,
+        pixels=height * width,
+        tiles=tiles,
+        tile_bytes=hr_bytes + 3 * lr_side**2,
+        output_bytes=len(teacher_macs) * hr_bytes * item,
+        fused_bytes=hr_bytes * item if target else 0,
+        teacher_ops=round(sum(teacher_macs) * per_lr_pixel * lr_side**2),
+        fusion_training_ops=training,
+        fusion_ops=running,
+        step_ops=round(BACKWARD * recipe.train.batch * student_macs * per_lr_pixel * recipe.train.patch**2),
+        steps=recipe.train.steps,
+        shard_bytes=recipe.cache.shard_mb * 1e6,
+    )
+
+
+def teacher_costs(recipe: Recipe) -> list[int]:
+    """Multiply-adds of the recipe's teachers for a 48 x 48 input; their checkpoints are opened for it."""
+    costs = []
+    for spec in recipe.teachers:
+        teacher = load_teacher(spec.checkpoint, scale=recipe.scale, name=spec.label)
+        costs.append(multiply_adds(teacher.network, (1, 1 if teacher.convention.luma else 3, 48, 48)))
+    return costs
+
+
+def own_costs(recipe: Recipe, teachers: int) -> tuple[int, int]:
+    """Multiply-adds of student and aggregation network for a 48 x 48 input."""
+    student = multiply_adds(
+        build(recipe.student.name, recipe.scale, **recipe.student.options), (1, 3, 48, 48)
+    )
+    if not isinstance(recipe.fusion, Aggregate) or not teachers:
+        return student, 0
+    from pipeline.methods.mtkd import network
+
+    side = 48 * recipe.scale
+    fusion = network(recipe.fusion, teachers, recipe.scale)
+    return student, multiply_adds(fusion, (1, teachers, 3, side, side))
