@@ -15,7 +15,10 @@ from pipeline.cache.manifest import Manifest
 from pipeline.cache.store import Store
 from pipeline.cli.common import add_json, emit
 from pipeline.errors import FacultyError, InputError
-from pipeline.tasks.recipes import load_recipe
+from pipeline.progress import Quiet
+from pipeline.road.run import Run
+from pipeline.steps.engines import InlineEngine
+from pipeline.tasks.recipes import load_any
 
 KINDS = ("tiles", "pictures", "outputs", "fused")
 
@@ -153,7 +156,8 @@ def _verified(options: argparse.Namespace, store: Store) -> int:
             raise FacultyError("\n".join([*lines, "--rerun needs a sound cache."]))
         result["rerun"] = rerun = _rerun(store, options)
         lines += [
-            f"{n}: largest difference {v:g} grey levels over {options.sample} tiles" for n, v in rerun.items()
+            f"{n}: largest difference {v:g} over {options.sample} samples (pictures: in grey levels)"
+            for n, v in rerun.items()
         ]
     emit(options, result, "\n".join(lines))
     return 1 if bad else 0
@@ -194,46 +198,27 @@ def _repair(store: Store, damaged: Sequence[dict[str, str]]) -> list[str]:
 
 
 def _rerun(store: Store, options: argparse.Namespace) -> dict[str, float]:
-    """{teacher: largest difference in grey levels} between the cache and the teachers run again, here and now."""
+    """{teacher: largest difference} between the cache and the teachers run again, here and now."""
     import torch
 
-    from pipeline.tasks.super_resolution.teach import read, to_stored
-    from pipeline.tasks.super_resolution.teacher_facts import known_facts, load
+    from pipeline.steps.rerun import largest_difference
 
-    recipe = load_recipe(options.rerun)
+    recipe = load_any(options.rerun)
+    recipe = recipe.model_copy(update={"cache": recipe.cache.model_copy(update={"root": store.uri})})
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    generator = np.random.default_rng()
-    worst: dict[str, float] = {}
-    for spec in recipe.teachers:
-        known = (known_facts(spec, recipe.scale, store, kind) for kind in ("cuda", "cpu"))
-        facts = next((f for f in known if f is not None), None)
-        if facts is None:
-            raise _unknown(spec.label, options)
-        teacher = load(facts, device)
-        error, compared = 0.0, 0
-        for folder in sorted({rel.split("/")[1] for rel, _ in store.list("tiles")}):
-            outputs = manifests.committed(store, facts.folder(f"tiles/{folder}", recipe.cache.dtype))
-            tiles = manifests.committed(store, f"tiles/{folder}")
-            places = [
-                (key, row) for key, r in sorted(outputs.items()) if key in tiles for row in range(r.rows)
-            ]
-            for i in generator.permutation(len(places))[: options.sample]:
-                key, row = places[i]
-                lr = np.array(read(store, tiles[key]).columns["lr"][row : row + 1])
-                x = torch.from_numpy(lr).permute(0, 3, 1, 2).float() / 255
-                again = to_stored(teacher(x), recipe.cache.dtype).astype(np.float32)
-                stored = read(store, outputs[key]).columns["sr"][row : row + 1].astype(np.float32)
-                unit = 1.0 if recipe.cache.dtype == "uint8" else 255.0
-                error, compared = max(error, float(np.abs(again - stored).max()) * unit), compared + 1
-        if not compared:
-            raise _unknown(spec.label, options)
-        worst[spec.label] = error
+    run, worst = Run(recipe, InlineEngine(device), Quiet()), {}
+    try:
+        for kept in run.task.kept(run.planner):
+            found = largest_difference(kept, store, options.sample, device, np.random.default_rng())
+            if found is None:
+                raise FacultyError(f"{kept.label}: no outputs of this recipe in {options.root}")
+            worst[kept.label] = found
+    except InputError:
+        raise
+    except FacultyError as error:
+        teach = shlex.join(["faculty", "teach", options.rerun])
+        raise FacultyError(f"{error}; run `{teach}` first") from None
     return worst
-
-
-def _unknown(label: str, options: argparse.Namespace) -> FacultyError:
-    teach = shlex.join(["faculty", "teach", options.rerun])
-    return FacultyError(f"{label}: no outputs of this recipe in {options.root}; run `{teach}` first")
 
 
 def _gc(options: argparse.Namespace) -> None:

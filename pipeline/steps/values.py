@@ -31,6 +31,10 @@ class OutputStep(Protocol):
     def samples(self) -> Receipt:
         """The shard that it reads."""
 
+    @property
+    def unit(self) -> float:
+        """What a difference of outputs is multiplied by to be one of grey levels; 1 where they are no pictures."""
+
     def read(self) -> Any:
         """The shard of samples, verified."""
 

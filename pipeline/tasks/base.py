@@ -19,6 +19,7 @@ from pipeline.report.table import Metric
 from pipeline.steps.forecast import Work
 from pipeline.steps.job import Job
 from pipeline.steps.planner import Planner
+from pipeline.steps.rerun import Kept
 from pipeline.steps.values import (
     Column,
     Needs,
@@ -112,6 +113,13 @@ class Task(ABC):
     @abstractmethod
     def column(self, planner: Planner, samples: Samples, label: str, network: Any) -> Column:
         """Where a network's outputs lie, and how a shard of them is made."""
+
+    @abstractmethod
+    def kept(self, planner: Planner) -> list[Kept]:
+        """Every teacher whose outputs the cache may hold, without making or training anything.
+
+        Raises FacultyError where one is not known to the cache.
+        """
 
     def quality(self, planner: Planner, outputs: Outputs) -> float:
         """By which the better of two networks is told, higher is better; from what is cached."""

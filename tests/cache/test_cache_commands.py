@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from command_kit import run
+from recognition_kit import content as recognition
 from road_kit import (
     Road,
     a_shard,
@@ -185,6 +187,16 @@ def test_rerun_reports_pixels_that_no_teacher_made(place: Path) -> None:
 def _manifests(store: Store, teacher: str) -> list[tuple[str, Manifest]]:
     names = [rel for rel, _ in store.list("outputs") if rel.split("/")[-1].startswith("manifest-")]
     return [(rel, m) for rel in names if (m := manifests.load(store, rel)).inputs["name"] == teacher]
+
+
+def test_rerun_knows_every_task(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(recognition(tmp_path, method={"name": "kd"})))
+    early = run("cache", "verify", tmp_path, "--rerun", file)
+    assert early.code == 2 and "faculty teach" in early.err
+    assert run("teach", file, "--inline").code == 0
+    code, result = verified(tmp_path, "--rerun", file, "--sample", 3)
+    assert code == 0 and result["bad"] == [] and 0 <= result["rerun"]["teacher"] < 0.01
 
 
 @pytest.mark.parametrize(

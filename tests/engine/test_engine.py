@@ -159,7 +159,9 @@ def test_a_teacher_that_dies_too_often_ends_the_run_with_what_to_do(ray_local: N
 
     def taught(label: str, receipt: Receipt, stats: dict) -> None:
         committed.append(receipt)
-        for process in processes("TeacherActor"):  # none where its second call had ended before the first was heard of
+        for process in processes(
+            "TeacherActor"
+        ):  # none where its second call had ended before the first was heard of
             os.kill(process, signal.SIGKILL)
 
     settings = recipe(Path("."), teach={"actors": 1, "max_restarts": 0})

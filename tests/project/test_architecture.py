@@ -25,7 +25,7 @@ def test_nothing_outside_tasks_asks_which_task_it_is() -> None:
         if "tasks" not in path.relative_to(REPOSITORY).parts:
             text = path.read_text()
             assert ".task ==" not in text and "tasks.recognition" not in text, path
-            assert "tasks.super_resolution" not in text or path.name in ("plan.py", "cache.py"), path
+            assert "tasks.super_resolution" not in text, path
 
 
 def test_files_can_be_read_in_one_sitting() -> None:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from pipeline.cache.manifest import Manifest
 from pipeline.cost import multiply_adds
-from pipeline.errors import InputError
+from pipeline.errors import FacultyError, InputError
 from pipeline.losses.soft_labels import soft_labels
 from pipeline.recipe.recipe import Teach
 from pipeline.recipe.recognition_methods import HORKD, KD
@@ -24,6 +24,7 @@ from pipeline.report.table import Metric
 from pipeline.steps.forecast import Work
 from pipeline.steps.job import STUDENT, Job
 from pipeline.steps.planner import Planner
+from pipeline.steps.rerun import Kept
 from pipeline.steps.values import Column, Needs, Outcome, Outputs, Prepared, Result, Samples
 from pipeline.tasks.base import Drawing, Task
 from pipeline.tasks.recognition import networks, pictures
@@ -159,6 +160,19 @@ class RecognitionTask(Task):
             return manifest(network, folder, split, receipts)
 
         return Column(label, folder, lambda receipt: OutputTask(store, receipt, *rest), outputs)
+
+    def kept(self, planner: Planner) -> list[Kept]:
+        plan = pictures.plan(planner.recipe, planner.store)
+        if plan.steps:
+            raise FacultyError("the recipe's pictures are not all in this cache")
+        samples = plan.samples(plan.kept, lambda folder, found: found)
+        jobs = self.teacher_jobs(planner.recipe, samples)
+        if untrained := [job.label for job in jobs if job is not None and job.result() is None]:
+            raise FacultyError(f"{untrained[0]} is not trained yet")
+        return [
+            Kept(label, source, [(samples.folder, self.column(planner, samples, label, source))])
+            for label, source in self.teachers(planner, samples, jobs)
+        ]
 
     def fusion(
         self, run: Run, samples: Samples, members: Sequence[Outputs]

@@ -103,6 +103,11 @@ class OutputTask:
     features: str
     batch: int
 
+    @property
+    def unit(self) -> float:
+        """Outputs are no pictures."""
+        return 1.0
+
     def read(self) -> Shard:
         """The pictures, verified."""
         return open_verified(Store.open(self.cache), self.samples)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +12,9 @@ import numpy as np
 from pipeline.cache import stats as statistics
 from pipeline.cache.manifest import Manifest
 from pipeline.cost import multiply_adds
-from pipeline.data.files import there
 from pipeline.deploy.evaluate import BenchmarkSet, announce
-from pipeline.deploy.shipping import check_student, export_student
+from pipeline.deploy.shipping import export_student
 from pipeline.errors import InputError
-from pipeline.methods import PICTURES
 from pipeline.metrics import PROTOCOL
 from pipeline.recipe.reading import with_method
 from pipeline.recipe.recipe import Recipe
@@ -25,6 +22,7 @@ from pipeline.report.table import PSNR, SSIM, Metric
 from pipeline.steps.forecast import Work
 from pipeline.steps.job import Job
 from pipeline.steps.planner import Planner
+from pipeline.steps.rerun import Kept
 from pipeline.steps.values import Column, Needs, Outcome, Outputs, Prepared, Result, Samples
 from pipeline.tasks.base import Drawing, Task
 from pipeline.tasks.super_resolution import showing
@@ -33,14 +31,14 @@ from pipeline.tasks.super_resolution import tiles as tiling
 from pipeline.tasks.super_resolution import work as counting
 from pipeline.tasks.super_resolution.altering import altered
 from pipeline.tasks.super_resolution.assistant import TrainedNetwork, trained
+from pipeline.tasks.super_resolution.checks import check
 from pipeline.tasks.super_resolution.fusion import FUSED, PictureFusion, fuse
-from pipeline.tasks.super_resolution.jobs import assistant_job, check_helpers, student_job, teacher_job
+from pipeline.tasks.super_resolution.jobs import assistant_job, student_job, teacher_job
 from pipeline.tasks.super_resolution.scoring import Scoring, known_pictures, load_sets, models
 from pipeline.tasks.super_resolution.teach import TeachTask, output_manifest, psnr
 from pipeline.tasks.super_resolution.teacher_facts import TeacherFacts
 from pipeline.tasks.super_resolution.tiles import TilePlan
 from students import build
-from teachers.loading import load_teacher
 
 if TYPE_CHECKING:
     from pipeline.road.run import Run
@@ -60,26 +58,7 @@ class SuperResolution(Task):
     report_version = PROTOCOL
 
     def check(self, run: Run, methods: Sequence[str]) -> None:
-        recipe: Recipe = run.recipe
-        check_sources(recipe)
-        if not methods and not recipe.teachers:
-            raise InputError("teachers", "at least one teacher", "none")
-        settings = {m: with_method(recipe, m).method for m in methods}
-        if not methods or any(s.target != "none" for s in settings.values()):
-            kind = run.engine.device_kind(recipe.teach.gpus_per_actor)
-            for spec in recipe.teachers:
-                if describing.known_facts(spec, recipe.scale, run.planner.store, kind) is None:
-                    load_teacher(spec.checkpoint, scale=recipe.scale, name=spec.label)
-        if not methods:
-            return
-        student = partial(build, recipe.student.name, recipe.scale, **recipe.student.options)
-        student()
-        warning = check_student(recipe.student.name, recipe.scale, recipe.student.options, run.output)
-        if warning:
-            run.reporter.warn(warning)
-        for method in methods:
-            PICTURES[settings[method].name](settings[method], recipe.train, student)
-            check_helpers(with_method(recipe, method))
+        check(run, methods)
 
     def tested(self, run: Run) -> list[BenchmarkSet]:
         """The recipe's test pictures, all decoded once.
@@ -167,6 +146,14 @@ class SuperResolution(Task):
             return output_manifest(identity, folder, tiles, receipts)
 
         return Column(label, folder, lambda receipt: TeachTask(store, receipt, *rest), manifest)
+
+    def kept(self, planner: Planner) -> list[Kept]:
+        folders = sorted({rel.split("/")[1] for rel, _ in planner.store.list("tiles")})
+        tiles = [Samples(f"tiles/{folder}", {}) for folder in folders]
+        return [
+            Kept(label, facts, [(t.folder, self.column(planner, t, label, facts)) for t in tiles])
+            for label, facts in describing.known(planner.recipe, planner.store)
+        ]
 
     def quality(self, planner: Planner, outputs: Outputs) -> float:
         """PSNR in dB on the held-out tiles, on the training tiles where nothing is held out."""
@@ -282,16 +269,6 @@ class SuperResolution(Task):
         side = HR_SIDE // recipe.scale
         student = build(recipe.student.name, recipe.scale, **recipe.student.options)
         return multiply_adds(student, (1, 3, side, side))
-
-
-def check_sources(recipe: Recipe) -> None:
-    """Refuse folders that are not there, by their key. Raises InputError."""
-    for key in ("train", "lr_only", "test"):
-        for source in getattr(recipe.data, key):
-            if not there(source):
-                raise InputError(
-                    f"data.{key}", "folders of pictures or picture files", f"nothing at {source}"
-                )
 
 
 def _look(asked: tuple, device: str) -> TeacherFacts:

@@ -32,6 +32,11 @@ class Taught:
     """(tiles, H, W, 3) in the stored type."""
     stats: dict[str, float]
 
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        """By their names in the cache."""
+        return {"sr": self.pictures}
+
 
 @dataclass(frozen=True, slots=True)
 class TeachTask:
@@ -43,6 +48,11 @@ class TeachTask:
     scale: int
     dtype: str
     batch: int
+
+    @property
+    def unit(self) -> float:
+        """Grey levels of a difference of 1."""
+        return 1.0 if self.dtype == "uint8" else 255.0
 
     def run(
         self, teacher: Callable[[torch.Tensor], torch.Tensor], device: str = "cpu"

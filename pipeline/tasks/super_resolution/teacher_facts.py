@@ -10,8 +10,8 @@ from pipeline.cache import records
 from pipeline.cache.fingerprint import file_sha256, fingerprint
 from pipeline.cache.store import Store
 from pipeline.cost import multiply_adds
-from pipeline.errors import InputError
-from pipeline.recipe.recipe import TeacherSpec
+from pipeline.errors import FacultyError, InputError
+from pipeline.recipe.recipe import Recipe, TeacherSpec
 from teachers import zoo
 from teachers.descriptor import Precision, Teacher
 from teachers.gate import Finding, check, name
@@ -119,6 +119,17 @@ def known_facts(spec: TeacherSpec, scale: int, store: Store, kind: str) -> Teach
         return TeacherFacts(**{**facts, "label": spec.label, "path": str(path), "findings": findings})
 
     return records.load(store, rel, own)
+
+
+def known(recipe: Recipe, store: Store) -> list[tuple[str, TeacherFacts]]:
+    """(label, facts) of every teacher of a recipe, from any device. Raises FacultyError for an unknown one."""
+    found = []
+    for spec in recipe.teachers:
+        every = (known_facts(spec, recipe.scale, store, kind) for kind in ("cuda", "cpu"))
+        if (facts := next((f for f in every if f is not None), None)) is None:
+            raise FacultyError(f"{spec.label}: no outputs of this recipe in {store.where('')}")
+        found.append((spec.label, facts))
+    return found
 
 
 def located(spec: TeacherSpec) -> TeacherSpec:

@@ -1,0 +1,55 @@
+"""What is refused before anything is started."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from pipeline.data.files import there
+from pipeline.deploy.shipping import check_student
+from pipeline.errors import InputError
+from pipeline.methods import PICTURES
+from pipeline.recipe.reading import with_method
+from pipeline.recipe.recipe import Recipe
+from pipeline.tasks.super_resolution import teacher_facts as describing
+from pipeline.tasks.super_resolution.jobs import check_helpers
+from students import build
+from teachers.loading import load_teacher
+
+if TYPE_CHECKING:
+    from pipeline.road.run import Run
+
+
+def check(run: Run, methods: Sequence[str]) -> None:
+    """Refuse what a run of these methods (of none: its teachers alone) cannot do. Raises InputError."""
+    recipe: Recipe = run.recipe
+    check_sources(recipe)
+    if not methods and not recipe.teachers:
+        raise InputError("teachers", "at least one teacher", "none")
+    settings = {m: with_method(recipe, m).method for m in methods}
+    if not methods or any(s.target != "none" for s in settings.values()):
+        kind = run.engine.device_kind(recipe.teach.gpus_per_actor)
+        for spec in recipe.teachers:
+            if describing.known_facts(spec, recipe.scale, run.planner.store, kind) is None:
+                load_teacher(spec.checkpoint, scale=recipe.scale, name=spec.label)
+    if not methods:
+        return
+    student = partial(build, recipe.student.name, recipe.scale, **recipe.student.options)
+    student()
+    warning = check_student(recipe.student.name, recipe.scale, recipe.student.options, run.output)
+    if warning:
+        run.reporter.warn(warning)
+    for method in methods:
+        PICTURES[settings[method].name](settings[method], recipe.train, student)
+        check_helpers(with_method(recipe, method))
+
+
+def check_sources(recipe: Recipe) -> None:
+    """Refuse folders that are not there, by their key. Raises InputError."""
+    for key in ("train", "lr_only", "test"):
+        for source in getattr(recipe.data, key):
+            if not there(source):
+                raise InputError(
+                    f"data.{key}", "folders of pictures or picture files", f"nothing at {source}"
+                )
