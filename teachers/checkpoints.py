@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from pipeline.errors import InputError, reason
+from teachers import onnx_graph
 
 
 def file_sha256(path: Path) -> str:
@@ -24,6 +25,11 @@ def file_sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def checkpoint_sha256(path: Path) -> str:
+    """Of a checkpoint's bytes; of an ONNX file's and of those with its tensors beside it."""
+    return onnx_graph.sha256(path) if path.suffix.lower() == ".onnx" else file_sha256(path)
 
 
 def read_checkpoint(path: Path) -> tuple[Any, dict[str, str]]:

@@ -100,6 +100,9 @@ class Teacher:
         """`bf16`: products in bfloat16 except those that touch pixels (precision.py). `fp32`: all in float32."""
         if dtype not in ("fp32", "bf16"):
             raise InputError(f"precision of teacher {self.info.name}", "fp32 or bf16", repr(dtype))
+        if dtype == "bf16" and next(self.network.parameters(), None) is None:
+            found = "bf16 for a graph whose numbers are its own (ONNX)"
+            raise InputError(f"precision of teacher {self.info.name}", "auto or fp32", found)
         if dtype == "bf16" and self.dtype != "bf16":
             side = (
                 -(-max(PROBE_SIDE, self.info.minimum_side) // self.info.multiple_of) * self.info.multiple_of

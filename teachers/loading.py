@@ -14,15 +14,18 @@ from typing import Any
 from torch import Tensor, nn
 
 from pipeline.errors import InputError, reason
-from teachers import zoo
-from teachers.checkpoints import file_sha256, read_checkpoint
+from teachers import onnx_graph, zoo
+from teachers.checkpoints import checkpoint_sha256, read_checkpoint
 from teachers.descriptor import PLAIN, Convention, Teacher, TeacherInfo
 from teachers.networks import NATIVES
 from teachers.networks.native import Native, State
+from teachers.onnx_network import OnnxNetwork
 from teachers.spandrel_import import import_spandrel
 from teachers.unwrapping import unwrap
 
 SCALES = (2, 3, 4)
+ONNX = "onnx"
+"""How the networks of ONNX files are called: a graph has no name of its own that tells."""
 ATTENDING = frozenset(
     ("ATD", "CRAFT", "DAT", "DCTLSA", "DITN", "DRCT", "FDAT", "GRL", "HAT", "IPT", "OmniSR", "RGT", "SCUNet")
     + ("Swin2SR", "SwinIR", "Uformer")
@@ -56,7 +59,7 @@ def load_teacher(
     bgr: bool = False,
     perceptual: bool = False,
 ) -> Teacher:
-    """A teacher from a checkpoint's path or a name of the zoo (`teachers.zoo`), on the CPU in float32.
+    """A teacher from the path of a checkpoint or an ONNX file, or a name of the zoo, on the CPU in float32.
 
     `scale` is what the recipe wants and must be one that the checkpoint serves; it may be left out where the
     checkpoint serves one alone. `architecture` restricts the search to one. `value_range` (1 or 255) and `bgr`
@@ -76,23 +79,12 @@ def load_teacher(
     if not path.is_file():
         remedy = f"Names of the zoo: {', '.join(sorted(zoo.ZOO))}."
         raise InputError(where, "a checkpoint file or a name of the zoo", "neither", remedy)
-    checkpoint, metadata = read_checkpoint(path)
-    if "faculty" in metadata:
-        found = _student(checkpoint, metadata["faculty"], where)
-    else:
-        state = unwrap(
-            checkpoint,
-            where,
-            lambda state: _recognised(state, architecture),
-            expected=f"a checkpoint of {architecture or 'a known network'}",
-            remedy=lambda: f"Known networks: {', '.join(_known())}.",  # spandrel is slow to import
-        )
-        found = _network(state, scale, architecture, where)
+    found = _onnx(path) if path.suffix.lower() == ".onnx" else _checkpoint(path, scale, architecture, where)
     if scale not in (None, found.scale):
         raise _wrong_scale(where, scale, found.architecture, (found.scale,))
     if found.scale not in SCALES:
         raise InputError(where, f"a scale of {SCALES}", f"{found.scale} ({found.architecture})")
-    sha256 = file_sha256(path)
+    sha256 = checkpoint_sha256(path)
     perceptual = perceptual or any(entry.perceptual and entry.sha256 == sha256 for entry in zoo.ZOO.values())
 
     def teacher(found: Found, variants: tuple[Teacher, ...] = ()) -> Teacher:
@@ -114,6 +106,27 @@ def load_teacher(
         return Teacher(info, found.network, convention, variants)
 
     return teacher(found, tuple(teacher(other) for other in found.others))
+
+
+def _checkpoint(path: Path, scale: int | None, architecture: str | None, where: str) -> Found:
+    """The network of a file of tensors."""
+    checkpoint, metadata = read_checkpoint(path)
+    if "faculty" in metadata:
+        return _student(checkpoint, metadata["faculty"], where)
+    state = unwrap(
+        checkpoint,
+        where,
+        lambda state: _recognised(state, architecture),
+        expected=f"a checkpoint of {architecture or 'a known network'}",
+        remedy=lambda: f"Known networks: {', '.join(_known())}.",  # spandrel is slow to import
+    )
+    return _network(state, scale, architecture, where)
+
+
+def _onnx(path: Path) -> Found:
+    """The network of a graph. Precision and layout are ONNX Runtime's own."""
+    network = OnnxNetwork(path)
+    return Found(network, ONNX, network.scale, onnx_graph.parameters(path), convolutional=False)
 
 
 def _wrong_scale(where: str, scale: int | None, architecture: str, served: tuple[int, ...]) -> InputError:

@@ -41,6 +41,8 @@ def precision_gate(teacher: Teacher, lr: Tensor | None = None) -> Precision:
     Times are taken on `lr` (N, 3, H, W) in [0, 1], by default two pictures of 64 pixels a side. The answer is
     kept for the process, by checkpoint, device and number of threads. The teacher's precision is left alone.
     """
+    if next(teacher.network.parameters(), None) is None:
+        return "fp32"  # a graph's numbers are its own
     device = torch.cuda.get_device_name(teacher.device) if teacher.device.type == "cuda" else "cpu"
     key = (teacher.info.sha256, teacher.info.scale, teacher.convention, device, torch.get_num_threads())
     if key not in _chosen:

@@ -123,7 +123,7 @@ def _open_model(options: argparse.Namespace, device: str) -> Callable[[Tensor], 
 
     reading = convention(options.channels, options.value_range)
     if options.model.endswith(".onnx"):
-        from pipeline.deploy.onnx_network import OnnxUpscaler
+        from teachers.onnx_network import OnnxUpscaler
 
         graph = OnnxUpscaler(options.model)
         if graph.scale != options.scale:

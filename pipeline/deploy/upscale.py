@@ -16,10 +16,10 @@ from torch import Tensor
 
 from pipeline.cache.store import Store
 from pipeline.data.files import counted, matters, suffixes, walk
-from pipeline.deploy.onnx_network import OnnxUpscaler
 from pipeline.deploy.upscale_pictures import Layers, fill_hidden, read_layers, without_ringing, write_png
 from pipeline.errors import FacultyError, InputError, shown
 from teachers.gate import warn_of
+from teachers.onnx_network import OnnxUpscaler
 from teachers.tiling import starts
 
 log = logging.getLogger(__name__)

@@ -77,7 +77,9 @@ def sizes(
     elif isinstance(settings.actors, dict):
         wanted = {label: settings.actors.get(label, 1) for label in tasks}
     else:
-        work = {n: f.multiply_adds * sum(t.samples.rows for t in todo) for n, (f, todo) in tasks.items()}
+        work = {
+            n: (f.multiply_adds or 1) * sum(t.samples.rows for t in todo) for n, (f, todo) in tasks.items()
+        }
         wanted = dict.fromkeys(tasks, 1)
         for _ in range(max(slots - len(tasks), 0)):
             neediest = max(wanted, key=lambda n: work[n] / wanted[n])

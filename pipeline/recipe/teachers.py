@@ -21,7 +21,7 @@ class TeacherSpec(Section):
     """One pretrained network."""
 
     checkpoint: str
-    """A file, or a name from `faculty teachers` such as `swinir-m-x4`."""
+    """A file (of tensors, or ONNX), or a name from `faculty teachers` such as `swinir-m-x4`."""
     name: Name | None = None
     """How reports call it; default: the checkpoint's name without its suffix."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

@@ -49,8 +49,8 @@ class Network(Protocol):
     """A network with outputs, by value."""
 
     @property
-    def multiply_adds(self) -> int:
-        """Of one sample: how much of a machine it gets."""
+    def multiply_adds(self) -> int | None:
+        """Of one sample: how much of a machine it gets; None where nobody knows."""
 
     def open(self, cache: str, device: str) -> Any:
         """The network, ready to run."""

@@ -149,7 +149,7 @@ def student_facts(data: bytes) -> dict[str, Any]:
     return json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["faculty"])
 
 
-def cost(model: Model, scale: int) -> tuple[int, int] | None:
+def cost(model: Model, scale: int) -> tuple[int, int | None] | None:
     """(parameters, multiply-adds for one 48 x 48 LR picture) of a single network; None for bicubic and fusions."""
     if model.facts is not None:
         return model.facts.parameters, model.facts.multiply_adds

@@ -7,18 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cache import records
-from pipeline.cache.fingerprint import file_sha256, fingerprint
+from pipeline.cache.fingerprint import fingerprint
 from pipeline.cache.store import Store
 from pipeline.cost import multiply_adds
 from pipeline.errors import FacultyError, InputError
 from pipeline.recipe.recipe import Recipe, TeacherSpec
 from teachers import zoo
+from teachers.checkpoints import checkpoint_sha256
 from teachers.descriptor import Precision, Teacher
 from teachers.gate import Finding, check, name
 from teachers.loading import load_teacher
+from teachers.onnx_network import OnnxNetwork
 from teachers.precision_gate import precision_gate
 
 VERSION = 1
+SIDE = 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +34,8 @@ class TeacherFacts:
     architecture: str
     scale: int
     parameters: int
-    multiply_adds: int
-    """For one 48 x 48 LR tile."""
+    multiply_adds: int | None
+    """For one 48 x 48 LR tile; None where a graph does not tell."""
     precision: Precision
     reading: dict[str, Any] = field(default_factory=dict)
     """`Convention` as the recipe has it, where that is not what the loader knows."""
@@ -98,13 +101,20 @@ def find_facts(spec: TeacherSpec, scale: int, cache: str, device: str = "cpu") -
         architecture=info.architecture,
         scale=scale,
         parameters=info.parameters,
-        multiply_adds=multiply_adds(teacher.network, (1, 1 if teacher.convention.luma else 3, 48, 48)),
+        multiply_adds=operations(teacher),
         precision=precision,
         reading={k: v for k, v in spec.convention.items() if v != getattr(as_known.convention, k)},
         findings=findings,
     )
     records.save(store, _facts_file(sha256, scale, spec, kind), facts.record())
     return facts
+
+
+def operations(teacher: Teacher) -> int | None:
+    """Multiply-adds for one 48 x 48 LR tile; None where a graph does not tell."""
+    if isinstance(teacher.network, OnnxNetwork):
+        return teacher.network.multiply_adds(SIDE)
+    return multiply_adds(teacher.network, (1, 1 if teacher.convention.luma else 3, SIDE, SIDE))
 
 
 def known_facts(spec: TeacherSpec, scale: int, store: Store, kind: str) -> TeacherFacts | None:
@@ -150,7 +160,7 @@ def resolve(checkpoint: str) -> tuple[Path, str]:
                 "`faculty teachers` lists the zoo's names.",
             )
         path = zoo.fetch(zoo.ZOO[checkpoint])
-    return path.absolute(), file_sha256(path)
+    return path.absolute(), checkpoint_sha256(path)
 
 
 def _facts_file(sha256: str, scale: int, spec: TeacherSpec, kind: str) -> str:

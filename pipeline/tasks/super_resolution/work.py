@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pipeline.cost import multiply_adds
 from pipeline.data.tiles import Grid, positions
+from pipeline.errors import InputError
 from pipeline.recipe.recipe import Aggregate, Recipe
 from pipeline.steps.forecast import BACKWARD, Work
+from pipeline.tasks.super_resolution.teacher_facts import operations
 from students import build
 from teachers.loading import load_teacher
 
@@ -57,7 +59,10 @@ def teacher_costs(recipe: Recipe) -> list[int]:
     costs = []
     for spec in recipe.teachers:
         teacher = load_teacher(spec.checkpoint, scale=recipe.scale, name=spec.label)
-        costs.append(multiply_adds(teacher.network, (1, 1 if teacher.convention.luma else 3, 48, 48)))
+        if (count := operations(teacher)) is None:
+            found = f"{spec.label}, whose graph does not tell"
+            raise InputError("--teacher-macs", "the multiply-adds of every teacher", found, "Give them.")
+        costs.append(count)
     return costs
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.errors import InputError, reason
-from teachers.descriptor import pad
+from teachers import onnx_graph
+from teachers.descriptor import join_luma, pad, split_luma
 from teachers.tiling import tiled
 
 SMALLEST = 16
@@ -23,8 +24,8 @@ TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 class OnnxUpscaler:
     """(N, 3, h, w) RGB in [0, 1] on any device -> (N, 3, scale*h, scale*w) float32 on the same one.
 
-    Graphs of one picture at a time, of a fixed size (done in tiles of it) and of sides that must be multiples of
-    something (padded and cropped) take any pictures so.
+    A graph of one channel gets luma; colour is enlarged by bicubic. Graphs of one picture at a time, of a fixed size
+    (done in tiles of it) and of sides that must be multiples of something (padded and cropped) take any pictures so.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -44,13 +45,14 @@ class OnnxUpscaler:
             raise InputError(self.where, "an ONNX network", reason(error)) from None
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         shape = inputs[0].shape if inputs else []
-        fits = len(shape) == 4 and (shape[1] == 3 or not isinstance(shape[1], int))
+        fits = len(shape) == 4 and (shape[1] in (1, 3) or not isinstance(shape[1], int))
         if len(inputs) != 1 or len(outputs) != 1 or not fits or inputs[0].type not in TYPES:
             first = f", the first input {inputs[0].type} {shape}" if inputs else ""
             found = f"{len(inputs)} inputs, {len(outputs)} outputs{first}"
-            expected = "one float32 or float16 input (batch, 3, height, width) and one output"
+            expected = "one float32 or float16 input (batch, 3 or 1, height, width) and one output"
             raise InputError(self.where, expected, found)
         self._input, self._type = inputs[0].name, TYPES[inputs[0].type]
+        self.channels = 1 if shape[1] == 1 else 3
         self._one = shape[0] == 1
         fixed = [side if isinstance(side, int) else None for side in shape[2:]]
         self.tile: tuple[int, int] | None = None
@@ -76,11 +78,11 @@ class OnnxUpscaler:
         raise failure
 
     def _scale_at(self, height: int, width: int) -> int:
-        shape = tuple(self._run(torch.full((1, 3, height, width), 0.5)).shape)
+        shape = tuple(self._run(torch.full((1, self.channels, height, width), 0.5)).shape)
         scale = shape[2] // height if len(shape) == 4 else 0
-        if shape != (1, 3, scale * height, scale * width) or scale < 1:
-            found = f"one that makes {shape} of (1, 3, {height}, {width})"
-            raise InputError(self.where, "a network that enlarges RGB pictures", found)
+        if shape != (1, self.channels, scale * height, scale * width) or scale < 1:
+            found = f"one that makes {shape} of (1, {self.channels}, {height}, {width})"
+            raise InputError(self.where, "a network that enlarges RGB pictures or luma", found)
         return scale
 
     def _run(self, lr: Tensor) -> Tensor:
@@ -94,6 +96,12 @@ class OnnxUpscaler:
         return torch.from_numpy(np.concatenate(made).astype(np.float32))
 
     def __call__(self, lr: Tensor) -> Tensor:
+        if self.channels == 3:
+            return self._enlarged(lr)
+        luma, colour = split_luma(lr, self.scale)
+        return join_luma(self._enlarged(luma), colour)
+
+    def _enlarged(self, lr: Tensor) -> Tensor:
         height, width = lr.shape[-2:]
         if self.tile:
             return tiled(self._whole, lr, self.scale, self.tile, min(self.tile) // 8).to(lr.device)
@@ -105,3 +113,25 @@ class OnnxUpscaler:
         assert self.tile is not None
         height, width = lr.shape[-2:]
         return self._run(pad(lr, self.tile, 1))[..., : height * self.scale, : width * self.scale]
+
+
+class OnnxNetwork(nn.Module):
+    """An ONNX file as the module behind a teacher: it has no parameters of its own, and moves nowhere."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises InputError as `OnnxUpscaler` does."""
+        super().__init__()
+        self.path = path
+        self.run = OnnxUpscaler(path)
+
+    @property
+    def scale(self) -> int:
+        return self.run.scale
+
+    def multiply_adds(self, side: int) -> int | None:
+        """For one LR picture of `side` pixels a side; None where the graph does not tell."""
+        return onnx_graph.multiply_adds(self.path, (1, self.run.channels, side, side))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, h, w) -> (N, 3, scale*h, scale*w) float32."""
+        return self.run(x.float())

@@ -15,8 +15,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from pipeline.cli import main
-from pipeline.deploy.onnx_network import OnnxUpscaler
 from pipeline.errors import InputError
+from teachers.onnx_network import OnnxUpscaler
 
 
 def graph(
