@@ -21,8 +21,9 @@ from pipeline.methods.mtkd import mtkd, network
 from pipeline.methods.pisr import TEACHER, pisr, teacher
 from pipeline.methods.scratch import scratch
 from pipeline.progress import Quiet
+from pipeline.recipe.fusion import Aggregate
 from pipeline.recipe.methods import MTKD, PISR, Scratch
-from pipeline.recipe.recipe import Aggregate, Recipe
+from pipeline.recipe.recipe import Recipe
 from pipeline.recipe.settings import Train
 from pipeline.road.run import Run
 from pipeline.steps.engines import InlineEngine

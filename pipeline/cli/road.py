@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -120,7 +121,9 @@ def taught(rows: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _figure(value: float) -> str:
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.2f}" if math.isfinite(value) else "-"
 
 
 def _distill(options: argparse.Namespace) -> None:

@@ -24,8 +24,8 @@ from pipeline.losses.pixel import l1
 from pipeline.losses.relational import relations
 from pipeline.losses.wavelet import WaveletLoss, dwt2
 from pipeline.methods.base import Batch, Modules, Phase, PhaseBuilder, masked_l1, seen_by
+from pipeline.recipe.fusion import Aggregate
 from pipeline.recipe.methods import MTKD
-from pipeline.recipe.recipe import Aggregate
 from pipeline.recipe.settings import Train
 from teachers.aggregation import Aggregation
 

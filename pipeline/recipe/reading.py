@@ -21,7 +21,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import InputError
-from pipeline.recipe.recipe import Aggregate, Best, Mean, Median, Weighted
+from pipeline.recipe.fusion import Aggregate, Best, Mean, Median, Weighted
 
 Model = TypeVar("Model", bound=BaseModel)
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")

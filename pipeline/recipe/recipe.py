@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Union
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from pipeline.recipe.fusion import Aggregate, Best, Fusion, Mean, Weighted
 from pipeline.recipe.methods import KD, METHODS, PISR, Method
 from pipeline.recipe.settings import Name, Positive, Section, Train
 from pipeline.recipe.teachers import TeacherSpec as TeacherSpec
@@ -16,11 +17,11 @@ from pipeline.recipe.teachers import TeacherSpec as TeacherSpec
 class Data(Section):
     """Where the pictures are and how tiles are cut from them."""
 
-    train: tuple[str, ...] = Field(min_length=1)
+    train: tuple[str, ...] = ()
     """Folders (or files) of high-resolution training pictures."""
     lr_only: tuple[str, ...] = ()
     """Folders of low-resolution pictures without a high-resolution partner: teachers' targets are their only
-    supervision.
+    supervision. Without `train` they are all there is: students are then judged by their fidelity to the teachers.
     """
     test: tuple[str, ...] = ()
     """Folders of high-resolution benchmark pictures; never trained on. A set is named after its folder. A picture that
@@ -71,65 +72,6 @@ class Teach(Actors):
     """GPU share per actor; 0.25 puts four actors on one GPU."""
     batch: Positive = 8
     """Tiles per forward pass."""
-
-
-class Mean(Section):
-    """Pixel-wise mean of the teachers."""
-
-    kind: Literal["mean"]
-    """Always `mean`."""
-
-
-class Median(Section):
-    """Pixel-wise median of the teachers."""
-
-    kind: Literal["median"]
-    """Always `median`."""
-
-
-class Best(Section):
-    """For each tile the teacher nearest to HR."""
-
-    kind: Literal["best"]
-    """Always `best`."""
-
-
-class Weighted(Section):
-    """A weighted sum of the teachers."""
-
-    kind: Literal["weighted"]
-    """Always `weighted`."""
-    weights: dict[str, float] | Literal["fit"] = "fit"
-    """Weight by teacher name (they sum to 1), or `fit`: least squares against HR on the training tiles."""
-
-
-class Aggregate(Section):
-    """MTKD's knowledge-aggregation network (DCTSwin), trained on cached teacher outputs (MTKD, section 3.1)."""
-
-    kind: Literal["aggregate"]
-    """Always `aggregate`."""
-    dim: Positive = 96
-    """Channels."""
-    depths: tuple[Positive, ...] = (4, 4)
-    """Blocks in each residual group."""
-    heads: tuple[Positive, ...] = (6, 6)
-    """Attention heads in each residual group."""
-    window: Positive = 8
-    """Window side in LR pixels."""
-    mlp_ratio: Annotated[float, Field(gt=0)] = 2.0
-    """Hidden width of the MLP over `dim`."""
-    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Drop-path rate of the last block; it rises linearly from 0."""
-    official: bool = False
-    """Behaviour of the released code (un-normalised DCT, transformed mask, output / 255 + mean, no skip)."""
-    skip: Literal["none", "mean", "weighted"] = "mean"
-    """Ours: the network learns a correction to the teachers' mean, or to a weighted sum of them that starts at the
-    least-squares weights and is learned too."""
-    train: Train = Train(steps=20_000, batch=16, patch=32, lr=2e-4)
-    """How the network is trained."""
-
-
-Fusion = Annotated[Union[Mean, Median, Best, Weighted, Aggregate], Field(discriminator="kind")]
 
 
 class Student(Section):
@@ -212,9 +154,33 @@ class Recipe(Section):
     method: Method
     """How the student is trained: `scratch`, `kd`, `mtkd` or `pisr`."""
     train: Train = Train()
+    judged_by: Literal["hr", "teachers"] | None = None
+    """What tables, charts and searches go by: `hr`, PSNR against HR; or `teachers`, fidelity: PSNR against what all
+    teachers make of the same LR picture, for teachers that are sharper than HR is. Default: `hr` where there is some.
+    """
     distill: Distill = Distill()
     compare: Compare = Compare()
     tracking: Tracking = Tracking()
+
+    @property
+    def by_fidelity(self) -> bool:
+        """Whether students are judged by how near they come to their teachers."""
+        return self.judged_by == "teachers" or not self.data.train
+
+    @model_serializer(mode="wrap")
+    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Sweeps of before know nothing of who judges: the default is left out."""
+        return {k: v for k, v in handler(self).items() if k != "judged_by" or v is not None}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _baselines(cls, content: Any) -> Any:
+        """Without HR no student learns alone: the default baseline falls away."""
+        if isinstance(content, dict) and isinstance(content.get("data"), dict):
+            data, compare = content["data"], content.get("compare") or {}
+            if data.get("lr_only") and not data.get("train") and isinstance(compare, dict):
+                return {**content, "compare": {"methods": [], **compare}}
+        return content
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -222,6 +188,7 @@ class Recipe(Section):
         actors = self.teach.actors if isinstance(self.teach.actors, dict) else {}
         double = sorted({n for n in labels if labels.count(n) > 1})
         checks = [
+            *without_hr(self),
             (
                 self.data.tile % self.scale,
                 f"data.tile ({self.data.tile}) must be a multiple of scale ({self.scale})",
@@ -273,3 +240,45 @@ class Recipe(Section):
             if bad:
                 raise ValueError(text)
         return self
+
+
+def without_hr(recipe: Recipe) -> list[tuple[bool, str]]:
+    """(whether it is so, what is said) of everything that a recipe without HR cannot have."""
+    fusion, method, compare = recipe.fusion, recipe.method, recipe.compare
+    needs = isinstance(fusion, (Best, Aggregate)) or (
+        isinstance(fusion, Weighted) and fusion.weights == "fit"
+    )
+    alone = not recipe.data.train
+    learned = method.target == "none" or method.name == "pisr"
+    said = "; name folders of HR in data.train, or take"
+    return [
+        (
+            alone and not recipe.data.lr_only,
+            "data: name pictures in `train`, or in `lr_only` where there is no HR",
+        ),
+        (alone and learned, f"method {method.name} learns from HR, and there is none{said} kd or mtkd"),
+        (
+            alone and bool(set(compare.methods) & {"scratch", "pisr"}),
+            f"compare.methods: {', '.join(compare.methods)} learn from HR, and there is none{said} others",
+        ),
+        (
+            alone and needs,
+            f"fusion {fusion.kind} is chosen by HR, and there is none{said} mean, median or weights",
+        ),
+        (
+            alone and len(recipe.teachers) > 1 and getattr(method, "teacher", "") == "best",
+            "method.teacher: `best` is the one of the highest PSNR, and there is no HR; name the teacher",
+        ),
+        (
+            alone and recipe.judged_by == "hr",
+            "judged_by: hr needs HR, and data.train names none; leave it out",
+        ),
+        (
+            recipe.by_fidelity and isinstance(fusion, Best) and len(recipe.teachers) > 1,
+            "judged_by: teachers needs a fusion that test pictures can have too; `best` is chosen by HR",
+        ),
+        (
+            recipe.by_fidelity and not alone and not recipe.teachers,
+            "judged_by: teachers needs at least one teacher; add `teachers:`",
+        ),
+    ]

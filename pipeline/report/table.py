@@ -40,6 +40,12 @@ TESTED = "benchmark"
 """What the tracking store's names of test figures start with, so that no name of a set is taken for a curve's."""
 PSNR = Metric("psnr_y", "PSNR", 2, "dB")
 SSIM = Metric("ssim_y", "SSIM", 4)
+FIDELITY = Metric("fidelity", "fidelity", 2, "dB")
+"""PSNR-Y against what the teachers make of the same LR picture."""
+CONSISTENCY = Metric("consistency", "consistency", 2, "dB")
+"""PSNR of the output, shrunk again, against LR; at most 99."""
+SHARPNESS = Metric("sharpness", "sharpness", 3)
+"""Gradient energy of luma over that of the teachers' pictures: 1 is as sharp as they are."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -120,7 +121,8 @@ class Run:
         """In MLflow: what teaching took, and how good the teachers are."""
         record = self.tracked.child("teach")
         rows = {o.label: self.task.teach_row(self.recipe, o) for o in taught.teachers}
-        record.metrics({f"{label}/{key}": v for label, row in rows.items() for key, v in row.items()}, 0)
+        values = {f"{label}/{key}": v for label, row in rows.items() for key, v in row.items()}
+        record.metrics({name: v for name, v in values.items() if math.isfinite(v)}, 0)
         record.tags(self.task.tags(taught))
         record.finish()
 

@@ -124,6 +124,7 @@ def note_of(values: dict[str, float]) -> str:
     """The few figures that fit on a progress line."""
     shown = {
         "train/loss": "loss {:.4f}",
+        "held_out/fidelity": "held-out fidelity {:.2f} dB",
         "held_out/psnr_y": "held-out {:.2f} dB",
         "held_out/accuracy": "held-out accuracy {:.3f}",
         "held_out/tar@far=0.01": "held-out TAR {:.3f}",

@@ -10,8 +10,8 @@ from torch import nn
 
 from pipeline.methods import PICTURES
 from pipeline.methods.mtkd import aggregation, network
+from pipeline.recipe.fusion import Aggregate
 from pipeline.recipe.methods import KD, MTKD, Scratch
-from pipeline.recipe.recipe import Aggregate
 from pipeline.recipe.settings import Train
 
 

@@ -12,7 +12,7 @@ from pipeline.cache.fingerprint import fingerprint
 from pipeline.cache.format import Receipt
 from pipeline.cache.manifest import Manifest
 from pipeline.cache.store import Store
-from pipeline.recipe.recipe import Aggregate
+from pipeline.recipe.fusion import Aggregate
 from pipeline.tasks.super_resolution.teach import as_levels, commit_output, luma_error, read, to_stored
 from pipeline.training import weights
 from teachers.fusion import WeightFit, Weights, fusion

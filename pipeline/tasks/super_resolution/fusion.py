@@ -10,7 +10,8 @@ from pipeline.cache import records
 from pipeline.cache.fingerprint import fingerprint
 from pipeline.cache.format import Receipt
 from pipeline.cache.manifest import Manifest
-from pipeline.recipe.recipe import Aggregate, Recipe, Weighted
+from pipeline.recipe.fusion import Aggregate, Weighted
+from pipeline.recipe.recipe import Recipe
 from pipeline.steps.job import located
 from pipeline.steps.planner import Planner
 from pipeline.steps.values import Column, Outputs, Samples

@@ -16,6 +16,9 @@ from pipeline.tasks.super_resolution.teach import as_levels, luma_error, psnr, r
 from students.colour import grey
 
 HELD_OUT_TILES = 64
+REFERENCE = "reference"
+"""The column with what all teachers make of a tile, where students are judged by it."""
+METRICS = {REFERENCE: "held_out/fidelity", "hr": "held_out/psnr_y"}
 
 
 class HeldOut:
@@ -25,17 +28,25 @@ class HeldOut:
         self, cache: Store, columns: Mapping[str, Columns], scale: int, phase: Phase, device: str
     ) -> None:
         self.device, self.scale = device, scale
-        names = dict.fromkeys((*phase.inputs, "hr", *(n for n in phase.sources if n != "lr"), "lr"))
+        names = dict.fromkeys(
+            (*phase.inputs, REFERENCE, "hr", *(n for n in phase.sources if n != "lr"), "lr")
+        )
         self.inputs, self.shown = phase.inputs, phase.shown
-        self.tiles = {n: self._first(cache, columns[n]) for n in names if n in columns}
+        found = {n: self._first(cache, columns[n]) for n in names if n in columns}
+        self.tiles = {n: tiles for n, tiles in found.items() if tiles is not None}
+        self.judges = {METRICS[n]: n for n in (REFERENCE, "hr") if n in self.tiles}
 
     @staticmethod
-    def _first(cache: Store, columns: Columns) -> np.ndarray:
+    def _first(cache: Store, columns: Columns) -> np.ndarray | None:
+        """The first tiles; None for a column that they lack: HR of LR alone."""
         assert columns.held_out is not None
         manifest = load_manifest(cache, columns.held_out)
         rows, have = [], 0
         for receipt in manifest.shards:
-            rows.append(read(cache, receipt).columns[columns.column][: HELD_OUT_TILES - have])
+            found = read(cache, receipt).columns.get(columns.column)
+            if found is None:
+                return None
+            rows.append(found[: HELD_OUT_TILES - have])
             have += len(rows[-1])
             if have >= HELD_OUT_TILES:
                 break
@@ -44,10 +55,10 @@ class HeldOut:
     @torch.inference_mode()
     def __call__(self, model: nn.Module) -> tuple[dict[str, float], np.ndarray]:
         """(PSNR in dB over all tiles together, strip HWC uint8 of one tile: LR, targets, output, HR)."""
-        error, pixels = 0.0, 0
+        sums = {name: [0.0, 0] for name in self.judges}
         shown: np.ndarray | None = None
         extra: np.ndarray | None = None
-        for begin in range(0, len(self.tiles["hr"]), 8):
+        for begin in range(0, len(self.tiles["lr"]), 8):
             rows = slice(begin, begin + 8)
             tensors = [self._tensor(self.tiles[n][rows]) for n in self.inputs]
             x = tensors[0] if len(tensors) == 1 else torch.stack(tensors, dim=1)
@@ -56,11 +67,12 @@ class HeldOut:
             if shown is None:
                 shown = sr
                 extra = to_stored(self.shown(model, x).float(), "uint8") if self.shown else None
-            e, n = luma_error(sr, self.tiles["hr"][rows], self.scale)
-            error, pixels = error + e, pixels + n
+            for name, judge in self.judges.items():
+                e, n = luma_error(sr, as_levels(self.tiles[judge][rows]), self.scale)
+                sums[name] = [sums[name][0] + e, sums[name][1] + n]
         assert shown is not None
-        value = psnr([{"squared_error": error, "pixels": pixels}])
-        return {"held_out/psnr_y": value}, self._strip(shown, extra)
+        values = {name: psnr([{"squared_error": e, "pixels": n}]) for name, (e, n) in sums.items()}
+        return values, self._strip(shown, extra)
 
     def _tensor(self, stored: np.ndarray) -> torch.Tensor:
         x = torch.from_numpy(np.array(stored)).to(self.device).permute(0, 3, 1, 2).float()
@@ -68,8 +80,11 @@ class HeldOut:
 
     def _strip(self, sr: np.ndarray, extra: np.ndarray | None) -> np.ndarray:
         # The tile with the most detail among those shown says the most.
-        best = int(np.argmax([t.astype(np.float32).var() for t in self.tiles["hr"][: len(sr)]]))
+        detailed = self.tiles["hr" if "hr" in self.tiles else REFERENCE][: len(sr)]
+        best = int(np.argmax([t.astype(np.float32).var() for t in detailed]))
         small = [self.tiles["lr"][best], *([] if extra is None else [extra[best]])]
         lr = np.concatenate([p.repeat(self.scale, 0).repeat(self.scale, 1) for p in small], axis=1)
-        targets = [as_levels(t[best]) for n, t in self.tiles.items() if n not in ("lr", "hr")]
-        return np.concatenate([lr, *targets, sr[best], self.tiles["hr"][best]], axis=1)
+        known = ("lr", "hr", *((REFERENCE,) if "target" in self.tiles else ()))
+        targets = [as_levels(t[best]) for n, t in self.tiles.items() if n not in known]
+        truth = [self.tiles["hr"][best]] if "hr" in self.tiles else []
+        return np.concatenate([lr, *targets, sr[best], *truth], axis=1)

@@ -11,6 +11,7 @@ from pipeline.recipe.methods import PISR
 from pipeline.recipe.recipe import Recipe, Student
 from pipeline.steps.job import STUDENT, located
 from pipeline.steps.values import Cached, Columns, Outputs, Prepared
+from pipeline.tasks.super_resolution.held_out import REFERENCE
 from pipeline.tasks.super_resolution.privileged import decoder_of, load_privileged
 from pipeline.tasks.super_resolution.training import TrainJob, job_fingerprint
 from students import build
@@ -100,6 +101,10 @@ def student_job(task: Task, recipe: Recipe, prepared: Prepared, method: str, see
     helper = prepared.helpers.get(method)
     columns = _columns(recipe, prepared, helper)
     inputs = {name: c.train for name, c in columns.items()}
+    if recipe.by_fidelity:  # looked at, not learned from
+        judge = reference(prepared)
+        assert judge.cached is not None
+        columns[REFERENCE] = judge.cached.columns("sr")
     taught_by = None
     if helper is not None and helper.job is not None and helper.job.role == "teacher":
         taught_by = helper.job.output().where("weights.safetensors")
@@ -122,6 +127,11 @@ def student_job(task: Task, recipe: Recipe, prepared: Prepared, method: str, see
         fingerprint=print_,
         taught_by=taught_by,
     )
+
+
+def reference(prepared: Prepared) -> Outputs:
+    """What all teachers make of a picture: what students are judged by where they are judged by their teachers."""
+    return prepared.fused or prepared.teachers[0]
 
 
 def one_teacher(recipe: Recipe, prepared: Prepared) -> Outputs:

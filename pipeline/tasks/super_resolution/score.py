@@ -18,8 +18,8 @@ from pipeline.cost import multiply_adds, parameters
 from pipeline.data.decode import decode_stored
 from pipeline.data.degrade import downscale, modcrop, upscale
 from pipeline.deploy.evaluate import predict
-from pipeline.metrics import psnr_y, ssim_y
-from pipeline.recipe.recipe import Aggregate
+from pipeline.metrics import psnr_rgb, psnr_y, ssim_y, to_y
+from pipeline.recipe.fusion import Aggregate
 from pipeline.tasks.super_resolution.fuse import fuse_levels
 from pipeline.tasks.super_resolution.teacher_facts import TeacherFacts, load
 from pipeline.training import weights
@@ -27,6 +27,8 @@ from students import build, deployed
 
 Role = Literal["bicubic", "teacher", "fused", "student"]
 COST_SIDE = 48
+MOST = 99.0
+"""dB: what pictures without a difference count."""
 BOOKS = "scores/2"
 """Where known scores lie, with the version of what is kept: in the first, two models of one name could share a file."""
 
@@ -66,6 +68,8 @@ class ScoreTask:
     wanted: tuple[str, ...]
     """Identities whose scores are asked for."""
     keep_pictures: bool = False
+    reference: str = ""
+    """Identity of the model, one of `models`, that the others are compared with; empty: none."""
 
     def run(self, device: str = "cpu") -> Scored:
         stored, grey = decode_stored(self.path)
@@ -81,8 +85,13 @@ class ScoreTask:
             )
             for key in self.wanted
         }
+        against = {
+            key: near(pictures[key], pictures[self.reference], lr, self.scale)
+            for key in self.wanted
+            if self.reference and key != self.reference
+        }
         kept = {"LR": lr, **pictures, "HR": hr} if self.keep_pictures else {}
-        return Scored(self.set_name, self.picture, scores, kept)
+        return Scored(self.set_name, self.picture, scores, kept, against)
 
     def _picture(
         self, model: Model, lr: np.ndarray, hr: np.ndarray, pictures: dict[str, np.ndarray], device: str
@@ -110,6 +119,25 @@ class Scored:
     picture: str
     scores: dict[str, tuple[float, float]]
     pictures: dict[str, np.ndarray]
+    against: dict[str, tuple[float, float, float]]
+    """{identity: (fidelity, consistency, sharpness)}, where there is a reference."""
+
+
+def near(sr: np.ndarray, reference: np.ndarray, lr: np.ndarray, scale: int) -> tuple[float, float, float]:
+    """How near (H, W, 3) uint8 is to another model's picture: (fidelity dB, consistency dB, sharpness).
+
+    Fidelity: PSNR-Y against it; consistency: of the picture, shrunk again, against LR, both at most 99; sharpness:
+    gradient energy of luma over that of the other.
+    """
+    fidelity = min(psnr_y(sr, reference, scale), MOST)
+    consistency = min(psnr_rgb(downscale(sr, scale), lr, 2), MOST)
+    return fidelity, consistency, _energy(sr) / max(_energy(reference), 1e-9)
+
+
+def _energy(picture: np.ndarray) -> float:
+    """Mean squared difference of neighbouring grey levels of luma."""
+    y = to_y(picture).astype(np.float64)
+    return float(np.square(np.diff(y, axis=0)).mean() + np.square(np.diff(y, axis=1)).mean())
 
 
 _LOADED: dict[tuple[str, str], Callable[[torch.Tensor], torch.Tensor]] = {}

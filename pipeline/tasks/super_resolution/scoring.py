@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +30,11 @@ SCORES_AT_RISK = 16
 """Pictures between two savings of the scores: what a kill can cost."""
 Book = dict[str, tuple[float, float]]
 """{place of a test picture: (PSNR dB, SSIM)} of one model."""
+Nearness = dict[str, tuple[float, float, float]]
+"""{place of a test picture: (fidelity dB, consistency dB, sharpness)} of one model beside a reference."""
+HELD_OUT = "held-out tiles"
+"""How tables call them where there are no test pictures."""
+NEAR = ("fidelity", "consistency", "sharpness")
 Scores = dict[str, dict[str, Book]]
 """{identity of the model: {set: {picture: (PSNR dB, SSIM)}}}"""
 
@@ -64,6 +70,22 @@ def known_pictures(sets: Sequence[BenchmarkSet], trained: Mapping[str, str]) -> 
             )
 
 
+def held_out(results: Sequence[Result], prepared: Prepared) -> list[Result]:
+    """The same with what is known from held-out tiles, where a run names no test pictures."""
+    networks = [r for r in results if r.role in ("teacher", "fused")]
+    qualities = {r.identity: o.quality for r, o in zip(networks, prepared.all)}
+    found = []
+    for result in results:
+        done = result.job.result() if result.job is not None else None
+        curves = list(done["curves"].values())[-1] if done else {}
+        names = [n for n in ("fidelity", "psnr_y") if curves.get(f"held_out/{n}")]
+        figures = {name: float(curves[f"held_out/{name}"][-1][1]) for name in names}
+        if math.isfinite(quality := qualities.get(result.identity, math.nan)):
+            figures["psnr_y"] = quality
+        found.append(replace(result, sets={HELD_OUT: figures} if figures else {}))
+    return found
+
+
 def models(recipe: Recipe, cache: Store, prepared: Prepared, jobs: Sequence[Job]) -> list[Model]:
     """Everything that the table compares, baselines first. A teacher called as another of them shows its role."""
     scale = recipe.scale
@@ -95,9 +117,14 @@ def models(recipe: Recipe, cache: Store, prepared: Prepared, jobs: Sequence[Job]
 class Scoring:
     """One run's scores."""
 
-    def __init__(self, run: Run, models: list[Model], sets: Sequence[BenchmarkSet]) -> None:
-        self.run, self.models, self.sets = run, models, sets
+    def __init__(
+        self, run: Run, models: list[Model], sets: Sequence[BenchmarkSet], reference: str = ""
+    ) -> None:
+        """`reference`: identity of the model that the others are compared with, where they are."""
+        self.run, self.models, self.sets, self.reference = run, models, sets, reference
         self.recipe: Recipe = run.recipe
+        self.near: dict[str, dict[str, tuple[float, float, float]]] = {}
+        """{identity: {set: means}}, known after `scores`."""
 
     def results(self, jobs: Sequence[Job]) -> tuple[list[Result], dict[str, np.ndarray]]:
         """(every model's figures, one test picture by every model: {"LR": ..., identity: ..., "HR": ...})."""
@@ -110,6 +137,8 @@ class Scoring:
         found = []
         for model in self.models:
             sets = {n: set_means(book, exact[n]) for n, book in scores[model.identity].items() if book}
+            for name, means in self.near.get(model.identity, {}).items():
+                sets[name] |= dict(zip(NEAR, means, strict=True))
             counted = cost(model, self.recipe.scale) or (None, None)
             job = trained.get(model.name) if model.role == STUDENT else None
             found.append(
@@ -129,15 +158,17 @@ class Scoring:
     def scores(self) -> Scores:
         """Every picture's; known ones are read."""
         books = {m.identity: self._book(m) for m in self.models}
+        near = {m.identity: self._nearness(m) for m in self.models if self.reference not in ("", m.identity)}
         tasks: list[ScoreTask] = []
         places: dict[tuple[str, str], str] = {}
         for benchmark, name, path in ((b, n, p) for b in self.sets for n, p in b.pictures):
             place = f"{benchmark.name}/{name}:{file_sha256(path)[:16]}"
             place += f":p{PROTOCOL}" if name in benchmark.grey else ""  # others are as under protocol 1
             places[benchmark.name, name] = place
-            if wanted := tuple(key for key, book in books.items() if place not in book):
-                chosen = self._chosen(wanted)
-                tasks.append(ScoreTask(benchmark.name, name, path, self.recipe.scale, chosen, wanted))
+            if wanted := tuple(k for k, b in books.items() if place not in b or place not in near.get(k, b)):
+                chosen = self._chosen((*wanted, self.reference))
+                given = (benchmark.name, name, path, self.recipe.scale, chosen, wanted)
+                tasks.append(ScoreTask(*given, reference=self.reference))
         for done, scored in enumerate(
             self.run.planner.map(
                 "evaluate",
@@ -151,10 +182,14 @@ class Scoring:
         ):
             for key, score in scored.scores.items():
                 books[key][places[scored.set_name, scored.picture]] = score
-            if done % SCORES_AT_RISK == 0:
-                self._save(books)
-        if tasks:
-            self._save(books)
+            for key, values in scored.against.items():
+                near[key][places[scored.set_name, scored.picture]] = values
+            if done % SCORES_AT_RISK == 0 or done == len(tasks):
+                self._save(books, near)
+        for key, found in near.items():
+            self.near[key] = {
+                b.name: _mean([found[places[b.name, name]] for name, _ in b.pictures]) for b in self.sets
+            }
         return {
             key: {
                 b.name: {name: _pair(book[places[b.name, name]]) for name, _ in b.pictures} for b in self.sets
@@ -167,9 +202,17 @@ class Scoring:
         fused = any(m.role == "fused" and m.identity in wanted for m in self.models)
         return tuple(m for m in self.models if m.identity in wanted or (fused and m.role == "teacher"))
 
-    def _save(self, books: dict[str, Book]) -> None:
+    def _save(self, books: dict[str, Book], near: dict[str, Nearness]) -> None:
         for model in self.models:
             records.save(self._shelf(model), _book_file(model), books[model.identity])
+            if model.identity in near:
+                records.save(self._shelf(model), self._near_file(model), near[model.identity])
+
+    def _near_file(self, model: Model) -> str:
+        return f"fidelity/1/{fingerprint([model.identity, self.reference])}.json"
+
+    def _nearness(self, model: Model) -> Nearness:
+        return records.load(self._shelf(model), self._near_file(model), _triples) or {}
 
     def _book(self, model: Model) -> Book:
         return records.load(self._shelf(model), _book_file(model), _pairs) or {}
@@ -221,6 +264,15 @@ def _pair(score: Any) -> tuple[float, float]:
 
 def _pairs(book: dict[str, Any]) -> Book:
     return {place: (float(psnr), float(ssim)) for place, (psnr, ssim) in book.items()}
+
+
+def _triples(book: dict[str, Any]) -> Nearness:
+    return {place: (float(f), float(c), float(s)) for place, (f, c, s) in book.items()}
+
+
+def _mean(values: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
+    fidelity, consistency, sharpness = (float(np.mean(column)) for column in zip(*values, strict=True))
+    return fidelity, consistency, sharpness
 
 
 def _score(task: ScoreTask, device: str) -> Scored:

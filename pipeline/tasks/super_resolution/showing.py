@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from pipeline.recipe.recipe import Recipe
 from pipeline.report.pictures import comparison_strip
-from pipeline.steps.values import Outcome
+from pipeline.steps.values import Outcome, Outputs
 from pipeline.tasks.base import Drawing
 
 PROTOCOL_WORDS = "Y of BT.601 (grey files as they are), 8 bit, {} pixels shaved"
+
+
+FIDELITY_WORDS = (
+    "PSNR-Y against what all teachers make of the same LR picture; consistency: of the output, shrunk again, against "
+    "LR; sharpness: gradient energy over the teachers'"
+)
 
 
 def sentence(outcome: Outcome) -> str:
@@ -29,19 +36,26 @@ def facts(outcome: Outcome) -> dict[str, str]:
         "training tiles": f"{prepared.samples.train.rows:,} of {recipe.data.tile} pixels",
         "budget": f"{train.steps:,} steps of {train.batch} patches of {train.patch} LR pixels",
         "protocol": PROTOCOL_WORDS.format(recipe.scale),
+        **({"fidelity": FIDELITY_WORDS} if recipe.by_fidelity else {}),
         "multiply-adds": "of one 48 x 48 LR picture",
         "tiles fingerprint": prepared.samples.train.fingerprint,
     }
     for t in prepared.teachers:
         facts[f"teacher {t.label}"] = (
-            f"{t.network.architecture}, {t.network.precision}, {t.quality:.2f} dB on held-out tiles, "
+            f"{t.network.architecture}, {t.network.precision}, {_held_out(t)}, "
             f"{t.seconds:.0f} s for {t.rows:,} tiles, sha256 {t.network.sha256[:16]}"
         )
     for helper in {h.label: h for h in prepared.helpers.values() if h.cached}.values():
-        facts[helper.label] = f"{helper.quality:.2f} dB on held-out tiles, learned from the teachers"
+        facts[helper.label] = f"{_held_out(helper)}, learned from the teachers"
     if prepared.fused is not None:
-        facts["fusion"] = f"{prepared.fused.network.kind}, {prepared.fused.quality:.2f} dB on held-out tiles"
+        facts["fusion"] = f"{prepared.fused.network.kind}, {_held_out(prepared.fused)}"
     return facts
+
+
+def _held_out(outputs: Outputs) -> str:
+    """How good a network is, where HR tells."""
+    known = math.isfinite(outputs.quality)
+    return f"{outputs.quality:.2f} dB on held-out tiles" if known else "no HR to compare it with"
 
 
 def drawings(outcome: Outcome) -> dict[str, Drawing]:

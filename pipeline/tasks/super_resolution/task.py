@@ -18,7 +18,7 @@ from pipeline.errors import InputError
 from pipeline.metrics import PROTOCOL
 from pipeline.recipe.reading import with_method
 from pipeline.recipe.recipe import Recipe
-from pipeline.report.table import PSNR, SSIM, Metric
+from pipeline.report.table import CONSISTENCY, FIDELITY, PSNR, SHARPNESS, SSIM, Metric
 from pipeline.steps.forecast import Work
 from pipeline.steps.job import Job
 from pipeline.steps.planner import Planner
@@ -34,7 +34,14 @@ from pipeline.tasks.super_resolution.assistant import TrainedNetwork, trained
 from pipeline.tasks.super_resolution.checks import check
 from pipeline.tasks.super_resolution.fusion import FUSED, PictureFusion, fuse
 from pipeline.tasks.super_resolution.jobs import assistant_job, student_job, teacher_job
-from pipeline.tasks.super_resolution.scoring import Scoring, known_pictures, load_sets, models
+from pipeline.tasks.super_resolution.scoring import (
+    HELD_OUT,
+    Scoring,
+    held_out,
+    known_pictures,
+    load_sets,
+    models,
+)
 from pipeline.tasks.super_resolution.teach import TeachTask, output_manifest, psnr
 from pipeline.tasks.super_resolution.teacher_facts import TeacherFacts
 from pipeline.tasks.super_resolution.tiles import TilePlan
@@ -98,8 +105,9 @@ class SuperResolution(Task):
 
     def needs(self, recipe: Recipe, methods: Sequence[str], scored: bool) -> Needs:
         targets = {with_method(recipe, m).method.target for m in methods}
-        taught = bool(targets - {"none"})
-        return Needs(taught, taught, "fused" in targets)
+        judged = recipe.by_fidelity
+        taught = bool(targets - {"none"}) or judged
+        return Needs(taught, taught, "fused" in targets or (judged and len(recipe.teachers) > 1))
 
     def splits(self, recipe: Recipe, samples: Samples) -> Sequence[str]:
         return tuple(samples.manifests)
@@ -188,14 +196,19 @@ class SuperResolution(Task):
         self, run: Run, prepared: Prepared, jobs: Sequence[Job]
     ) -> tuple[list[Result], list[str], dict[str, np.ndarray]]:
         compared = models(run.recipe, run.planner.store, prepared, jobs)
-        results, strip = Scoring(run, compared, run.tested).results(jobs)
+        reference = ""
+        if run.recipe.by_fidelity:  # what all teachers make of a picture is the last but the students
+            reference = [m.identity for m in compared if m.role in ("teacher", "fused")][-1]
+        results, strip = Scoring(run, compared, run.tested, reference).results(jobs)
+        if not run.tested:
+            return held_out(results, prepared), [HELD_OUT], strip
         return results, [benchmark.name for benchmark in run.tested], strip
 
     def metrics(self, recipe: Recipe) -> tuple[Metric, ...]:
-        return PSNR, SSIM
+        return (FIDELITY, CONSISTENCY, SHARPNESS) if recipe.by_fidelity else (PSNR, SSIM)
 
     def metric(self, recipe: Recipe) -> Metric:
-        return replace(PSNR, digits=3)
+        return replace(self.metrics(recipe)[0], digits=3)
 
     def export(
         self, run: Run, outcome: Outcome, job: Job, raw: Path, out: Path

@@ -156,17 +156,17 @@ def surveyed(recipe: Recipe) -> tuple[tuple[Source, ...], tuple[Quarantined, ...
         bad.extend(read.left_out)
         for picture in fresh:
             rank = int(picture.sha256[:8], 16) / 2**32
-            held_out = not lr_only and rank < recipe.data.holdout
+            held_out = (not lr_only or not recipe.data.train) and rank < recipe.data.holdout
             found[picture.sha256] = Source(picture, lr_only, held_out)
     chosen = sorted(found.values(), key=lambda s: s.picture.sha256)
-    full = [s for s in chosen if not s.lr_only]
+    full = [s for s in chosen if not s.lr_only] if recipe.data.train else chosen
     if recipe.data.holdout and len(full) > 1 and not any(s.held_out for s in full):
         first = full[0]
-        chosen[chosen.index(first)] = Source(first.picture, False, True)
+        chosen[chosen.index(first)] = Source(first.picture, first.lr_only, True)
     if not any(not s.held_out for s in chosen):
-        raise InputError(
-            "data.train", "at least one picture to train on", "none", "Add pictures or lower data.holdout."
-        )
+        where = "data.train" if recipe.data.train else "data.lr_only"
+        remedy = "Add pictures or lower data.holdout."
+        raise InputError(where, "at least one picture to train on", "none", remedy)
     return tuple(chosen), tuple(bad), tuple(surveys)
 
 
@@ -211,7 +211,7 @@ def _members(facts: dict[str, Any]) -> set[tuple[str, bool, bool]]:
 def _pack(missing: Sequence[Source], recipe: Recipe, grid: Grid, folder: str, store: Store) -> list[TileTask]:
     lr_side = grid.size // grid.scale
     tasks: list[TileTask] = []
-    for lr_only, held_out in ((False, False), (False, True), (True, False)):
+    for lr_only, held_out in ((False, False), (False, True), (True, False), (True, True)):
         group = [s for s in missing if s.lr_only == lr_only and s.held_out == held_out]
         tile_bytes = 3 * (lr_side**2 + (0 if lr_only else grid.size**2))
         limit = max(int(recipe.cache.shard_mb * 1e6 / tile_bytes), 1)

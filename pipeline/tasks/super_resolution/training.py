@@ -17,8 +17,9 @@ from pipeline.methods.base import Phase, PhaseBuilder
 from pipeline.methods.mtkd import aggregation
 from pipeline.methods.pisr import TEACHER
 from pipeline.methods.pisr import teacher as pisr_teacher
+from pipeline.recipe.fusion import Aggregate
 from pipeline.recipe.methods import PISR
-from pipeline.recipe.recipe import Aggregate, Recipe
+from pipeline.recipe.recipe import Recipe
 from pipeline.recipe.settings import Train
 from pipeline.steps.job import STUDENT, Job, Judge, weighty
 from pipeline.steps.values import Columns

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pipeline.cost import multiply_adds
 from pipeline.data.tiles import Grid, positions
 from pipeline.errors import InputError
-from pipeline.recipe.recipe import Aggregate, Recipe
+from pipeline.recipe.fusion import Aggregate
+from pipeline.recipe.recipe import Recipe
 from pipeline.steps.forecast import BACKWARD, Work
 from pipeline.tasks.super_resolution.teacher_facts import operations
 from students import build

@@ -1,0 +1,68 @@
+"""How several teachers' pictures become one target, each way documented beside its settings."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Union
+
+from pydantic import Field
+
+from pipeline.recipe.settings import Positive, Section, Train
+
+
+class Mean(Section):
+    """Pixel-wise mean of the teachers."""
+
+    kind: Literal["mean"]
+    """Always `mean`."""
+
+
+class Median(Section):
+    """Pixel-wise median of the teachers."""
+
+    kind: Literal["median"]
+    """Always `median`."""
+
+
+class Best(Section):
+    """For each tile the teacher nearest to HR."""
+
+    kind: Literal["best"]
+    """Always `best`."""
+
+
+class Weighted(Section):
+    """A weighted sum of the teachers."""
+
+    kind: Literal["weighted"]
+    """Always `weighted`."""
+    weights: dict[str, float] | Literal["fit"] = "fit"
+    """Weight by teacher name (they sum to 1), or `fit`: least squares against HR on the training tiles."""
+
+
+class Aggregate(Section):
+    """MTKD's knowledge-aggregation network (DCTSwin), trained on cached teacher outputs (MTKD, section 3.1)."""
+
+    kind: Literal["aggregate"]
+    """Always `aggregate`."""
+    dim: Positive = 96
+    """Channels."""
+    depths: tuple[Positive, ...] = (4, 4)
+    """Blocks in each residual group."""
+    heads: tuple[Positive, ...] = (6, 6)
+    """Attention heads in each residual group."""
+    window: Positive = 8
+    """Window side in LR pixels."""
+    mlp_ratio: Annotated[float, Field(gt=0)] = 2.0
+    """Hidden width of the MLP over `dim`."""
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Drop-path rate of the last block; it rises linearly from 0."""
+    official: bool = False
+    """Behaviour of the released code (un-normalised DCT, transformed mask, output / 255 + mean, no skip)."""
+    skip: Literal["none", "mean", "weighted"] = "mean"
+    """Ours: the network learns a correction to the teachers' mean, or to a weighted sum of them that starts at the
+    least-squares weights and is learned too."""
+    train: Train = Train(steps=20_000, batch=16, patch=32, lr=2e-4)
+    """How the network is trained."""
+
+
+Fusion = Annotated[Union[Mean, Median, Best, Weighted, Aggregate], Field(discriminator="kind")]
