@@ -113,6 +113,8 @@ class Compare(Section):
     """Baselines: methods by name, or names of `variants`."""
     variants: dict[Name, Method] = {}
     """Further settings of methods under names of their own, for ablations."""
+    beside: tuple[TeacherSpec, ...] = ()
+    """Networks that stand beside in the table, published ones of the student's size: nobody learns from them."""
     seeds: Positive = 1
     """Seeds per method: seed, seed + 1, ..."""
 
@@ -186,14 +188,18 @@ class Recipe(Section):
     def _consistent(self) -> Recipe:
         labels = [t.label for t in self.teachers]
         actors = self.teach.actors if isinstance(self.teach.actors, dict) else {}
-        double = sorted({n for n in labels if labels.count(n) > 1})
+        named = [*labels, *(t.label for t in self.compare.beside)]
+        double = sorted({n for n in named if named.count(n) > 1})
         checks = [
             *without_hr(self),
             (
                 self.data.tile % self.scale,
                 f"data.tile ({self.data.tile}) must be a multiple of scale ({self.scale})",
             ),
-            (bool(double), f"teachers: names must differ, found {double} twice; give each a `name`"),
+            (
+                bool(double),
+                f"teachers: names must differ (those of compare.beside too), found {double} twice; give each a `name`",
+            ),
             (
                 self.method.target != "none" and not self.teachers,
                 f"method {self.method.name} needs at least one teacher; add `teachers:`",

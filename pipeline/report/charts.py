@@ -28,6 +28,7 @@ ROLE_COLOURS = {
     "bicubic": "#8b929e",
     "teacher": "#8b5cf6",
     "assistant": "#0ea5e9",
+    "beside": "#94a3b8",
     "fused": "#f59e0b",
     "student": "#10b981",
 }

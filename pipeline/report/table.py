@@ -10,10 +10,11 @@ from typing import Literal
 
 from pipeline.means import EXACT
 
-Role = Literal["bicubic", "teacher", "assistant", "fused", "student"]
-ROLES: tuple[Role, ...] = ("bicubic", "teacher", "assistant", "fused", "student")
+Role = Literal["bicubic", "beside", "teacher", "assistant", "fused", "student"]
+ROLES: tuple[Role, ...] = ("bicubic", "beside", "teacher", "assistant", "fused", "student")
 GROUPS = {
     "bicubic": "baseline",
+    "beside": "beside",
     "teacher": "teachers",
     "assistant": "assistant",
     "fused": "fused targets",

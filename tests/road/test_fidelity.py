@@ -131,3 +131,27 @@ def test_what_needs_hr_is_refused_before_anything_starts(place: Path, changes: d
     done = run("run", recipe_file(place, **{**alone(place), **changes}), "--inline")
     assert done.code == 2 and said in done.err, done.err
     assert not (place / "cache").exists()
+
+
+def test_networks_beside_are_in_the_table_and_nobody_learns_from_them(place: Path) -> None:
+    picture(place / "pictures" / "a.png", 96, 96, 1)
+    picture(place / "pictures" / "b.png", 96, 96, 2)
+    changes = {
+        "teachers": [teacher("edsr")],
+        "data": {"test": [str(place / "Bench")]},
+        "method": {"name": "kd"},
+    }
+    done = [
+        run("run", recipe_file(place, **changes, **more), "--inline", "--json", place / f"{i}.json")
+        for i, more in enumerate(
+            ({"compare": {"methods": []}}, {"compare": {"methods": [], "beside": [teacher("rcan")]}})
+        )
+    ]
+    assert [d.code for d in done] == [0, 0], done[1].err
+    without, beside = (json.loads((place / f"{i}.json").read_text())["rows"] for i in range(2))
+    assert [r["role"] for r in beside] == ["bicubic", "beside", "teacher", "student"]
+    assert without == [r for r in beside if r["role"] != "beside"] and beside[1]["parameters"] > 0
+    assert len(list((place / "cache" / "outputs").glob("*/*"))) == 1, "its outputs are not cached"
+    wrong = recipe_file(place, **changes, compare={"beside": [teacher("edsr")]})
+    refused = run("run", wrong, "--inline")
+    assert refused.code == 2 and "names must differ" in refused.err

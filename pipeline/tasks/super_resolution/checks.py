@@ -28,9 +28,11 @@ def check(run: Run, methods: Sequence[str]) -> None:
     if not methods and not recipe.teachers:
         raise InputError("teachers", "at least one teacher", "none")
     settings = {m: with_method(recipe, m).method for m in methods}
-    if not methods or any(s.target != "none" for s in settings.values()):
+    asked = not methods or recipe.by_fidelity or any(s.target != "none" for s in settings.values())
+    specs = [*(recipe.teachers if asked else ()), *(recipe.compare.beside if methods else ())]
+    if specs:
         kind = run.engine.device_kind(recipe.teach.gpus_per_actor)
-        for spec in recipe.teachers:
+        for spec in specs:
             if describing.known_facts(spec, recipe.scale, run.planner.store, kind) is None:
                 load_teacher(spec.checkpoint, scale=recipe.scale, name=spec.label)
     if not methods:

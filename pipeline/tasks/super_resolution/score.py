@@ -25,7 +25,7 @@ from pipeline.tasks.super_resolution.teacher_facts import TeacherFacts, load
 from pipeline.training import weights
 from students import build, deployed
 
-Role = Literal["bicubic", "teacher", "fused", "student"]
+Role = Literal["bicubic", "beside", "teacher", "fused", "student"]
 COST_SIDE = 48
 MOST = 99.0
 """dB: what pictures without a difference count."""

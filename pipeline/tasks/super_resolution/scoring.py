@@ -21,7 +21,8 @@ from pipeline.recipe.recipe import Recipe
 from pipeline.steps.job import STUDENT, Job
 from pipeline.steps.values import Prepared, Result
 from pipeline.tasks.super_resolution.fusion import PictureFusion
-from pipeline.tasks.super_resolution.score import BOOKS, Model, Scored, ScoreTask, cost
+from pipeline.tasks.super_resolution.score import BOOKS, Model, Role, Scored, ScoreTask, cost
+from pipeline.tasks.super_resolution.teacher_facts import TeacherFacts
 
 if TYPE_CHECKING:
     from pipeline.road.run import Run
@@ -86,17 +87,24 @@ def held_out(results: Sequence[Result], prepared: Prepared) -> list[Result]:
     return found
 
 
-def models(recipe: Recipe, cache: Store, prepared: Prepared, jobs: Sequence[Job]) -> list[Model]:
+def models(
+    recipe: Recipe,
+    cache: Store,
+    prepared: Prepared,
+    jobs: Sequence[Job],
+    beside: Sequence[TeacherFacts] = (),
+) -> list[Model]:
     """Everything that the table compares, baselines first. A teacher called as another of them shows its role."""
     scale = recipe.scale
     found = [Model("bicubic", "bicubic", f"bicubic-x{scale}")]
     taken = {"bicubic", "LR", "HR", *(job.label for job in jobs), *(job.group for job in jobs)}
-    for teacher in prepared.teachers:
-        facts = teacher.network
+    roles: list[tuple[Role, TeacherFacts]] = [("beside", facts) for facts in beside]
+    roles += [("teacher", teacher.network) for teacher in prepared.teachers]
+    for role, facts in roles:
         read = "".join(f"-{k}-{v}" for k, v in sorted(facts.reading.items()))
-        identity = f"teacher-x{scale}-{facts.sha256[:16]}-{facts.precision}{read}"
-        name = f"{facts.label} (teacher)" if facts.label in taken else facts.label
-        found.append(Model(name, "teacher", identity, facts=facts))
+        identity = f"{role}-x{scale}-{facts.sha256[:16]}-{facts.precision}{read}"
+        name = f"{facts.label} ({role})" if facts.label in taken else facts.label
+        found.append(Model(name, role, identity, facts=facts))
     fused = prepared.fused.network if prepared.fused else None
     if isinstance(fused, PictureFusion) and fused.kind != "best":
         fusion = {

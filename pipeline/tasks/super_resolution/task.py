@@ -17,7 +17,7 @@ from pipeline.deploy.shipping import export_student
 from pipeline.errors import InputError
 from pipeline.metrics import PROTOCOL
 from pipeline.recipe.reading import with_method
-from pipeline.recipe.recipe import Recipe
+from pipeline.recipe.recipe import Recipe, TeacherSpec
 from pipeline.report.table import CONSISTENCY, FIDELITY, PSNR, SHARPNESS, SSIM, Metric
 from pipeline.steps.forecast import Work
 from pipeline.steps.job import Job
@@ -89,6 +89,8 @@ class SuperResolution(Task):
             for i, path in enumerate(getattr(recipe.data, key))
         ]
         found += [(f"teachers.{i}.checkpoint", spec.checkpoint) for i, spec in enumerate(recipe.teachers)]
+        beside = recipe.compare.beside
+        found += [(f"compare.beside.{i}.checkpoint", spec.checkpoint) for i, spec in enumerate(beside)]
         given = getattr(recipe.method, "checkpoint", None)
         return [*found, *([("method.checkpoint", given)] if given else [])]
 
@@ -115,13 +117,14 @@ class SuperResolution(Task):
     def teachers(
         self, planner: Planner, samples: Samples, jobs: Sequence[Job | None]
     ) -> list[tuple[str, TeacherFacts]]:
-        """Gate and describe every teacher; what the cache already knows costs nothing."""
+        return [(facts.label, facts) for facts in self._described(planner, planner.recipe.teachers)]
+
+    def _described(self, planner: Planner, specs: Sequence[TeacherSpec]) -> list[TeacherFacts]:
+        """Gate and describe networks; what the cache already knows costs nothing."""
         recipe: Recipe = planner.recipe
         kind = planner.engine.device_kind(recipe.teach.gpus_per_actor)
-        found = {
-            s.label: describing.known_facts(s, recipe.scale, planner.store, kind) for s in recipe.teachers
-        }
-        unknown = [s for s in recipe.teachers if found[s.label] is None]
+        found = {s.label: describing.known_facts(s, recipe.scale, planner.store, kind) for s in specs}
+        unknown = [s for s in specs if found[s.label] is None]
         asked = [(describing.located(spec), recipe.scale, planner.store.uri) for spec in unknown]
         for facts in planner.map(
             "look at teachers",
@@ -132,8 +135,8 @@ class SuperResolution(Task):
             gpus=recipe.teach.gpus_per_actor,
         ):
             found[facts.label] = facts
-        described = [(s.label, facts) for s in recipe.teachers if (facts := found[s.label]) is not None]
-        for _, facts in described:
+        described = [facts for s in specs if (facts := found[s.label]) is not None]
+        for facts in described:
             for warning in facts.warnings:
                 planner.reporter.warn(warning)
         return described
@@ -195,7 +198,8 @@ class SuperResolution(Task):
     def score(
         self, run: Run, prepared: Prepared, jobs: Sequence[Job]
     ) -> tuple[list[Result], list[str], dict[str, np.ndarray]]:
-        compared = models(run.recipe, run.planner.store, prepared, jobs)
+        beside = self._described(run.planner, run.recipe.compare.beside)
+        compared = models(run.recipe, run.planner.store, prepared, jobs, beside)
         reference = ""
         if run.recipe.by_fidelity:  # what all teachers make of a picture is the last but the students
             reference = [m.identity for m in compared if m.role in ("teacher", "fused")][-1]
