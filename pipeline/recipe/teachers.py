@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import SerializerFunctionWrapHandler, model_serializer
+from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from pipeline.recipe.settings import Name, Section
 
@@ -20,8 +20,14 @@ def convention(channels: str | None, value_range: int | None) -> dict[str, Any]:
 class TeacherSpec(Section):
     """One pretrained network."""
 
-    checkpoint: str
+    checkpoint: str = ""
     """A file (of tensors, or ONNX), or a name from `faculty teachers` such as `swinir-m-x4`."""
+    factory: str | None = None
+    """Instead: code of one's own, `package.module:function`, which returns a torch.nn.Module from (N, 3, h, w) RGB in
+    [0, 1] to (N, 3, scale*h, scale*w). Its file and the options belong to the teacher's identity.
+    """
+    options: dict[str, Any] = {}
+    """Keywords of the factory; files that they name belong to the teacher's identity."""
     name: Name | None = None
     """How reports call it; default: the checkpoint's name without its suffix."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -34,6 +40,14 @@ class TeacherSpec(Section):
     """Order of channels that the network wants; default: what is known of it."""
     value_range: Literal[1, 255] | None = None
     """What white is for the network; default: what is known of it."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TeacherSpec:
+        if bool(self.checkpoint) == bool(self.factory):
+            raise ValueError("a teacher needs a `checkpoint` or a `factory`, one of them")
+        if self.options and not self.factory:
+            raise ValueError("options are those of a `factory`")
+        return self
 
     @property
     def changed(self) -> dict[str, Any]:
@@ -51,8 +65,15 @@ class TeacherSpec(Section):
         """Sweeps, sheets and records of before know nothing of these keys: at their defaults they are left out."""
         dumped: dict[str, Any] = handler(self)
         kept = self.changed
-        return {k: v for k, v in dumped.items() if k not in ("gate", "channels", "value_range") or k in kept}
+        later = {"gate": "gate" in kept, "channels": "channels" in kept, "value_range": "value_range" in kept}
+        later |= {
+            "factory": bool(self.factory),
+            "options": bool(self.options),
+            "checkpoint": not self.factory,
+        }
+        return {k: v for k, v in dumped.items() if later.get(k, True)}
 
     @property
     def label(self) -> str:
-        return self.name or re.sub(r"[^A-Za-z0-9._-]", "-", Path(self.checkpoint).stem)
+        stem = self.factory.partition(":")[2] if self.factory else Path(self.checkpoint).stem
+        return self.name or re.sub(r"[^A-Za-z0-9._-]", "-", stem)

@@ -35,5 +35,7 @@ def _some(teachers: list[Any], chosen: Any, where: str) -> list[Any]:
 
 def _at_scale(teacher: dict[str, Any], old: int, new: int) -> dict[str, Any]:
     """The same teacher at another scale: its name with the other number after an x."""
+    if "checkpoint" not in teacher:  # a factory is asked for the scale by its options
+        return teacher
     renamed = re.sub(rf"(?<=[xX]){old}(?![0-9])", str(new), teacher["checkpoint"])
     return {**teacher, "checkpoint": renamed}

@@ -15,7 +15,6 @@ from pipeline.recipe.recipe import Recipe
 from pipeline.tasks.super_resolution import teacher_facts as describing
 from pipeline.tasks.super_resolution.jobs import check_helpers
 from students import build
-from teachers.loading import load_teacher
 
 if TYPE_CHECKING:
     from pipeline.road.run import Run
@@ -34,7 +33,7 @@ def check(run: Run, methods: Sequence[str]) -> None:
         kind = run.engine.device_kind(recipe.teach.gpus_per_actor)
         for spec in specs:
             if describing.known_facts(spec, recipe.scale, run.planner.store, kind) is None:
-                load_teacher(spec.checkpoint, scale=recipe.scale, name=spec.label)
+                describing.opened(spec, recipe.scale)
     if not methods:
         return
     student = partial(build, recipe.student.name, recipe.scale, **recipe.student.options)

@@ -88,9 +88,8 @@ class SuperResolution(Task):
             for key in ("train", "lr_only", "test")
             for i, path in enumerate(getattr(recipe.data, key))
         ]
-        found += [(f"teachers.{i}.checkpoint", spec.checkpoint) for i, spec in enumerate(recipe.teachers)]
-        beside = recipe.compare.beside
-        found += [(f"compare.beside.{i}.checkpoint", spec.checkpoint) for i, spec in enumerate(beside)]
+        for where, specs in (("teachers", recipe.teachers), ("compare.beside", recipe.compare.beside)):
+            found += [(f"{where}.{i}.checkpoint", s.checkpoint) for i, s in enumerate(specs) if s.checkpoint]
         given = getattr(recipe.method, "checkpoint", None)
         return [*found, *([("method.checkpoint", given)] if given else [])]
 

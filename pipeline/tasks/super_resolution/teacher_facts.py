@@ -12,7 +12,7 @@ from pipeline.cache.store import Store
 from pipeline.cost import multiply_adds
 from pipeline.errors import FacultyError, InputError
 from pipeline.recipe.recipe import Recipe, TeacherSpec
-from teachers import zoo
+from teachers import factory, zoo
 from teachers.checkpoints import checkpoint_sha256
 from teachers.descriptor import Precision, Teacher
 from teachers.gate import Finding, check, name
@@ -22,6 +22,8 @@ from teachers.precision_gate import precision_gate
 
 VERSION = 1
 SIDE = 48
+FACTORY = "factory:"
+"""What the path of a network from a factory begins with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class TeacherFacts:
     """`Convention` as the recipe has it, where that is not what the loader knows."""
     findings: tuple[Finding, ...] = ()
     """What the gate has against it."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Of a factory, whose place is the `path`."""
 
     @property
     def warnings(self) -> list[str]:
@@ -54,7 +58,7 @@ class TeacherFacts:
 
     def record(self) -> dict[str, Any]:
         """The JSON that the cache keeps. What is as it mostly is, is left out."""
-        return {k: v for k, v in asdict(self).items() if k not in ("reading", "findings") or v}
+        return {k: v for k, v in asdict(self).items() if k not in ("reading", "findings", "options") or v}
 
     def identity_on(self, tiles_folder: str, dtype: str) -> dict[str, object]:
         return {
@@ -83,8 +87,8 @@ def find_facts(spec: TeacherSpec, scale: int, cache: str, device: str = "cpu") -
     kind = device.split(":")[0]
     if (known := known_facts(spec, scale, store, kind)) is not None:
         return known
-    path, sha256 = resolve(spec.checkpoint)
-    as_known = load_teacher(spec.checkpoint, scale=scale, name=spec.label).to(device)
+    path, sha256 = identified(spec)
+    as_known = opened(spec, scale).to(device)
     teacher = as_known.with_convention(**spec.convention)
     findings = tuple(check(teacher)) if spec.gate != "off" else ()
     for finding in findings:
@@ -93,10 +97,11 @@ def find_facts(spec: TeacherSpec, scale: int, cache: str, device: str = "cpu") -
     precision = spec.precision
     if precision == "auto":
         precision = precision_gate(teacher)
+    teacher.precision(precision)
     info = teacher.info
     facts = TeacherFacts(
         label=spec.label,
-        path=str(path),
+        path=path,
         sha256=sha256,
         architecture=info.architecture,
         scale=scale,
@@ -105,6 +110,7 @@ def find_facts(spec: TeacherSpec, scale: int, cache: str, device: str = "cpu") -
         precision=precision,
         reading={k: v for k, v in spec.convention.items() if v != getattr(as_known.convention, k)},
         findings=findings,
+        options=dict(spec.options),
     )
     records.save(store, _facts_file(sha256, scale, spec, kind), facts.record())
     return facts
@@ -119,14 +125,14 @@ def operations(teacher: Teacher) -> int | None:
 
 def known_facts(spec: TeacherSpec, scale: int, store: Store, kind: str) -> TeacherFacts | None:
     """What the cache knows of this checkpoint on this kind of device (`cpu`, `cuda`), or None."""
-    path, sha256 = resolve(spec.checkpoint)
+    path, sha256 = identified(spec)
     rel = _facts_file(sha256, scale, spec, kind)
 
     def own(facts: dict[str, Any]) -> TeacherFacts:
         if facts["sha256"] != sha256:
             raise ValueError("it describes another checkpoint")
         findings = tuple(Finding(**finding) for finding in facts.pop("findings", ()))
-        return TeacherFacts(**{**facts, "label": spec.label, "path": str(path), "findings": findings})
+        return TeacherFacts(**{**facts, "label": spec.label, "path": path, "findings": findings})
 
     return records.load(store, rel, own)
 
@@ -144,8 +150,23 @@ def known(recipe: Recipe, store: Store) -> list[tuple[str, TeacherFacts]]:
 
 def located(spec: TeacherSpec) -> TeacherSpec:
     """The teacher with its file's absolute path; names of the zoo stay, because the zoo knows more than the file."""
-    path = Path(spec.checkpoint)
+    path = Path(spec.checkpoint or "")
     return spec.model_copy(update={"checkpoint": str(path.absolute())}) if path.is_file() else spec
+
+
+def opened(spec: TeacherSpec, scale: int) -> Teacher:
+    """The teacher of a recipe as what it is known to be, on the CPU. Raises InputError."""
+    if spec.factory:
+        return factory.make(spec.factory, spec.options, scale=scale, name=spec.label)
+    return load_teacher(spec.checkpoint, scale=scale, name=spec.label)
+
+
+def identified(spec: TeacherSpec) -> tuple[str, str]:
+    """(where the teacher is found again, sha256 of all that it is made of). Raises InputError."""
+    if spec.factory:
+        return FACTORY + spec.factory, factory.sha256(spec.factory, spec.options)
+    path, sha256 = resolve(spec.checkpoint)
+    return str(path), sha256
 
 
 def resolve(checkpoint: str) -> tuple[Path, str]:
@@ -170,5 +191,9 @@ def _facts_file(sha256: str, scale: int, spec: TeacherSpec, kind: str) -> str:
 
 def load(facts: TeacherFacts, device: str = "cpu") -> Teacher:
     """The teacher as its facts describe it, ready to run."""
-    teacher = load_teacher(facts.path, scale=facts.scale, name=facts.label).to(device)
-    return teacher.with_convention(**facts.reading).precision(facts.precision)
+    if facts.path.startswith(FACTORY):
+        place = facts.path.removeprefix(FACTORY)
+        teacher = factory.make(place, facts.options, scale=facts.scale, name=facts.label)
+    else:
+        teacher = load_teacher(facts.path, scale=facts.scale, name=facts.label)
+    return teacher.to(device).with_convention(**facts.reading).precision(facts.precision)

@@ -8,9 +8,8 @@ from pipeline.errors import InputError
 from pipeline.recipe.fusion import Aggregate
 from pipeline.recipe.recipe import Recipe
 from pipeline.steps.forecast import BACKWARD, Work
-from pipeline.tasks.super_resolution.teacher_facts import operations
+from pipeline.tasks.super_resolution.teacher_facts import opened, operations
 from students import build
-from teachers.loading import load_teacher
 
 ITEM_BYTES = {"uint8": 1, "float16": 2}
 
@@ -59,7 +58,7 @@ def teacher_costs(recipe: Recipe) -> list[int]:
     """Multiply-adds of the recipe's teachers for a 48 x 48 input; their checkpoints are opened for it."""
     costs = []
     for spec in recipe.teachers:
-        teacher = load_teacher(spec.checkpoint, scale=recipe.scale, name=spec.label)
+        teacher = opened(spec, recipe.scale)
         if (count := operations(teacher)) is None:
             found = f"{spec.label}, whose graph does not tell"
             raise InputError("--teacher-macs", "the multiply-adds of every teacher", found, "Give them.")

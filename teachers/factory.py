@@ -1,0 +1,86 @@
+"""Teachers from code of one's own: `factory: package.module:function` returns the network."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.errors import InputError, reason
+from teachers.descriptor import Teacher, TeacherInfo
+
+SIDE = 16
+"""Of the picture by which the scale is found."""
+IMPORTED = "Put its folder on PYTHONPATH, on every machine of a cluster."
+
+
+def function_of(place: str) -> Callable[..., Any]:
+    """The function at `package.module:function`. Raises InputError where there is none."""
+    where, (module, _, name) = f"factory {place}", place.partition(":")
+    if not module or not name:
+        raise InputError(where, "package.module:function", place)
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:  # whatever somebody's module raises while it is imported
+        raise InputError(where, "a function that can be imported", reason(error), IMPORTED) from error
+    if not callable(found):
+        raise InputError(where, "a function", type(found).__name__)
+    return found
+
+
+def source_of(place: str) -> Path:
+    """The file that the function stands in. Raises InputError for one without a file."""
+    try:
+        return Path(inspect.getsourcefile(inspect.unwrap(function_of(place))) or "")
+    except TypeError:
+        raise InputError(f"factory {place}", "a function of a Python file", "one without") from None
+
+
+def sha256(place: str, options: Mapping[str, Any]) -> str:
+    """Of the function's file and its options; of the files that options name, where they are there."""
+    digest = hashlib.sha256(source_of(place).read_bytes())
+    digest.update(json.dumps({"function": place.partition(":")[2], **options}, sort_keys=True).encode())
+    for value in options.values():
+        if isinstance(value, str) and len(value) < 4096 and Path(value).is_file():
+            digest.update(Path(value).read_bytes())
+    return digest.hexdigest()
+
+
+def make(place: str, options: Mapping[str, Any], *, scale: int, name: str) -> Teacher:
+    """The teacher that a factory makes, on the CPU in float32.
+
+    Raises InputError where it raises, returns no module, or one that does not take (N, 3, h, w) in [0, 1] to
+    (N, 3, scale*h, scale*w).
+    """
+    where = f"teacher {name} (factory {place})"
+    function = function_of(place)
+    try:
+        network = function(**options)
+    except Exception as error:  # as above
+        raise InputError(where, f"a network of options {dict(options)}", reason(error)) from error
+    if not isinstance(network, nn.Module):
+        raise InputError(where, "a torch.nn.Module", type(network).__name__)
+    info = TeacherInfo(
+        name=name,
+        architecture=place.partition(":")[2],
+        scale=scale,
+        parameters=sum(p.numel() for p in network.parameters()),
+        sha256=sha256(place, options),
+        source=place,
+        convolutional=False,
+    )
+    teacher = Teacher(info, network)
+    try:
+        teacher(torch.full((1, 3, SIDE, SIDE), 0.5))
+    except InputError:
+        raise
+    except Exception as error:  # as above
+        raise InputError(where, f"a network of pictures (N, 3, {SIDE}, {SIDE})", reason(error)) from error
+    return teacher
