@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ class BenchmarkSet:
     """(picture name, path), sorted by name."""
     survey: Survey | None = None
     """How the folder was read; None for pictures that were named one by one."""
+    lr: Mapping[str, str] = field(default_factory=dict)
+    """{picture name: path of its LR}, of pairs; others are made smaller."""
 
     @property
     def grey(self) -> frozenset[str]:

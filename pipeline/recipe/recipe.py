@@ -8,37 +8,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from pipeline.recipe.data import Data
 from pipeline.recipe.fusion import Aggregate, Best, Fusion, Mean, Weighted
 from pipeline.recipe.methods import KD, METHODS, PISR, Method
 from pipeline.recipe.settings import Name, Positive, Section, Train
 from pipeline.recipe.teachers import TeacherSpec as TeacherSpec
-
-
-class Data(Section):
-    """Where the pictures are and how tiles are cut from them."""
-
-    train: tuple[str, ...] = ()
-    """Folders (or files) of high-resolution training pictures."""
-    lr_only: tuple[str, ...] = ()
-    """Folders of low-resolution pictures without a high-resolution partner: teachers' targets are their only
-    supervision. Without `train` they are all there is: students are then judged by their fidelity to the teachers.
-    """
-    test: tuple[str, ...] = ()
-    """Folders of high-resolution benchmark pictures; never trained on. A set is named after its folder. A picture that
-    a model reproduces exactly is named, and no mean of PSNR counts it.
-    """
-    holdout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
-    """Share of the training pictures (chosen by their sha256) kept out of training to judge fusion and progress."""
-    degradation: Literal["bicubic"] = "bicubic"
-    """How LR is made from HR: `bicubic` is MATLAB's antialiased bicubic, bit for bit."""
-    tile: Positive = 192
-    """Side of a stored HR tile in pixels; a multiple of the scale. Training patches are cropped from tiles at
-    read time.
-    """
-    margin: Annotated[int, Field(ge=0)] = 4
-    """LR pixels at each side of a tile that crops never touch, because teachers saw padding beyond them."""
-    on_bad: Literal["raise", "quarantine"] = "raise"
-    """A damaged picture stops the run (`raise`), or is listed and left out (`quarantine`)."""
 
 
 class Cache(Section):
@@ -167,7 +141,7 @@ class Recipe(Section):
     @property
     def by_fidelity(self) -> bool:
         """Whether students are judged by how near they come to their teachers."""
-        return self.judged_by == "teachers" or not self.data.train
+        return self.judged_by == "teachers" or not self.data.has_hr
 
     @model_serializer(mode="wrap")
     def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -180,7 +154,11 @@ class Recipe(Section):
         """Without HR no student learns alone: the default baseline falls away."""
         if isinstance(content, dict) and isinstance(content.get("data"), dict):
             data, compare = content["data"], content.get("compare") or {}
-            if data.get("lr_only") and not data.get("train") and isinstance(compare, dict):
+            if (
+                data.get("lr_only")
+                and not (data.get("train") or data.get("pairs"))
+                and isinstance(compare, dict)
+            ):
                 return {**content, "compare": {"methods": [], **compare}}
         return content
 
@@ -254,7 +232,7 @@ def without_hr(recipe: Recipe) -> list[tuple[bool, str]]:
     needs = isinstance(fusion, (Best, Aggregate)) or (
         isinstance(fusion, Weighted) and fusion.weights == "fit"
     )
-    alone = not recipe.data.train
+    alone = not recipe.data.has_hr
     learned = method.target == "none" or method.name == "pisr"
     said = "; name folders of HR in data.train, or take"
     return [

@@ -48,9 +48,9 @@ def check(run: Run, methods: Sequence[str]) -> None:
 
 def check_sources(recipe: Recipe) -> None:
     """Refuse folders that are not there, by their key. Raises InputError."""
-    for key in ("train", "lr_only", "test"):
-        for source in getattr(recipe.data, key):
-            if not there(source):
-                raise InputError(
-                    f"data.{key}", "folders of pictures or picture files", f"nothing at {source}"
-                )
+    named = [(f"data.{key}", p) for key in ("train", "lr_only", "test") for p in getattr(recipe.data, key)]
+    for key in ("pairs", "test_pairs"):
+        named += [(f"data.{key}", p) for entry in getattr(recipe.data, key) for p in (entry.lr, entry.hr)]
+    for where, source in named:
+        if not there(source):
+            raise InputError(where, "folders of pictures or picture files", f"nothing at {source}")

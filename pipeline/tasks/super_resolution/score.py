@@ -68,13 +68,15 @@ class ScoreTask:
     wanted: tuple[str, ...]
     """Identities whose scores are asked for."""
     keep_pictures: bool = False
+    lr: str = ""
+    """Where the picture's LR lies; empty: it is made of HR by MATLAB's bicubic."""
     reference: str = ""
     """Identity of the model, one of `models`, that the others are compared with; empty: none."""
 
     def run(self, device: str = "cpu") -> Scored:
         stored, grey = decode_stored(self.path)
         hr = modcrop(stored, self.scale)
-        lr = downscale(hr, self.scale)
+        lr = decode_stored(self.lr)[0] if self.lr else downscale(hr, self.scale)
         pictures: dict[str, np.ndarray] = {}
         for model in self.models:
             pictures[model.identity] = self._picture(model, lr, hr, pictures, device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,7 @@ import numpy as np
 from pipeline.cache import records, stamps
 from pipeline.cache.fingerprint import file_sha256, fingerprint
 from pipeline.cache.store import Store
-from pipeline.deploy.evaluate import BenchmarkSet, load_set
-from pipeline.errors import InputError
+from pipeline.deploy.evaluate import BenchmarkSet
 from pipeline.means import exact_note, exact_pictures, set_means
 from pipeline.metrics import PROTOCOL
 from pipeline.recipe.recipe import Recipe
@@ -38,37 +37,6 @@ HELD_OUT = "held-out tiles"
 NEAR = ("fidelity", "consistency", "sharpness")
 Scores = dict[str, dict[str, Book]]
 """{identity of the model: {set: {picture: (PSNR dB, SSIM)}}}"""
-
-
-def load_sets(recipe: Recipe) -> list[BenchmarkSet]:
-    """The recipe's test pictures, all decoded once.
-
-    Raises InputError for a missing or bad picture, and for two sets of one name.
-    """
-    found: dict[str, BenchmarkSet] = {}
-    for folder in recipe.data.test:
-        benchmark = load_set(folder, recipe.scale)
-        if benchmark.name in found:
-            raise InputError(
-                f"data.test: {folder}",
-                "sets of different names",
-                f"a second {benchmark.name}",
-                "Rename a folder.",
-            )
-        found[benchmark.name] = benchmark
-    return list(found.values())
-
-
-def known_pictures(sets: Sequence[BenchmarkSet], trained: Mapping[str, str]) -> Iterator[str]:
-    """A warning for each test set with pictures that are trained or validated on, `trained` by their pixels' sha256."""
-    for benchmark in sets:
-        pictures = benchmark.survey.pictures if benchmark.survey else []
-        if known := [p.name for p in pictures if p.pixels in trained]:
-            named = ", ".join(known[:5]) + (", ..." if len(known) > 5 else "")
-            yield (
-                f"test set {benchmark.name}: {len(known)} of {len(pictures)} pictures are among the training "
-                f"pictures ({named}); its figures say little about other pictures"
-            )
 
 
 def held_out(results: Sequence[Result], prepared: Prepared) -> list[Result]:
@@ -171,12 +139,13 @@ class Scoring:
         places: dict[tuple[str, str], str] = {}
         for benchmark, name, path in ((b, n, p) for b in self.sets for n, p in b.pictures):
             place = f"{benchmark.name}/{name}:{file_sha256(path)[:16]}"
+            place += f":lr{file_sha256(lr)[:16]}" if (lr := benchmark.lr.get(name, "")) else ""
             place += f":p{PROTOCOL}" if name in benchmark.grey else ""  # others are as under protocol 1
             places[benchmark.name, name] = place
             if wanted := tuple(k for k, b in books.items() if place not in b or place not in near.get(k, b)):
                 chosen = self._chosen((*wanted, self.reference))
                 given = (benchmark.name, name, path, self.recipe.scale, chosen, wanted)
-                tasks.append(ScoreTask(*given, reference=self.reference))
+                tasks.append(ScoreTask(*given, lr=lr, reference=self.reference))
         for done, scored in enumerate(
             self.run.planner.map(
                 "evaluate",
@@ -251,7 +220,8 @@ class Scoring:
         print_ = fingerprint([BOOKS, *(m.identity for m in chosen), file_sha256(path)])
         rel, stamp = f"strips/{print_}.npz", f"strips/{print_}.json"
         if not stamps.intact(output, stamp, print_):
-            task = ScoreTask(benchmark.name, name, path, self.recipe.scale, chosen, (), keep_pictures=True)
+            given = (benchmark.name, name, path, self.recipe.scale, chosen, ())
+            task = ScoreTask(*given, keep_pictures=True, lr=benchmark.lr.get(name, ""))
             gpus = self.recipe.teach.gpus_per_actor
             (scored,) = self.run.engine.map(_score, [task], gpus=gpus)
             with output.stage(rel) as file, file.open("wb") as sink:

@@ -34,14 +34,8 @@ from pipeline.tasks.super_resolution.assistant import TrainedNetwork, trained
 from pipeline.tasks.super_resolution.checks import check
 from pipeline.tasks.super_resolution.fusion import FUSED, PictureFusion, fuse
 from pipeline.tasks.super_resolution.jobs import assistant_job, student_job, teacher_job
-from pipeline.tasks.super_resolution.scoring import (
-    HELD_OUT,
-    Scoring,
-    held_out,
-    known_pictures,
-    load_sets,
-    models,
-)
+from pipeline.tasks.super_resolution.judged_on import known_pictures, load_sets
+from pipeline.tasks.super_resolution.scoring import HELD_OUT, Scoring, held_out, models
 from pipeline.tasks.super_resolution.teach import TeachTask, output_manifest, psnr
 from pipeline.tasks.super_resolution.teacher_facts import TeacherFacts
 from pipeline.tasks.super_resolution.tiles import TilePlan
@@ -88,6 +82,9 @@ class SuperResolution(Task):
             for key in ("train", "lr_only", "test")
             for i, path in enumerate(getattr(recipe.data, key))
         ]
+        for key in ("pairs", "test_pairs"):
+            for i, entry in enumerate(getattr(recipe.data, key)):
+                found += [(f"data.{key}.{i}.{side}", getattr(entry, side)) for side in ("lr", "hr")]
         for where, specs in (("teachers", recipe.teachers), ("compare.beside", recipe.compare.beside)):
             found += [(f"{where}.{i}.checkpoint", s.checkpoint) for i, s in enumerate(specs) if s.checkpoint]
         given = getattr(recipe.method, "checkpoint", None)

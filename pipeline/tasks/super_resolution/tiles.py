@@ -7,8 +7,9 @@ does not depend on the packing.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pipeline.cache.format import Receipt, write_shard
 from pipeline.cache.manifest import Manifest, committed, write_receipt
 from pipeline.cache.store import Store
 from pipeline.data.decode import COPY, Picture, Quarantined, Survey, decode, survey
+from pipeline.data.pairs import overlap, pairs, registered
 from pipeline.data.tiles import Grid, Tile, columns, cut, positions, tile_id
 from pipeline.errors import InputError, shown
 from pipeline.recipe.recipe import Recipe
@@ -35,6 +37,10 @@ class Source:
     picture: Picture
     lr_only: bool
     held_out: bool
+    lr: str = ""
+    """Of a pair: where its LR lies."""
+    moved: tuple[int, int] = (0, 0)
+    """LR pixels by which LR is moved against HR."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,8 @@ class TileTask:
         for source in self.sources:
             picture = decode(source.picture.path)
             hr, lr = (None, picture) if source.lr_only else (picture, None)
+            if source.lr:
+                lr, hr = overlap(decode(source.lr), picture, source.moved, self.grid.scale)
             for tile in cut(hr, lr, self.grid, degradation=self.degradation):
                 tiles.append((tile_id(source.picture.sha256, tile.y, tile.x), tile))
         facts = {
@@ -127,7 +135,34 @@ def sources(recipe: Recipe) -> tuple[tuple[Source, ...], tuple[Quarantined, ...]
     return surveyed(recipe)[:2]
 
 
-def surveyed(recipe: Recipe) -> tuple[tuple[Source, ...], tuple[Quarantined, ...], tuple[Survey, ...]]:
+def paired(recipe: Recipe, store: Store) -> tuple[list[Source], list[Survey]]:
+    """The recipe's pairs; a pair is known by the bytes of both. Raises InputError (pairs.py)."""
+    found: list[Source] = []
+    surveys: list[Survey] = []
+    for entry in recipe.data.pairs:
+        matched, read = pairs(entry.lr, entry.hr, recipe.scale, recipe.data.on_bad)
+        surveys += read
+        for pair in matched:
+            facts = [pair.lr.sha256, pair.hr.sha256, recipe.scale, entry.align]
+            rel = f"pairs/{fingerprint(facts)}.json"
+            moved = records.load(store, rel, lambda v: (int(v["down"]), int(v["right"])))
+            if moved is None:
+                moved = registered(pair, recipe.scale, entry.align)
+                records.save(store, rel, {"down": moved[0], "right": moved[1]})
+            both = hashlib.sha256(f"{pair.lr.sha256} {pair.hr.sha256} {moved}".encode()).hexdigest()
+            sides = (
+                pair.hr.height - abs(moved[0]) * recipe.scale,
+                pair.hr.width - abs(moved[1]) * recipe.scale,
+            )
+            picture = replace(pair.hr, sha256=both, height=sides[0], width=sides[1])
+            held_out = int(both[:8], 16) / 2**32 < recipe.data.holdout
+            found.append(Source(picture, False, held_out, pair.lr.path, moved))
+    return found, surveys
+
+
+def surveyed(
+    recipe: Recipe, store: Store | None = None
+) -> tuple[tuple[Source, ...], tuple[Quarantined, ...], tuple[Survey, ...]]:
     """Every training picture, with its use. The held-out ones are chosen by their content, so adding pictures
     moves none.
 
@@ -156,15 +191,19 @@ def surveyed(recipe: Recipe) -> tuple[tuple[Source, ...], tuple[Quarantined, ...
         bad.extend(read.left_out)
         for picture in fresh:
             rank = int(picture.sha256[:8], 16) / 2**32
-            held_out = (not lr_only or not recipe.data.train) and rank < recipe.data.holdout
+            held_out = (not lr_only or not recipe.data.has_hr) and rank < recipe.data.holdout
             found[picture.sha256] = Source(picture, lr_only, held_out)
+    if recipe.data.pairs:
+        pairs_, read_ = paired(recipe, store or Store.open(recipe.cache.root))
+        found |= {source.picture.sha256: source for source in pairs_}
+        surveys += read_
     chosen = sorted(found.values(), key=lambda s: s.picture.sha256)
-    full = [s for s in chosen if not s.lr_only] if recipe.data.train else chosen
+    full = [s for s in chosen if not s.lr_only] if recipe.data.has_hr else chosen
     if recipe.data.holdout and len(full) > 1 and not any(s.held_out for s in full):
         first = full[0]
-        chosen[chosen.index(first)] = Source(first.picture, first.lr_only, True)
+        chosen[chosen.index(first)] = replace(first, held_out=True)
     if not any(not s.held_out for s in chosen):
-        where = "data.train" if recipe.data.train else "data.lr_only"
+        where = "data.train" if recipe.data.has_hr else "data.lr_only"
         remedy = "Add pictures or lower data.holdout."
         raise InputError(where, "at least one picture to train on", "none", remedy)
     return tuple(chosen), tuple(bad), tuple(surveys)
@@ -181,7 +220,7 @@ def plan(recipe: Recipe, store: Store) -> TilePlan:
         "degradation": recipe.data.degradation,
     }
     folder = f"tiles/x{recipe.scale}-{fingerprint(inputs)}"
-    chosen, bad, surveys = surveyed(recipe)
+    chosen, bad, surveys = surveyed(recipe, store)
     wanted = {(s.picture.sha256, s.lr_only, s.held_out) for s in chosen}
     kept: dict[str, Receipt] = {}
     members: dict[str, bool] = {}
