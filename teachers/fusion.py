@@ -73,6 +73,44 @@ def fuse_weighted(outputs: Outputs, hr: np.ndarray | None = None, *, weights: We
 
 
 @dataclass(frozen=True, slots=True)
+class Bands:
+    """Which teacher gives which wavelet band."""
+
+    low: int
+    """Position of the teacher whose colours and large structures count."""
+    details: int
+    """Position of the one whose details count."""
+    wavelet: str
+    shares: tuple[float, ...]
+    """What its details count, from the finest level to the coarsest; the rest is the other's."""
+
+
+def fuse_bands(outputs: Outputs, hr: np.ndarray | None = None, *, weights: Bands) -> np.ndarray:
+    """The low band of one teacher and the details of another: decomposed, exchanged, put together.
+
+        details_k = shares_k D_k(details) + (1 - shares_k) D_k(low),   low band = L_K(low)
+
+    Raises InputError where there are fewer teachers than it names.
+    """
+    _check(outputs)
+    if max(weights.low, weights.details) >= len(outputs):
+        raise InputError("fusion bands", f"teachers {weights.low} and {weights.details}", f"{len(outputs)}")
+    import pywt
+
+    levels = len(weights.shares)
+    one, other = (
+        pywt.wavedec2(outputs[i].astype(np.float64), weights.wavelet, "symmetric", levels, axes=(1, 2))
+        for i in (weights.low, weights.details)
+    )
+    mixed = [one[0]]
+    for share, mine, theirs in zip(reversed(weights.shares), one[1:], other[1:], strict=True):
+        mixed.append(tuple(share * t + (1 - share) * m for m, t in zip(mine, theirs, strict=True)))
+    _, height, width, _ = outputs[0].shape
+    whole = pywt.waverec2(mixed, weights.wavelet, "symmetric", axes=(1, 2))[:, :height, :width]
+    return np.clip(np.rint(whole), 0, 255).astype(np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
 class Weights:
     """What each teacher counts, in teacher order, and a constant in grey levels."""
 
@@ -142,6 +180,7 @@ FUSIONS: dict[str, Fusion] = {
     "median": fuse_median,
     "best": fuse_best,
     "weighted": fuse_weighted,
+    "bands": fuse_bands,
 }
 
 

@@ -39,6 +39,21 @@ class Weighted(Section):
     """Weight by teacher name (they sum to 1), or `fit`: least squares against HR on the training tiles."""
 
 
+class Bands(Section):
+    """The low band of one teacher and the wavelet details of another: a faithful and a sharp one make one target."""
+
+    kind: Literal["bands"]
+    """Always `bands`."""
+    low: str
+    """Name of the teacher whose colours and large structures count."""
+    details: str
+    """Name of the teacher whose details count."""
+    shares: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (1.0, 1.0)
+    """What its details count, from the finest level to the coarsest; the rest is the other teacher's."""
+    wavelet: str = "bior4.4"
+    """Any discrete wavelet of PyWavelets."""
+
+
 class Aggregate(Section):
     """MTKD's knowledge-aggregation network (DCTSwin), trained on cached teacher outputs (MTKD, section 3.1)."""
 
@@ -65,4 +80,4 @@ class Aggregate(Section):
     """How the network is trained."""
 
 
-Fusion = Annotated[Union[Mean, Median, Best, Weighted, Aggregate], Field(discriminator="kind")]
+Fusion = Annotated[Union[Mean, Median, Best, Weighted, Bands, Aggregate], Field(discriminator="kind")]

@@ -6,10 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
+import pywt
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from pipeline.recipe.data import Data
-from pipeline.recipe.fusion import Aggregate, Best, Fusion, Mean, Weighted
+from pipeline.recipe.fusion import Aggregate, Bands, Best, Fusion, Mean, Weighted
 from pipeline.recipe.methods import KD, METHODS, PISR, Method
 from pipeline.recipe.settings import Name, Positive, Section, Train
 from pipeline.recipe.teachers import TeacherSpec as TeacherSpec
@@ -170,6 +171,15 @@ class Recipe(Section):
         double = sorted({n for n in named if named.count(n) > 1})
         checks = [
             *without_hr(self),
+            (
+                isinstance(self.fusion, Bands)
+                and (not {self.fusion.low, self.fusion.details} <= set(labels) or not self.fusion.shares),
+                f"fusion.low and fusion.details must name two of the teachers {labels}, with a share at least",
+            ),
+            (
+                isinstance(self.fusion, Bands) and self.fusion.wavelet not in pywt.wavelist(kind="discrete"),
+                f"fusion.wavelet must be a discrete wavelet of PyWavelets, found {getattr(self.fusion, 'wavelet', '')}",
+            ),
             (
                 self.data.tile % self.scale,
                 f"data.tile ({self.data.tile}) must be a multiple of scale ({self.scale})",

@@ -44,8 +44,11 @@ class Files:
     """The command that opens MLflow's pages, or their address."""
 
     def text(self) -> str:
-        """For the terminal."""
-        lines = [f"{name}: {path}" for name, files in self.students.items() for path in files.values()]
+        """For the terminal: where each student's files are, a line each."""
+        lines = []
+        for name, files in self.students.items():
+            folder = next(iter(files.values()), "").rpartition("/")[0]
+            lines.append(f"{name}: {folder} ({', '.join(files)})")
         lines.append(f"report: {self.report}")
         return "\n".join([*lines, f"MLflow: {self.ui}"] if self.ui else lines)
 

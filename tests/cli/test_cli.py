@@ -363,7 +363,7 @@ def test_run_ends_with_a_table_files_and_the_way_to_mlflow(ran: tuple[Path, Done
     assert all(r["sets"]["Bench"]["images"] == 2 for r in result["rows"])
     for files in result["students"].values():
         assert {"safetensors", "onnx", "card"} <= set(files)
-        assert all(Path(path).is_file() and path in done.out for path in files.values())
+        assert all(Path(path).is_file() and str(Path(path).parent) in done.out for path in files.values())
     assert Path(result["report"]).is_file() and result["report"] in done.out
     assert f"faculty ui {root / 'runs'}" in done.out and (root / "runs" / "mlflow.db").is_file()
 

@@ -241,9 +241,10 @@ def test_raise_names_the_bad_picture(place: Path, name: str) -> None:
         {"kind": "best"},
         {"kind": "weighted", "weights": {"edsr": 0.75, "compact": 0.25}},
         {"kind": "weighted"},
+        {"kind": "bands", "low": "edsr", "details": "compact"},
         AGGREGATE,
     ],
-    ids=["mean", "median", "best", "weighted", "fit", "aggregate"],
+    ids=["mean", "median", "best", "weighted", "fit", "bands", "aggregate"],
 )
 def test_every_fusion_makes_a_target_for_every_tile(again: Path, fusion: dict) -> None:
     road = Road(recipe(again, fusion=fusion))

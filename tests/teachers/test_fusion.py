@@ -10,8 +10,10 @@ import pytest
 from pipeline.errors import InputError
 from teachers.fusion import (
     FUSIONS,
+    Bands,
     WeightFit,
     Weights,
+    fuse_bands,
     fuse_best,
     fuse_mean,
     fuse_median,
@@ -174,7 +176,7 @@ def test_fitting_on_nothing_is_refused() -> None:
 
 
 def test_the_registry_names_what_it_knows() -> None:
-    assert fusion("mean") is fuse_mean and set(FUSIONS) == {"mean", "median", "best", "weighted"}
+    assert fusion("mean") is fuse_mean and set(FUSIONS) == {"mean", "median", "best", "weighted", "bands"}
     with pytest.raises(InputError, match="mean, median, best, weighted"):
         fusion("product")
 
@@ -188,3 +190,26 @@ def test_outputs_that_do_not_match_are_refused() -> None:
         fuse_mean([])
     with pytest.raises(InputError, match="2 weights"):
         fuse_weighted([tiles(), tiles()], weights=Weights((1.0,)))
+
+
+def test_bands_are_the_low_band_of_one_and_the_details_of_another() -> None:
+    rng = np.random.default_rng(5)
+    low, sharp = rng.integers(60, 190, (2, 3, 16, 24, 3), np.uint8)
+    same = fuse_bands([low, sharp], weights=Bands(0, 0, "bior4.4", (1.0, 1.0)))
+    assert np.array_equal(same, low)
+    fused = fuse_bands([low, sharp], weights=Bands(0, 1, "haar", (1.0,))).astype(float)
+
+    def means(x: np.ndarray) -> np.ndarray:
+        return x.reshape(3, 8, 2, 12, 2, 3).astype(float).mean((2, 4), keepdims=True)
+
+    def details(x: np.ndarray) -> np.ndarray:
+        return (x.reshape(3, 8, 2, 12, 2, 3) - means(x)).reshape(x.shape)
+
+    expected = (means(low) + np.zeros((3, 8, 2, 12, 2, 3))).reshape(low.shape) + details(sharp.astype(float))
+    inside = (expected > 0) & (expected < 255)
+    assert np.abs(fused - expected)[inside].max() <= 0.5 + 1e-9
+    half = fuse_bands([low, sharp], weights=Bands(0, 1, "haar", (0.5,))).astype(float)
+    mixed = (expected + low) / 2
+    assert np.abs(half - mixed)[(mixed > 0) & (mixed < 255)].max() <= 0.5 + 1e-9
+    with pytest.raises(InputError, match="fusion bands"):
+        fuse_bands([low], weights=Bands(0, 1, "haar", (1.0,)))

@@ -15,7 +15,7 @@ from pipeline.cache.store import Store
 from pipeline.recipe.fusion import Aggregate
 from pipeline.tasks.super_resolution.teach import as_levels, commit_output, luma_error, read, to_stored
 from pipeline.training import weights
-from teachers.fusion import WeightFit, Weights, fusion
+from teachers.fusion import Bands, WeightFit, Weights, fusion
 
 VERSION = 1
 
@@ -32,8 +32,8 @@ class FuseTask:
     scale: int
     dtype: str
     kind: str
-    weights: Weights | None = None
-    """Of kind `weighted`."""
+    weights: Weights | Bands | None = None
+    """Of kind `weighted` or `bands`."""
     network: dict[str, Any] = field(default_factory=dict)
     """Of kind `aggregate`: {"config": ..., "weights": path in the cache}."""
     batch: int = 4
@@ -76,7 +76,7 @@ class FuseTask:
 
 
 def fuse_levels(
-    kind: str, outputs: list[np.ndarray], hr: np.ndarray | None, weights: Weights | None
+    kind: str, outputs: list[np.ndarray], hr: np.ndarray | None, weights: Weights | Bands | None
 ) -> np.ndarray:
     """A fixed fusion of (n, H, W, 3) uint8 pictures."""
     return fusion(kind)(outputs, hr, **({"weights": weights} if weights is not None else {}))
