@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.request
 import uuid
+import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,6 +51,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     ui.add_argument("--host", default="127.0.0.1")
     ui.add_argument("--port", type=int, default=5000)
+    ui.add_argument("--open", action="store_true", help="open the newest run's page in the browser")
     ui.set_defaults(run=_ui)
 
     track = commands.add_parser("track", help="the tracking store")
@@ -59,12 +64,32 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _ui(options: argparse.Namespace) -> int:
-    from pipeline.engine.tracking import PAGE, ui_command
+    from pipeline.engine.pages import pages
+    from pipeline.engine.tracking import ui_command
 
     store = options.store or os.environ.get("MLFLOW_TRACKING_URI") or "runs"
     command = ui_command(store, host=options.host, port=options.port)
-    write(f"http://{options.host}:{options.port}{PAGE} (Ctrl-C ends it)")
-    return subprocess.call(command)
+    base = f"http://{options.host}:{options.port}"
+    found = pages(command[command.index("--backend-store-uri") + 1], base)
+    write("\n".join(f"{what}: {address}" for what, address in found.items()) + "\n(Ctrl-C ends it)")
+    server = subprocess.Popen(command)
+    if options.open and answers(base, server):
+        webbrowser.open(next(iter(found.values())))
+    try:
+        return server.wait()
+    except KeyboardInterrupt:
+        server.wait()
+        raise
+
+
+def answers(base: str, server: subprocess.Popen) -> bool:
+    """Wait until the server answers; False where it ended before or takes more than a minute."""
+    begun = time.monotonic()
+    while server.poll() is None and time.monotonic() - begun < 60:
+        with contextlib.suppress(OSError), urllib.request.urlopen(base, timeout=2):
+            return True
+        time.sleep(0.3)
+    return False
 
 
 def _sync(options: argparse.Namespace) -> None:
