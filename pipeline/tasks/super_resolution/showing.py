@@ -17,6 +17,10 @@ FIDELITY_WORDS = (
     "PSNR-Y against what all teachers make of the same LR picture; consistency: of the output, shrunk again, against "
     "LR; sharpness: gradient energy over the teachers'"
 )
+UNMEASURED_WORDS = (
+    "how near students and teachers come to the scene itself: there is no HR to train on, and fidelity says only how "
+    "well a student does what its teachers do, their mistakes included"
+)
 
 
 def sentence(outcome: Outcome) -> str:
@@ -37,6 +41,7 @@ def facts(outcome: Outcome) -> dict[str, str]:
         "budget": f"{train.steps:,} steps of {train.batch} patches of {train.patch} LR pixels",
         "protocol": PROTOCOL_WORDS.format(recipe.scale),
         **({"fidelity": FIDELITY_WORDS} if recipe.by_fidelity else {}),
+        **({"not measured": UNMEASURED_WORDS} if not (recipe.data.train or recipe.data.test) else {}),
         "multiply-adds": "of one 48 x 48 LR picture",
         "tiles fingerprint": prepared.samples.train.fingerprint,
     }
