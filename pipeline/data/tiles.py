@@ -70,15 +70,15 @@ def cut(
     """
     scale = grid.scale
     if hr is not None:
-        hr = _fill(modcrop(hr, scale) if min(hr.shape[:2]) >= scale else hr, grid.size)
-        lr = degrade(hr, degradation, scale) if lr is None else _fill(lr, grid.lr_size)
+        hr = filled(modcrop(hr, scale) if min(hr.shape[:2]) >= scale else hr, grid.size)
+        lr = degrade(hr, degradation, scale) if lr is None else filled(lr, grid.lr_size)
         if (lr.shape[0] * scale, lr.shape[1] * scale) != hr.shape[:2]:
             expected = f"HR of {scale} times its size"
             raise InputError("LR picture", expected, f"LR {lr.shape[:2]} and HR {hr.shape[:2]}")
     elif lr is None:
         raise ValueError("a picture needs HR or LR")
     else:
-        lr = _fill(lr, grid.lr_size)
+        lr = filled(lr, grid.lr_size)
     for y, x in positions(lr.shape[0] * scale, lr.shape[1] * scale, grid):
         corner = np.s_[y // scale : y // scale + grid.lr_size, x // scale : x // scale + grid.lr_size]
         yield Tile(y, x, lr[corner], None if hr is None else hr[y : y + grid.size, x : x + grid.size])
@@ -112,7 +112,7 @@ def _starts(length: int, grid: Grid) -> list[int]:
     return [i * spare // gaps * grid.scale for i in range(gaps + 1)] if gaps else [0]
 
 
-def _fill(x: np.ndarray, size: int) -> np.ndarray:
+def filled(x: np.ndarray, size: int) -> np.ndarray:
     """Mirror HWC `x` about its bottom and right edges until both sides are at least `size`."""
     below, right = max(0, size - x.shape[0]), max(0, size - x.shape[1])
     return np.pad(x, ((0, below), (0, right), (0, 0)), "symmetric") if below or right else x

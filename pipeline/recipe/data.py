@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
+from pipeline.recipe.degradation import Degradation
 from pipeline.recipe.settings import Positive, Section
 
 
@@ -39,8 +40,9 @@ class Data(Section):
     """The same of LR and HR pictures: models get LR as it is."""
     holdout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
     """Share of the training pictures (chosen by their sha256) kept out of training to judge fusion and progress."""
-    degradation: Literal["bicubic"] = "bicubic"
-    """How LR is made from HR: `bicubic` is MATLAB's antialiased bicubic, bit for bit."""
+    degradation: Degradation = "bicubic"
+    """How LR is made from HR: `bicubic` is MATLAB's antialiased bicubic, bit for bit; a table is a chain of random
+    steps (`preset` or `steps`), which makes `views` LR pictures of each tile. LR of pairs stays as it is."""
     tile: Positive = 192
     """Side of a stored HR tile in pixels; a multiple of the scale. Training patches are cropped from tiles at
     read time.

@@ -245,6 +245,10 @@ def without_hr(recipe: Recipe) -> list[tuple[bool, str]]:
     alone = not recipe.data.has_hr
     learned = method.target == "none" or method.name == "pisr"
     said = "; name folders of HR in data.train, or take"
+    named = {
+        name: compare.variants[name].name if name in compare.variants else name for name in compare.methods
+    }
+    hungry = [name for name, kind in named.items() if kind in ("scratch", "pisr")]
     return [
         (
             alone and not recipe.data.lr_only,
@@ -252,8 +256,8 @@ def without_hr(recipe: Recipe) -> list[tuple[bool, str]]:
         ),
         (alone and learned, f"method {method.name} learns from HR, and there is none{said} kd or mtkd"),
         (
-            alone and bool(set(compare.methods) & {"scratch", "pisr"}),
-            f"compare.methods: {', '.join(compare.methods)} learn from HR, and there is none{said} others",
+            alone and bool(hungry),
+            f"compare.methods: {', '.join(hungry)} learn from HR, and there is none{said} others",
         ),
         (
             alone and needs,

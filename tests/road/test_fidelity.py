@@ -51,6 +51,15 @@ def test_a_run_without_any_hr_ends_with_its_fidelity(place: Path) -> None:
     assert rows["edsr"]["sets"] == {} and "fidelity" in done.out and "held-out tiles" in done.out
     page = (place / "runs" / "r" / "report" / "report.md").read_text()
     assert "nan" not in page.lower() and "fidelity" in page
+    assert "not measured" in page and "there is no HR to train on" in page
+
+
+def test_a_named_teacher_alone_is_enough_to_learn_from(place: Path) -> None:
+    file = recipe_file(place, **alone(place, method={"name": "kd", "teacher": "compact"}))
+    done = run("run", file, "--inline", "--json", place / "out.json")
+    assert done.code == 0, done.err
+    (student,) = [r for r in json.loads((place / "out.json").read_text())["rows"] if r["role"] == "student"]
+    assert student["sets"]["held-out tiles"].keys() == {"fidelity"}
 
 
 def test_the_held_out_figure_is_the_psnr_against_the_fused_target(place: Path) -> None:
@@ -121,6 +130,10 @@ def test_nearness_is_what_it_says() -> None:
         ({"fusion": {"kind": "weighted"}}, "fusion weighted is chosen by HR"),
         ({"fusion": {"kind": "aggregate"}}, "fusion aggregate is chosen by HR"),
         ({"compare": {"methods": ["scratch"]}}, "compare.methods: scratch"),
+        (
+            {"compare": {"methods": ["plain"], "variants": {"plain": {"name": "scratch", "hr": 0.5}}}},
+            "compare.methods: plain learn from HR",
+        ),
         ({"method": {"name": "kd"}}, "name the teacher"),
         ({"judged_by": "hr"}, "judged_by: hr needs HR"),
         ({"data": {"train": [], "lr_only": []}}, "data: name pictures"),

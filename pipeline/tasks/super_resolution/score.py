@@ -13,12 +13,15 @@ import numpy as np
 import torch
 from safetensors.torch import load as load_tensors
 
+from pipeline.cache.fingerprint import file_sha256
 from pipeline.cache.store import Store
 from pipeline.cost import multiply_adds, parameters
 from pipeline.data.decode import decode_stored
 from pipeline.data.degrade import downscale, modcrop, upscale
+from pipeline.data.views import whole
 from pipeline.deploy.evaluate import predict
 from pipeline.metrics import psnr_rgb, psnr_y, ssim_y, to_y
+from pipeline.recipe.degradation import Chain
 from pipeline.recipe.fusion import Aggregate
 from pipeline.tasks.super_resolution.fuse import fuse_levels
 from pipeline.tasks.super_resolution.teacher_facts import TeacherFacts, load
@@ -72,11 +75,13 @@ class ScoreTask:
     """Where the picture's LR lies; empty: it is made of HR by MATLAB's bicubic."""
     reference: str = ""
     """Identity of the model, one of `models`, that the others are compared with; empty: none."""
+    degradation: str | Chain = "bicubic"
+    """How LR is made of the picture."""
 
     def run(self, device: str = "cpu") -> Scored:
         stored, grey = decode_stored(self.path)
         hr = modcrop(stored, self.scale)
-        lr = decode_stored(self.lr)[0] if self.lr else downscale(hr, self.scale)
+        lr = self._lr(hr)
         pictures: dict[str, np.ndarray] = {}
         for model in self.models:
             pictures[model.identity] = self._picture(model, lr, hr, pictures, device)
@@ -94,6 +99,12 @@ class ScoreTask:
         }
         kept = {"LR": lr, **pictures, "HR": hr} if self.keep_pictures else {}
         return Scored(self.set_name, self.picture, scores, kept, against)
+
+    def _lr(self, hr: np.ndarray) -> np.ndarray:
+        """LR of a mod-cropped HR picture: of a pair as it is, else made."""
+        if self.lr:
+            return decode_stored(self.lr)[0]
+        return whole(hr, file_sha256(self.path), self.degradation, self.scale)
 
     def _picture(
         self, model: Model, lr: np.ndarray, hr: np.ndarray, pictures: dict[str, np.ndarray], device: str

@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.cache import records, stamps
 from pipeline.cache.fingerprint import file_sha256, fingerprint
 from pipeline.cache.store import Store
+from pipeline.data.views import short
 from pipeline.deploy.evaluate import BenchmarkSet
 from pipeline.means import exact_note, exact_pictures, set_means
 from pipeline.metrics import PROTOCOL
@@ -136,16 +137,19 @@ class Scoring:
         books = {m.identity: self._book(m) for m in self.models}
         near = {m.identity: self._nearness(m) for m in self.models if self.reference not in ("", m.identity)}
         tasks: list[ScoreTask] = []
+        degradation = self.recipe.data.degradation
+        chain = short(degradation, self.recipe.scale)
         places: dict[tuple[str, str], str] = {}
         for benchmark, name, path in ((b, n, p) for b in self.sets for n, p in b.pictures):
             place = f"{benchmark.name}/{name}:{file_sha256(path)[:16]}"
-            place += f":lr{file_sha256(lr)[:16]}" if (lr := benchmark.lr.get(name, "")) else ""
+            lr = benchmark.lr.get(name, "")
+            place += f":lr{file_sha256(lr)[:16]}" if lr else f":d{chain}" if chain else ""
             place += f":p{PROTOCOL}" if name in benchmark.grey else ""  # others are as under protocol 1
             places[benchmark.name, name] = place
             if wanted := tuple(k for k, b in books.items() if place not in b or place not in near.get(k, b)):
                 chosen = self._chosen((*wanted, self.reference))
                 given = (benchmark.name, name, path, self.recipe.scale, chosen, wanted)
-                tasks.append(ScoreTask(*given, lr=lr, reference=self.reference))
+                tasks.append(ScoreTask(*given, lr=lr, reference=self.reference, degradation=degradation))
         for done, scored in enumerate(
             self.run.planner.map(
                 "evaluate",
@@ -217,11 +221,15 @@ class Scoring:
 
         name, path = max(benchmark.pictures, key=lambda p: gain(p[0]))
         output = self.run.output
-        print_ = fingerprint([BOOKS, *(m.identity for m in chosen), file_sha256(path)])
+        degradation = self.recipe.data.degradation
+        chain = short(degradation, self.recipe.scale)
+        shaped = [BOOKS, *(m.identity for m in chosen), file_sha256(path), *([chain] if chain else [])]
+        print_ = fingerprint(shaped)
         rel, stamp = f"strips/{print_}.npz", f"strips/{print_}.json"
         if not stamps.intact(output, stamp, print_):
             given = (benchmark.name, name, path, self.recipe.scale, chosen, ())
-            task = ScoreTask(*given, keep_pictures=True, lr=benchmark.lr.get(name, ""))
+            lr = benchmark.lr.get(name, "")
+            task = ScoreTask(*given, keep_pictures=True, lr=lr, degradation=degradation)
             gpus = self.recipe.teach.gpus_per_actor
             (scored,) = self.run.engine.map(_score, [task], gpus=gpus)
             with output.stage(rel) as file, file.open("wb") as sink:

@@ -17,6 +17,10 @@ FIDELITY_WORDS = (
     "PSNR-Y against what all teachers make of the same LR picture; consistency: of the output, shrunk again, against "
     "LR; sharpness: gradient energy over the teachers'"
 )
+UNMEASURED_WORDS = (
+    "how near students and teachers come to the scene itself: there is no HR to train on, and fidelity says only how "
+    "well a student does what its teachers do, their mistakes included"
+)
 
 
 def sentence(outcome: Outcome) -> str:
@@ -26,17 +30,39 @@ def sentence(outcome: Outcome) -> str:
     return f"{recipe.student.name} at x{recipe.scale}; teachers: {teachers}; {steps:,} steps per training."
 
 
+def made_by(recipe: Recipe) -> str:
+    """How LR was made of HR."""
+    chain = recipe.data.degradation
+    if isinstance(chain, str):
+        return f"{chain} (MATLAB)"
+    what = chain.preset or f"a chain of {len(chain.steps)} steps"
+    return f"{what}, {chain.views} views a tile, seed {chain.seed}; test pictures: one view"
+
+
+def unmeasured(recipe: Recipe) -> bool:
+    """Whether there is no HR at all."""
+    return not (recipe.data.has_hr or recipe.data.test or recipe.data.test_pairs)
+
+
+def protocol(recipe: Recipe) -> str:
+    """The protocol of a student's figures, as its files tell it."""
+    chain = recipe.data.degradation
+    made = "MATLAB bicubic LR" if isinstance(chain, str) else f"LR by {made_by(recipe)}"
+    return f"{PROTOCOL_WORDS.format('scale')}, {made}"
+
+
 def facts(outcome: Outcome) -> dict[str, str]:
     """How it was made."""
     recipe, prepared = outcome.recipe, outcome.prepared
     train = recipe.train
     facts = {
         "scale": f"x{recipe.scale}",
-        "degradation": f"{recipe.data.degradation} (MATLAB)",
+        "degradation": made_by(recipe),
         "training tiles": f"{prepared.samples.train.rows:,} of {recipe.data.tile} pixels",
         "budget": f"{train.steps:,} steps of {train.batch} patches of {train.patch} LR pixels",
         "protocol": PROTOCOL_WORDS.format(recipe.scale),
         **({"fidelity": FIDELITY_WORDS} if recipe.by_fidelity else {}),
+        **({"not measured": UNMEASURED_WORDS} if unmeasured(recipe) else {}),
         "multiply-adds": "of one 48 x 48 LR picture",
         "tiles fingerprint": prepared.samples.train.fingerprint,
     }

@@ -222,7 +222,7 @@ class SuperResolution(Task):
             "tiles": prepared.samples.train.fingerprint,
             "teachers": {t.label: t.network.sha256 for t in prepared.teachers},
             "metrics": outcome.of(job).sets,
-            "protocol": f"{showing.PROTOCOL_WORDS.format('scale')}, MATLAB bicubic LR",
+            "protocol": showing.protocol(outcome.recipe),
         }
         made = export_student(raw, out, facts)
         return {kind: path.name for kind, path in made.files.items()}, made.missing
@@ -256,7 +256,10 @@ class SuperResolution(Task):
 
     def work(self, recipe: Recipe, pictures: int, height: int, width: int, teachers: Sequence[int]) -> Work:
         costs = list(teachers)
-        return counting.work(recipe, pictures, height, width, costs, *counting.own_costs(recipe, len(costs)))
+        own = counting.own_costs(recipe, len(costs))
+        once = counting.work(recipe, pictures, height, width, costs, *own)
+        views = getattr(recipe.data.degradation, "views", 1)
+        return replace(once, tiles=once.tiles * views, fusion_ops=once.fusion_ops * views)
 
     # --- for a search
 

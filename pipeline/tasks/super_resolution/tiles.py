@@ -21,11 +21,15 @@ from pipeline.cache.store import Store
 from pipeline.data.decode import COPY, Picture, Quarantined, Survey, decode, survey
 from pipeline.data.pairs import overlap, pairs, registered
 from pipeline.data.tiles import Grid, Tile, columns, cut, positions, tile_id
+from pipeline.data.views import name_of, views
 from pipeline.errors import InputError, shown
+from pipeline.recipe.degradation import Chain
 from pipeline.recipe.recipe import Recipe
 from pipeline.steps.values import Samples
 
 VERSION = 1
+MADE = "made"
+"""The column that says what a chain of degradations did to each tile."""
 PICTURES = ".pictures.json"
 """Beside each tile shard: which pictures it holds, and what for."""
 
@@ -52,19 +56,27 @@ class TileTask:
     key: str
     sources: tuple[Source, ...]
     grid: Grid
-    degradation: str
+    degradation: str | Chain
 
     def run(self, device: str = "cpu") -> Receipt:
         """Decode, degrade, cut, write. Idempotent: the same pictures give the same bytes."""
         store = Store.open(self.cache)
         tiles: list[tuple[str, Tile]] = []
+        made: list[str] = []
         for source in self.sources:
             picture = decode(source.picture.path)
+            chain = self.degradation
+            if not source.lr_only and not source.lr and not isinstance(chain, str):
+                for view in views(picture, source.picture.sha256, self.grid, chain):
+                    tiles.append((view.id, view.tile))
+                    made.append(view.made)
+                continue
             hr, lr = (None, picture) if source.lr_only else (picture, None)
             if source.lr:
                 lr, hr = overlap(decode(source.lr), picture, source.moved, self.grid.scale)
-            for tile in cut(hr, lr, self.grid, degradation=self.degradation):
+            for tile in cut(hr, lr, self.grid, degradation=chain if isinstance(chain, str) else "bicubic"):
                 tiles.append((tile_id(source.picture.sha256, tile.y, tile.x), tile))
+                made.append("")  # LR of somebody else's, or bicubic
         facts = {
             "pictures": [s.picture.sha256 for s in self.sources],
             "lr_only": self.sources[0].lr_only,
@@ -74,7 +86,7 @@ class TileTask:
         receipt = write_shard(
             store,
             f"{self.folder}/{self.key}.arrow",
-            columns(tiles, self.grid),
+            columns(tiles, self.grid) | ({MADE: made} if any(made) else {}),
             metadata={"kind": "tiles", "key": self.key, "folder": self.folder, "units": "grey levels 0..255"},
         )
         write_receipt(store, receipt)
@@ -217,7 +229,7 @@ def plan(recipe: Recipe, store: Store) -> TilePlan:
         "scale": recipe.scale,
         "size": grid.size,
         "margin": grid.margin,
-        "degradation": recipe.data.degradation,
+        "degradation": name_of(recipe.data.degradation, recipe.scale),
     }
     folder = f"tiles/x{recipe.scale}-{fingerprint(inputs)}"
     chosen, bad, surveys = surveyed(recipe, store)
@@ -257,7 +269,7 @@ def _pack(missing: Sequence[Source], recipe: Recipe, grid: Grid, folder: str, st
         batch: list[Source] = []
         rows = 0
         for source in group:
-            count = _count(source, grid)
+            count = _count(source, grid, recipe.data.degradation)
             if batch and rows + count > limit:
                 tasks.append(_task(batch, recipe, grid, folder, store))
                 batch, rows = [], 0
@@ -268,9 +280,10 @@ def _pack(missing: Sequence[Source], recipe: Recipe, grid: Grid, folder: str, st
     return tasks
 
 
-def _count(source: Source, grid: Grid) -> int:
+def _count(source: Source, grid: Grid, degradation: str | Chain) -> int:
     zoom = grid.scale if source.lr_only else 1
-    return len(positions(source.picture.height * zoom, source.picture.width * zoom, grid))
+    each = degradation.views if isinstance(degradation, Chain) and not (source.lr_only or source.lr) else 1
+    return each * len(positions(source.picture.height * zoom, source.picture.width * zoom, grid))
 
 
 def _task(batch: list[Source], recipe: Recipe, grid: Grid, folder: str, store: Store) -> TileTask:
