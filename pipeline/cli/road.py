@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import yaml
 
@@ -145,21 +145,27 @@ def _check(options: argparse.Namespace) -> None:
     write(f"# {options.recipe}: valid. `--schema` explains every setting.")
 
 
-def documentation(model: type, indent: str = "") -> str:
-    """Every field of a settings model with its meaning, nested."""
+def documentation(model: type, indent: str = "", above: tuple[type, ...] = ()) -> str:
+    """Every field of a settings model with its meaning, nested; what stands above already is not said again."""
     lines = []
     for name, entry in model.model_fields.items():  # type: ignore[attr-defined]
         lines.append(f"{indent}{name}: {' '.join((entry.description or '').split())}".rstrip())
-        nested = [
-            a for a in (entry.annotation, *getattr(entry.annotation, "__args__", ())) if isinstance(a, type)
-        ]
-        sections = [s for s in nested if issubclass(s, Section)]
-        for section in sections:
+        nested = [s for s in sections(entry.annotation) if s not in above]
+        for section in nested:
             meaning = " ".join((section.__doc__ or "").split())
-            if len(sections) > 1:  # one of several, by its name
-                lines.append(f"{indent}  {section.__name__.lower()}: {meaning}")
-                lines.append(documentation(section, indent + "    "))
-            else:
-                lines.append(f"{indent}  ({meaning})")
-                lines.append(documentation(section, indent + "  "))
+            several = len(nested) > 1  # one of several, by its name
+            lines.append(
+                f"{indent}  {section.__name__.lower()}: {meaning}" if several else f"{indent}  ({meaning})"
+            )
+            deeper = indent + ("    " if several else "  ")
+            lines.append(documentation(section, deeper, (*above, *nested)))
     return "\n".join(lines)
+
+
+def sections(annotation: Any) -> list[type[Section]]:
+    """The tables of settings that a field may hold, by itself, as one of several or in a list."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    if get_origin(annotation) is dict:  # by names of the user's own: described where they are chosen
+        return []
+    return list(dict.fromkeys(s for part in get_args(annotation) for s in sections(part)))
