@@ -74,8 +74,9 @@ class NcnnUpscaler:
 
     def _one(self, picture: np.ndarray) -> np.ndarray:
         extractor = self._net.create_extractor()
-        # ncnn's Mat borrows numpy's memory: the clone is its own.
-        extractor.input(self._input, self._ncnn.Mat(np.ascontiguousarray(picture)).clone())
+        # ncnn's Mat borrows numpy's memory without holding it: a name does, until the clone has its own.
+        borrowed = np.ascontiguousarray(picture)
+        extractor.input(self._input, self._ncnn.Mat(borrowed).clone())
         failed, made = extractor.extract(self._output)
         if failed:
             size = " x ".join(map(str, picture.shape[1:]))
