@@ -148,7 +148,9 @@ def loss(
 
     Raises FacultyError where `other` returns another size or values that are not finite.
     """
-    between, ours, theirs = [], [], []
+    between: list[float] = []
+    ours: list[float] = []
+    theirs: list[float] = []
     for tile in tiles:
         expected, found = model(tile.input), other(tile.input)
         if found.shape != expected.shape:

@@ -110,9 +110,9 @@ def cost(rows: Sequence[Row], name: str, metric: Metric = PSNR) -> str | None:
 
 
 def latency(rows: Sequence[Row], name: str, metric: Metric = PSNR) -> str | None:
-    """A metric against milliseconds a picture, where they were measured; None where fewer than two methods have both."""
+    """A metric against milliseconds a picture; None where fewer than two methods have both."""
     return _against(
-        rows, name, metric, "time", "ms a picture, on the machine of the run", lambda row: row.latency_ms
+        rows, name, metric, "time", "ms a picture (the run's machine)", lambda row: row.latency_ms
     )
 
 

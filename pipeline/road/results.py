@@ -23,7 +23,7 @@ from pipeline.steps.job import Job
 from pipeline.steps.values import Outcome
 from pipeline.tasks.base import Drawing, Task
 from pipeline.tasks.registry import task_of
-from pipeline.tracking import RunTracker
+from pipeline.tracking import ROLE, RunTracker
 from pipeline.training import weights
 
 REPORT_STAMP = "report/stamp.json"
@@ -221,6 +221,7 @@ def _record(
         if result.job is None:
             continue
         record = run.tracked.trainings.get(result.job.label) or _earlier(run, result.job)
+        record.tags({ROLE: result.role})
         for set_name, found in result.sets.items():
             values = {f"{TESTED}/{set_name}/{k}": v for k, v in figures(found).items()}
             record.metrics({k: v for k, v in values.items() if math.isfinite(v)}, 0)
