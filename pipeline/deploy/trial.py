@@ -18,7 +18,7 @@ from pipeline.cache.store import Store
 from pipeline.data.decode import decode, survey
 from pipeline.data.degrade import downscale
 from pipeline.errors import FacultyError, InputError
-from pipeline.metrics import quantise, to_y
+from pipeline.metrics import psnr_y, quantise
 
 SIDE = 96
 """LR pixels, at most, a side of what is cut from a picture of a folder."""
@@ -61,10 +61,14 @@ class Loss:
     """What a format loses against the student in PyTorch and float32."""
 
     db: float
-    """PSNR of the student minus that of the format, on luma against HR as the tables' PSNR is. Where no HR is known:
-    what the difference of their pictures costs a student of `NOMINAL` dB."""
+    """PSNR of the student minus that of the format, on luma against HR and a mean over pictures as in the tables: flat
+    ones, where eight bits show, count as much as others. Where no HR is known: what the difference of their pictures
+    costs a student of `NOMINAL` dB.
+    """
     likeness: float
-    """PSNR in dB between the format's pictures and the student's, RGB in [0, 1], clamped; `EQUAL` for equal ones."""
+    """PSNR in dB between the format's pictures and the student's, RGB in [0, 1], clamped, by the mean squared error of
+    all; `EQUAL` for equal ones.
+    """
     measured: bool
     """Whether `db` is against HR."""
     details: dict[str, Any] = field(default_factory=dict)
@@ -144,13 +148,12 @@ def loss(
     scale: int,
     details: dict[str, Any] | None = None,
 ) -> Loss:
-    """What `other` loses against `model`, both (1, 3, h, w) -> (1, 3, scale*h, scale*w), by the errors of all tiles.
+    """What `other` loses against `model`, both (1, 3, h, w) -> (1, 3, scale*h, scale*w).
 
     Raises FacultyError where `other` returns another size or values that are not finite.
     """
     between: list[float] = []
-    ours: list[float] = []
-    theirs: list[float] = []
+    lost: list[float] = []
     for tile in tiles:
         expected, found = model(tile.input), other(tile.input)
         if found.shape != expected.shape:
@@ -160,19 +163,11 @@ def loss(
             raise FacultyError("values that are not finite came back")
         between.append((found.clamp(0, 1) - expected.clamp(0, 1)).double().square().mean().item())
         if tile.hr is not None:
-            luma = to_y(tile.hr)
-            for errors, sr in ((ours, found), (theirs, expected)):
-                difference = (to_y(quantise(sr)[0]) - luma)[scale:-scale, scale:-scale]
-                errors.append(float(np.mean(difference**2)) / 255**2)
-    likeness = _decibels(between)
-    if ours:
-        return Loss(_decibels(theirs) - _decibels(ours), likeness, True, details or {})
-    error = 10 ** (-NOMINAL / 10)
-    cost = 10 * math.log10(1 + sum(between) / len(between) / error)
-    return Loss(cost, likeness, False, details or {})
-
-
-def _decibels(errors: list[float]) -> float:
-    """PSNR of the mean squared error over all tiles, of values in [0, 1]."""
-    mean = sum(errors) / len(errors)
-    return min(EQUAL, -10 * math.log10(mean)) if mean else EQUAL
+            ours, theirs = (psnr_y(quantise(sr)[0], tile.hr, scale) for sr in (found, expected))
+            if math.isfinite(ours) and math.isfinite(theirs):  # as tables leave exact pictures out
+                lost.append(theirs - ours)
+    error = sum(between) / len(between)
+    likeness = min(EQUAL, -10 * math.log10(error)) if error else EQUAL
+    if lost:
+        return Loss(sum(lost) / len(lost), likeness, True, details or {})
+    return Loss(10 * math.log10(1 + error / 10 ** (-NOMINAL / 10)), likeness, False, details or {})

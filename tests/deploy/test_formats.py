@@ -6,6 +6,7 @@ import importlib.util
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +176,15 @@ def test_the_loss_is_that_of_the_tables_psnr() -> None:
     assert found.measured and found.db == pytest.approx(ours - theirs, abs=1e-6)
     difference = ((exact + noise[1]).clamp(0, 1) - (exact + noise[0]).clamp(0, 1)).square().mean()
     assert found.likeness == pytest.approx(-10 * np.log10(difference.item()), abs=1e-3)
+    # Of two pictures the mean of both differences, not the one of their mean error: the flat one counts as much.
+    flat = Tile(np.full((32, 24, 3), 99, np.uint8), np.full((64, 48, 3), 99, np.uint8))
+    level = torch.full_like(exact, 99 / 255)
+
+    def shifted(by: float, noisy: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+        return lambda x: level + by if x.max() == x.min() else exact + noisy
+
+    both = loss(shifted(4 / 255, noise[1]), shifted(1 / 255, noise[0]), (tile, flat), 2)
+    assert both.db == pytest.approx((found.db + 20 * np.log10(4)) / 2, abs=1e-2)
     # Without HR: what that error costs on top of one of 35 dB.
     guess = loss(lambda _: exact + noise[1], lambda _: exact + noise[0], (Tile(tile.lr),), 2)
     expected = 10 * np.log10((10**-3.5 + difference.item()) / 10**-3.5)
