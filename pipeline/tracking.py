@@ -12,6 +12,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
+ROLE = "role"
+"""The tag of a training's record that says what its network is in the table: `student`, `teacher`."""
 
 
 class RunTracker(Protocol):

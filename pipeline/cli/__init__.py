@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 
 from pipeline import __version__
-from pipeline.cli import cache, models, plan, road, setup, submit, tune
+from pipeline.cli import cache, models, plan, road, setup, speed, submit, tune
 from pipeline.errors import FacultyError
 from pipeline.tasks.registry import TASKS
 
@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"faculty {__version__}")
     top.add_argument("--debug", action="store_true", help="show log messages and full tracebacks")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (road, tune, submit, plan, models, cache, setup):
+    for module in (road, tune, submit, plan, models, speed, cache, setup):
         module.add(commands)
     top.set_defaults(parse=top.parse_args)  # `submit` reads the command that it sends
     return top

@@ -33,6 +33,19 @@ def add(commands: argparse._SubParsersAction) -> None:
     export.add_argument("student", metavar="FILE", help="student .safetensors")
     export.add_argument("out", metavar="DIR")
     export.add_argument("--half", action="store_true", help="store the safetensors in float16")
+    export.add_argument(
+        "--formats",
+        nargs="+",
+        default=[],
+        metavar="KIND",
+        help="smaller files too: fp16 and int8 (ONNX), ncnn; each only where it loses little",
+    )
+    export.add_argument(
+        "--calibrate",
+        metavar="DIR",
+        help="HR pictures: every second one calibrates int8, the formats are checked on the others",
+    )
+    add_json(export)
     export.set_defaults(run=_export)
 
     upscale = commands.add_parser("upscale", help="enlarge a folder of pictures (or one) with a model")
@@ -133,10 +146,30 @@ def _open_model(options: argparse.Namespace, device: str) -> Callable[[Tensor], 
 
 
 def _export(options: argparse.Namespace) -> None:
+    from pipeline.deploy.export import load_student
+    from pipeline.deploy.formats import chosen
     from pipeline.deploy.shipping import export_student, missing_note
+    from pipeline.deploy.trial import from_folder
 
-    made = export_student(Path(options.student), Path(options.out), half=options.half)
-    emit(options, None, "\n".join(f"{what}: {path}" for what, path in made.files.items()))
+    formats = chosen(options.formats, "--formats")
+    if options.calibrate and not formats:
+        raise InputError("--calibrate", "--formats with it", "none", "Name some, such as --formats int8.")
+    trial = None
+    if options.calibrate:
+        trial = from_folder(options.calibrate, load_student(options.student)[1].scale)
+    made = export_student(
+        Path(options.student), Path(options.out), half=options.half, formats=formats, trial=trial
+    )
+    lines = [
+        f"{kind}: {path}" + (f"  ({made.losses[kind].text})" if kind in made.losses else "")
+        for kind, path in made.files.items()
+    ]
+    result = {
+        "files": {kind: str(path) for kind, path in made.files.items()},
+        "losses": {kind: found.facts for kind, found in made.losses.items()},
+        "missing": made.missing,
+    }
+    emit(options, result, "\n".join(lines))
     if made.missing:
         raise FacultyError(missing_note(options.student, made.missing))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.metadata
 import os
 import shutil
@@ -31,6 +30,8 @@ PACKAGES = (
     "onnxruntime",
     "optuna",
 )
+OPEN_SECONDS = 60
+"""That the tracking server may take until its page is opened."""
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -51,7 +52,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     ui.add_argument("--host", default="127.0.0.1")
     ui.add_argument("--port", type=int, default=5000)
-    ui.add_argument("--open", action="store_true", help="open the newest run's page in the browser")
+    ui.add_argument("--open", action="store_true", help="open the newest run's experiment in the browser")
     ui.set_defaults(run=_ui)
 
     track = commands.add_parser("track", help="the tracking store")
@@ -64,31 +65,42 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _ui(options: argparse.Namespace) -> int:
-    from pipeline.engine.pages import pages
-    from pipeline.engine.tracking import ui_command
+    from pipeline.engine.pages import newest
+    from pipeline.engine.store import Unavailable
+    from pipeline.engine.tracking import PAGE, ui_command, ui_store
 
     store = options.store or os.environ.get("MLFLOW_TRACKING_URI") or "runs"
     command = ui_command(store, host=options.host, port=options.port)
-    base = f"http://{options.host}:{options.port}"
-    found = pages(command[command.index("--backend-store-uri") + 1], base)
-    write("\n".join(f"{what}: {address}" for what, address in found.items()) + "\n(Ctrl-C ends it)")
-    server = subprocess.Popen(command)
-    if options.open and answers(base, server):
-        webbrowser.open(next(iter(found.values())))
+    server = f"http://{options.host}:{options.port}"
     try:
-        return server.wait()
-    except KeyboardInterrupt:
-        server.wait()
-        raise
+        found = newest(ui_store(store))
+    except Unavailable:  # the server that is started now says what is wrong with its store
+        found = None
+    address = server + (found.experiment if found else PAGE)
+    write(f"{address} (Ctrl-C ends it)")
+    if found and found.comparison:
+        write(f"the {found.students} students of {found.run} side by side: {server}{found.comparison}")
+    if not options.open:
+        return subprocess.call(command)
+    with subprocess.Popen(command) as process:
+        try:
+            if _answers(server, process):
+                webbrowser.open(address)
+            return process.wait()
+        except KeyboardInterrupt:
+            process.wait()
+            raise
 
 
-def answers(base: str, server: subprocess.Popen) -> bool:
-    """Wait until the server answers; False where it ended before or takes more than a minute."""
-    begun = time.monotonic()
-    while server.poll() is None and time.monotonic() - begun < 60:
-        with contextlib.suppress(OSError), urllib.request.urlopen(base, timeout=2):
+def _answers(server: str, process: subprocess.Popen[bytes]) -> bool:
+    """Wait until the server does; False where it has ended or takes more than `OPEN_SECONDS`."""
+    end = time.monotonic() + OPEN_SECONDS
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            urllib.request.urlopen(f"{server}/health", timeout=2).close()
             return True
-        time.sleep(0.3)
+        except OSError:  # not yet
+            time.sleep(0.2)
     return False
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,17 @@ _HEADS = {"images": "pictures", "psnr_y": "PSNR (dB)", "ssim_y": "SSIM", "exact"
 _SHOWN = ("method", "teachers", "metrics", "protocol")
 
 
-def model_card(path: str | Path, info: StudentInfo) -> None:
-    """Write the card as Markdown, in one piece.
+def model_card(path: str | Path, info: StudentInfo, files: Sequence[tuple[str, str, str]] = ()) -> None:
+    """Write the card as Markdown, in one piece. `files`: (name, size, loss) of what lies beside it.
 
     Of `info.facts` it sets `teachers` ({name: sha256}), `metrics` ({set: {metric: value}}), `method` and `protocol`;
     every other fact is listed as it is.
     """
     path = Path(path)
-    Store.open(path.parent).write_bytes(path.name, card(info).encode())
+    Store.open(path.parent).write_bytes(path.name, card(info, files).encode())
 
 
-def card(info: StudentInfo) -> str:
+def card(info: StudentInfo, files: Sequence[tuple[str, str, str]] = ()) -> str:
     """Return the card's text."""
     net = students.deployed(students.build(info.architecture, info.scale, **info.options)).eval()
     facts = info.facts
@@ -62,6 +62,11 @@ def card(info: StudentInfo) -> str:
         parts += ["## Results", _table(("set", *(_HEADS.get(name, name) for name in names)), rows)]
         if "protocol" in facts:
             parts.append(f"Measured on {facts['protocol']}.")
+    if files:
+        parts += [
+            "## Files",
+            _table(("file", "size", "loss against the student in PyTorch, float32"), list(files)),
+        ]
     parts += ["## Open it", _usage(net)]
     if rest := {key: value for key, value in facts.items() if key not in _SHOWN}:
         parts += [

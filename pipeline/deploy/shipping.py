@@ -7,9 +7,10 @@ from __future__ import annotations
 import copy
 import io
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,14 @@ from pipeline.cache import records
 from pipeline.cache.fingerprint import fingerprint
 from pipeline.cache.store import Store
 from pipeline.deploy.export import export_onnx, export_pth, load_student, save_student
+from pipeline.deploy.formats import SUFFIXES, write_format
 from pipeline.deploy.model_card import model_card
+from pipeline.deploy.trial import Loss, Trial, invented
 from pipeline.errors import FacultyError, InputError, reason
 from students import deployed
+
+LOSSES = "formats.json"
+"""Beside a student's smaller formats: {format: {loss_db, psnr_to_pytorch, against_hr, ...}}."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +36,11 @@ class Shipped:
     """What an export wrote."""
 
     files: dict[str, Path]
-    """{"safetensors" | "onnx" | "pth" | "card": path}"""
+    """{"safetensors" | "onnx" | "pth" | "fp16" | "int8" | "ncnn" | "ncnn_bin" | "losses" | "card": path}"""
     missing: dict[str, str] = field(default_factory=dict)
     """{format: why it could not be written}"""
+    losses: dict[str, Loss] = field(default_factory=dict)
+    """{format: what it loses}, of the smaller ones"""
 
 
 def attempt(write: Callable[[], Any]) -> str:
@@ -46,9 +54,16 @@ def attempt(write: Callable[[], Any]) -> str:
 
 
 def export_student(
-    source: Path, out: Path, facts: Mapping[str, Any] | None = None, *, half: bool = False
+    source: Path,
+    out: Path,
+    facts: Mapping[str, Any] | None = None,
+    *,
+    half: bool = False,
+    formats: Sequence[str] = (),
+    trial: Trial | None = None,
 ) -> Shipped:
-    """Write a trained student's file as safetensors, ONNX, .pth (where spandrel has it) and model card into `out`.
+    """Write a trained student's file as safetensors, ONNX, .pth (where spandrel has it), smaller `formats`
+    (`formats.FORMATS`, tried on `trial`, else on invented pictures) and model card into `out`.
 
     `half` stores the safetensors in float16. Raises InputError for a file that is no student's.
     """
@@ -70,15 +85,43 @@ def export_student(
     if hasattr(model, "spandrel_state_dict"):
         writers["pth"] = lambda path: export_pth(model, path)
     missing = {}
+    losses: dict[str, Loss] = {}
+    plain: bytes | None = None
+    trial = trial or invented()
+
+    def smaller(kind: str, path: Path) -> None:
+        losses[kind] = write_format(kind, model, path, info.scale, trial, plain)
+
+    for kind in formats:
+        writers[kind] = partial(smaller, kind)
     for kind, write in writers.items():
-        path = out / f"{stem}.{kind}"
-        if why := attempt(lambda: write(path)):  # noqa: B023  called at once
+        path = out / f"{stem}{SUFFIXES.get(kind, f'.{kind}')}"
+        if why := attempt(partial(write, path)):
             missing[kind] = why.removeprefix(f"{path}: ")
         else:
             files[kind] = path
+        if kind == "onnx" and kind in files:
+            plain = path.read_bytes()
+    if "ncnn" in files:
+        files["ncnn_bin"] = files["ncnn"].with_suffix(".bin")
+    if losses:
+        files["losses"] = out / LOSSES
+        kept = {kind: {**found.facts, "tried_on": trial.source} for kind, found in losses.items()}
+        records.save(Store.open(out), LOSSES, kept)
     files["card"] = out / "README.md"
-    model_card(files["card"], load_student(files["safetensors"])[1])
-    return Shipped(files, missing)
+    model_card(files["card"], load_student(files["safetensors"])[1], listed(files, losses, trial))
+    return Shipped(files, missing, losses)
+
+
+def listed(files: Mapping[str, Path], losses: Mapping[str, Loss], trial: Trial) -> list[tuple[str, str, str]]:
+    """(name, size, loss) of each file but the card, for the card."""
+    rows = []
+    for kind, path in files.items():
+        if kind in ("card", "losses"):
+            continue
+        said = f"{losses[kind].text}, on {trial.source}" if kind in losses else ""
+        rows.append((path.name, f"{path.stat().st_size:,} bytes", said))
+    return rows
 
 
 def missing_note(student: str, missing: Mapping[str, str]) -> str:

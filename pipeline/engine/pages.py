@@ -1,43 +1,71 @@
-"""Addresses inside MLflow's pages: the newest run's experiment, and the comparison of its students."""
+"""Addresses of MLflow's pages on the newest run: its experiment, and its students side by side."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from urllib.parse import quote
 
-from pipeline.engine.store import PAGE
+from pipeline.engine.store import Store, sorted_errors
+from pipeline.steps.job import STUDENT
+from pipeline.tracking import ROLE
 
-MOST = 20
-"""Runs that one comparison shows."""
+PARENT = "mlflow.parentRunId"
+MOST = 100
+"""Runs that one comparison takes, at most; the page shows no more side by side."""
 
 
-def pages(uri: str, base: str) -> dict[str, str]:
-    """{what: address} under the server's address `base`, of the newest run of the store; of all its experiments where
-    it holds none.
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """Parts of addresses, to be appended to a server's."""
 
-    Experiments are shown in the view of model training: MLflow opens its pages for language models otherwise.
+    run: str
+    """The newest run's name."""
+    experiment: str
+    students: int
+    comparison: str
+    """Empty where the run has fewer than two students."""
+
+
+def experiment_page(experiment: str) -> str:
+    """The runs of an experiment in the view for training: without the last part MLflow 3.17 opens the one for language
+    models, whatever the experiment's tags say.
     """
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
+    return f"/#/experiments/{experiment}/runs?workflowType=machine_learning"
 
-    try:
-        client = MlflowClient(tracking_uri=uri)
-        experiments = [e.experiment_id for e in client.search_experiments()]
-        newest = client.search_runs(experiments, max_results=1, order_by=["attributes.start_time DESC"])
-        if not newest:
-            return {"experiments": base + PAGE}
-        (run,) = newest
-        experiment = run.info.experiment_id
-        parent = run.data.tags.get("mlflow.parentRunId", run.info.run_id)
-        children = client.search_runs(
-            [experiment], filter_string=f"tags.`mlflow.parentRunId` = '{parent}'", max_results=MOST
+
+def comparison_page(experiment: str, runs: Sequence[str]) -> str:
+    """Runs of one experiment side by side."""
+    texts = (quote(json.dumps(list(names), separators=(",", ":"))) for names in (runs, [experiment]))
+    return "/#/compare-runs?runs={}&experiments={}".format(*texts)
+
+
+def newest(uri: str) -> Pages | None:
+    """The pages of the run that began last in the store at `uri`; None where there is none.
+
+    Raises `Unavailable` where the store cannot be read.
+    """
+    store = Store(uri)
+    store.probe()
+    with sorted_errors():
+        experiments = [e.experiment_id for e in store.client.search_experiments()]
+        if not experiments:
+            return None
+        found = store.client.search_runs(experiments, max_results=1, order_by=["attributes.start_time DESC"])
+        if not found:
+            return None
+        run = found[0]
+        if parent := run.data.tags.get(PARENT):  # a training of it began later
+            run = store.client.get_run(parent)
+        children = store.client.search_runs(
+            [run.info.experiment_id],
+            f"tags.`{PARENT}` = '{run.info.run_id}' and tags.{ROLE} = '{STUDENT}'",
+            max_results=MOST,
+            order_by=["attributes.start_time ASC"],
         )
-    except (MlflowException, SQLAlchemyError):  # of another version, or not a store: its own server says so
-        return {"experiments": base + PAGE}
-    found = {"newest run": f"{base}/#/experiments/{experiment}/runs?workflowType=machine_learning"}
-    students = [r.info.run_id for r in children if "fingerprint" in r.data.tags]
-    if len(students) > 1:
-        asked = (quote(json.dumps(value)) for value in (students, [experiment]))
-        found["its students compared"] = "{}/#/compare-runs?runs={}&experiments={}".format(base, *asked)
-    return found
+    # A training that began anew has a run each time: the last one counts.
+    students = list({child.info.run_name: child.info.run_id for child in children}.values())
+    experiment = run.info.experiment_id
+    comparison = comparison_page(experiment, students) if len(students) > 1 else ""
+    return Pages(str(run.info.run_name), experiment_page(experiment), len(students), comparison)

@@ -37,7 +37,7 @@ from pipeline.engine.writer import Writer
 from pipeline.errors import FacultyError, InputError
 from pipeline.tracking import NullTracker, RunTracker, Status
 
-__all__ = ["PAGE", "NullTracker", "Tracker", "open_tracker", "resume", "sync", "ui_command"]
+__all__ = ["PAGE", "NullTracker", "Tracker", "open_tracker", "resume", "sync", "ui_command", "ui_store"]
 
 log = logging.getLogger(__name__)
 
@@ -205,13 +205,18 @@ def resume(handle: Mapping[str, Any], *, reopen: bool = False) -> RunTracker:
     return tracker
 
 
+def ui_store(where: str | Path) -> str:
+    """The address of the store that `where` names: an address, or the folder holding `mlflow.db`."""
+    address = isinstance(where, str) and "://" in where
+    return resolve_uri(str(where) if address else sqlite_uri(Path(where, "mlflow.db")), Path())
+
+
 def ui_command(where: str | Path, *, host: str = "127.0.0.1", port: int = 5000) -> list[str]:
     """The command that serves MLflow's pages for a store: its address, or the folder holding `mlflow.db`.
 
     Raises InputError where there is no store, and for a server's address, which is a page already.
     """
-    address = isinstance(where, str) and "://" in where
-    uri = resolve_uri(str(where) if address else sqlite_uri(Path(where, "mlflow.db")), Path())
+    uri = ui_store(where)
     if is_server(uri):
         raise InputError(public(uri), "a database", "an MLflow server", f"Open {page(uri, Path())}")
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]

@@ -94,6 +94,15 @@ class Compare(Section):
     """Seeds per method: seed, seed + 1, ..."""
 
 
+class Export(Section):
+    """What a student leaves as, besides safetensors, ONNX in float32 and `.pth`."""
+
+    formats: tuple[Literal["fp16", "int8", "ncnn"], ...] = ()
+    """Smaller ones, each kept where it loses little (fp16 and ncnn 0.02 dB, int8 0.3 dB): `fp16` and `int8` are ONNX,
+    int8 calibrated on the run's tiles; `ncnn` is for phones and needs `pip install 'faculty[ncnn]'`.
+    """
+
+
 class Tracking(Section):
     """MLflow."""
 
@@ -137,6 +146,7 @@ class Recipe(Section):
     """
     distill: Distill = Distill()
     compare: Compare = Compare()
+    export: Export = Export()
     tracking: Tracking = Tracking()
 
     @property
@@ -146,8 +156,9 @@ class Recipe(Section):
 
     @model_serializer(mode="wrap")
     def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Sweeps of before know nothing of who judges: the default is left out."""
-        return {k: v for k, v in handler(self).items() if k != "judged_by" or v is not None}
+        """Sweeps of before know nothing of who judges and of smaller formats: the defaults are left out."""
+        later = {"judged_by": self.judged_by is not None, "export": bool(self.export.formats)}
+        return {k: v for k, v in handler(self).items() if later.get(k, True)}
 
     @model_validator(mode="before")
     @classmethod

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -106,8 +106,27 @@ def ladder(rows: Sequence[Row], name: str, metric: Metric = PSNR) -> str:
 
 def cost(rows: Sequence[Row], name: str, metric: Metric = PSNR) -> str | None:
     """A metric against multiply-adds; None where fewer than two methods have both."""
-    known = [row for row in rows if row.multiply_adds and _finite(row, name, metric)]
-    if len({row.multiply_adds for row in known}) < 2:
+    return _against(rows, name, metric, "cost", "multiply-adds", lambda row: row.multiply_adds)
+
+
+def latency(rows: Sequence[Row], name: str, metric: Metric = PSNR) -> str | None:
+    """A metric against milliseconds a picture; None where fewer than two methods have both."""
+    return _against(
+        rows, name, metric, "time", "ms a picture (the run's machine)", lambda row: row.latency_ms
+    )
+
+
+def _against(
+    rows: Sequence[Row],
+    name: str,
+    metric: Metric,
+    what: str,
+    unit_of_x: str,
+    of: Callable[[Row], float | None],
+) -> str | None:
+    """A metric against what `of` says of a method, on a logarithmic axis."""
+    known = [row for row in rows if of(row) and _finite(row, name, metric)]
+    if len({of(row) for row in known}) < 2:
         return None
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
@@ -116,19 +135,21 @@ def cost(rows: Sequence[Row], name: str, metric: Metric = PSNR) -> str | None:
     for role in ROLE_COLOURS:
         own = [row for row in known if row.role == role]
         if own:
-            x, y = [row.multiply_adds or 0 for row in own], [mean(row.values(name, metric)) for row in own]
+            x, y = [of(row) or 0 for row in own], [mean(row.values(name, metric)) for row in own]
             axes.plot(x, y, "o", color=ROLE_COLOURS[role], markersize=7, markeredgewidth=0, label=role)
-    _annotate(axes, known, name, metric)
+    _annotate(axes, known, name, metric, of)
     axes.margins(x=0.35, y=0.12)
     axes.ticklabel_format(axis="y", useOffset=False)
-    # One to three labels a decade, as people say them: 20 M, 50 M, 100 M.
+    # One to three labels a decade, as people say them: 20 M, 50 M, 100 M; of milliseconds 0.5, 1, 2.
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(EngFormatter(places=0))
+    axes.xaxis.set_major_formatter(EngFormatter(places=0) if what == "cost" else "{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("multiply-adds")
+    axes.set_xlabel(unit_of_x)
     unit = f" ({metric.unit})" if metric.unit else ""
-    axes.set_title(f"{plain(name)}: {metric.label}{unit} against cost", loc="left", fontsize=10.5, color=INK)
-    return _svg(figure, f"cost {name} {metric.key}")
+    axes.set_title(
+        f"{plain(name)}: {metric.label}{unit} against {what}", loc="left", fontsize=10.5, color=INK
+    )
+    return _svg(figure, f"{what} {name} {metric.key}")
 
 
 def all_charts(
@@ -147,8 +168,9 @@ def all_charts(
     for name in sets_of(rows):
         add("ladder", name, ladder(rows, name, metric))
     for name in sets_of(rows)[:1]:
-        if svg := cost(rows, name, metric):
-            add("cost", name, svg)
+        for kind, draw in (("cost", cost), ("latency", latency)):
+            if svg := draw(rows, name, metric):
+                add(kind, name, svg)
     for label, methods in lines.items():
         if any(methods.values()):
             add("curve", label, curves(label, methods))
@@ -163,16 +185,19 @@ def binned(points: Points, count: int = POINTS) -> tuple[np.ndarray, np.ndarray]
     return ordered[:, 0], ordered[:, 1]
 
 
-def _annotate(axes: Axes, rows: Sequence[Row], name: str, metric: Metric) -> None:
-    """Names beside the dots; methods of one cost would write over each other, so they alternate sides."""
-    sides: dict[int, int] = {}
+def _annotate(
+    axes: Axes, rows: Sequence[Row], name: str, metric: Metric, of: Callable[[Row], float | None]
+) -> None:
+    """Names beside the dots; methods at one place would write over each other, so they alternate sides."""
+    sides: dict[float, int] = {}
     for row in sorted(rows, key=lambda row: -mean(row.values(name, metric))):
-        turn = sides.get(row.multiply_adds or 0, 0)
-        sides[row.multiply_adds or 0] = turn + 1
+        place = of(row) or 0
+        turn = sides.get(place, 0)
+        sides[place] = turn + 1
         left = turn % 2 == 1
         axes.annotate(
             row.name,
-            (row.multiply_adds or 0, mean(row.values(name, metric))),
+            (place, mean(row.values(name, metric))),
             xytext=(-7 if left else 7, 0),
             textcoords="offset points",
             ha="right" if left else "left",

@@ -53,6 +53,8 @@ class File:
     label: str
     path: str
     """A path, shown relative to the report, or a URI."""
+    note: str = ""
+    """What is to be said of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,7 @@ def _markdown(report: Report, root: Path, charts: Sequence[str]) -> str:
         parts.append(
             "\n".join(
                 f"- {_plain(f.label)}: [{_plain(_place(f, root))}](<{link(_place(f, root))}>)"
+                f"{_beside(f, root)}"
                 for f in report.files
             )
         )
@@ -171,7 +174,7 @@ def _html(
             standings=[svg for stem, svg in charts.items() if not stem.startswith("curve_")],
             curves=[svg for stem, svg in charts.items() if stem.startswith("curve_")],
             pictures=drawn,
-            files=[(f.label, _place(f, root), _size(f, root)) for f in report.files],
+            files=[(f.label, _place(f, root), _remark(f, root)) for f in report.files],
             mlflow=report.mlflow,
             recipe=report.recipe,
         )
@@ -247,6 +250,15 @@ def portable(value: Any) -> Any:
 def _size(file: File, root: Path) -> str:
     path = Path(file.path)
     return f"{short(path.stat().st_size)}B" if "://" not in file.path and path.is_file() else ""
+
+
+def _remark(file: File, root: Path) -> str:
+    """Its size and what is to be said of it."""
+    return ", ".join(part for part in (_size(file, root), file.note) if part)
+
+
+def _beside(file: File, root: Path) -> str:
+    return f" ({_plain(remark)})" if (remark := _remark(file, root)) else ""
 
 
 def _one_line(text: str) -> str:

@@ -15,7 +15,7 @@ import yaml
 
 from pipeline.cache import records, stamps
 from pipeline.cache.fingerprint import fingerprint
-from pipeline.deploy.shipping import missing_note
+from pipeline.deploy.shipping import LOSSES, missing_note
 from pipeline.report.report import File, Report, portable, write_report
 from pipeline.report.table import TESTED, Row, render_table
 from pipeline.road.run import Run
@@ -23,7 +23,7 @@ from pipeline.steps.job import Job
 from pipeline.steps.values import Outcome
 from pipeline.tasks.base import Drawing, Task
 from pipeline.tasks.registry import task_of
-from pipeline.tracking import RunTracker
+from pipeline.tracking import ROLE, RunTracker
 from pipeline.training import weights
 
 REPORT_STAMP = "report/stamp.json"
@@ -126,7 +126,7 @@ def finish(run: Run, outcome: Outcome, warnings: Sequence[str], mlflow: str = ""
     students = {job.label: _export(run, outcome, job) for job in outcome.jobs}
     files = Files(students, run.output.where("report/report.html"), mlflow)
     seen = [[r.identity for r in outcome.results], list(outcome.sets), list(warnings), outcome.recipe.name]
-    identity = fingerprint([*seen, run.task.report_version])
+    identity = fingerprint([*seen, run.task.report_version, *_formats(outcome)])
     if not stamps.intact(run.output, REPORT_STAMP, identity):
         _report(run, outcome, warnings, files, identity)
     return files
@@ -136,11 +136,17 @@ def _task(outcome: Outcome) -> Task:
     return task_of(outcome.recipe)
 
 
+def _formats(outcome: Outcome) -> list[Any]:
+    """The recipe's wishes about exported files; nothing at their default, as exports of before have it."""
+    asked = outcome.recipe.model_dump(mode="json").get("export")
+    return [asked] if asked else []
+
+
 def _export(run: Run, outcome: Outcome, job: Job) -> dict[str, str]:
     """{kind: where its file is} of a student."""
     folder = f"students/{job.label}"
     stamp, listed = f"{folder}/stamp.json", f"{folder}/{MADE}"
-    identity = [EXPORTED, job.fingerprint, run.task.exported(outcome, job)]
+    identity = [EXPORTED, job.fingerprint, run.task.exported(outcome, job), *_formats(outcome)]
     if not stamps.intact(run.output, stamp, identity):
         with tempfile.TemporaryDirectory() as temporary:
             raw, out = Path(temporary, "raw.safetensors"), Path(temporary, "out")
@@ -172,7 +178,9 @@ def _report(run: Run, outcome: Outcome, warnings: Sequence[str], files: Files, i
         curves=_curves(outcome),
         pictures=list(pictures.values()),
         files=[
-            File(f"{n}, {kind}", path) for n, made in files.students.items() for kind, path in made.items()
+            File(f"{n}, {kind}", path, _loss(run, n, kind))
+            for n, made in files.students.items()
+            for kind, path in made.items()
         ],
         home=run.output.where("report"),
         mlflow=portable(files.ui),
@@ -186,6 +194,12 @@ def _report(run: Run, outcome: Outcome, warnings: Sequence[str], files: Files, i
                 run.output.put_file(made[-1], path)
         _record(run, outcome, rows, Path(temporary), pictures)
     stamps.put(run.output, REPORT_STAMP, identity, made)
+
+
+def _loss(run: Run, student: str, kind: str) -> str:
+    """What an exported file loses against the student, where that was measured."""
+    found = (records.load(run.output, f"students/{student}/{LOSSES}") or {}).get(kind)
+    return f"{found['loss_db']:+.3f} dB lost on {found['tried_on']}" if found else ""
 
 
 def _record(
@@ -207,6 +221,7 @@ def _record(
         if result.job is None:
             continue
         record = run.tracked.trainings.get(result.job.label) or _earlier(run, result.job)
+        record.tags({ROLE: result.role})
         for set_name, found in result.sets.items():
             values = {f"{TESTED}/{set_name}/{k}": v for k, v in figures(found).items()}
             record.metrics({k: v for k, v in values.items() if math.isfinite(v)}, 0)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.report.charts import binned, cost, curves, ladder
+from pipeline.report.charts import binned, cost, curves, ladder, latency
 from pipeline.report.report import File, Metric, Report, Row, render_table, write_report
 from pipeline.report.table import PSNR, SSIM, arrange, gains, short, spread
 
@@ -282,6 +282,33 @@ def test_a_far_off_bicubic_is_named_instead_of_squeezing_the_others():
 
 def test_no_cost_chart_without_two_costs():
     assert cost(ROWS[:3], "Set5") is None
+
+
+def test_quality_is_drawn_against_milliseconds_where_they_were_measured(tmp_path):
+    assert latency(ROWS, "Set5") is None  # nothing was
+    assert latency([replace(ROWS[0], latency_ms=2.0), *ROWS[1:]], "Set5") is None  # one place says nothing
+    times = {"scratch": 2.0, "mtkd": 2.0, "IMDN": 30.0, "DCTLSA": 120.0}
+    timed = [replace(r, latency_ms=times.get(r.name)) for r in ROWS]
+    svg = latency(timed, "Set5")
+    ElementTree.fromstring(svg)
+    assert all(f">{name}<" in svg for name in times) and ">mean<" not in svg
+    assert "ms a picture" in svg and "against time" in svg
+    markdown, web = write_report(tmp_path, Report("r", timed))
+    assert "![latency_Set5](report/latency_Set5.svg)" in markdown.read_text()
+    assert (tmp_path / "report" / "latency_Set5.svg").read_text() == svg and "against time" in web.read_text()
+
+
+def test_files_are_listed_with_size_and_remark(tmp_path):
+    (tmp_path / "s_int8.onnx").write_bytes(bytes(2000))
+    files = [
+        File("mtkd, int8", str(tmp_path / "s_int8.onnx"), "+0.100 dB lost on held-out tiles"),
+        File("store", "s3://bucket/x"),
+    ]
+    markdown, web = write_report(tmp_path, Report("r", ROWS, files=files))
+    (line,) = (x for x in markdown.read_text().splitlines() if "int8, " in x or "mtkd, int8" in x)
+    assert line.endswith("(2.00 kB, +0.100 dB lost on held-out tiles)")
+    assert "2.00 kB, +0.100 dB lost on held-out tiles" in web.read_text()
+    assert "(<s3://bucket/x>)" in markdown.read_text() or "s3://bucket/x>)" in markdown.read_text()
 
 
 def test_long_curves_are_averaged_and_short_ones_are_not():

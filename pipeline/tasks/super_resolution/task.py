@@ -14,6 +14,7 @@ from pipeline.cache.manifest import Manifest
 from pipeline.cost import multiply_adds
 from pipeline.deploy.evaluate import BenchmarkSet, announce
 from pipeline.deploy.shipping import export_student
+from pipeline.deploy.trial import from_cache
 from pipeline.errors import InputError
 from pipeline.metrics import PROTOCOL
 from pipeline.recipe.reading import with_method
@@ -224,7 +225,10 @@ class SuperResolution(Task):
             "metrics": outcome.of(job).sets,
             "protocol": showing.protocol(outcome.recipe),
         }
-        made = export_student(raw, out, facts)
+        formats = outcome.recipe.export.formats
+        tiles = prepared.samples
+        trial = from_cache(run.planner.store, tiles.train, tiles.held_out) if formats else None
+        made = export_student(raw, out, facts, formats=formats, trial=trial)
         return {kind: path.name for kind, path in made.files.items()}, made.missing
 
     def sentence(self, outcome: Outcome) -> str:
