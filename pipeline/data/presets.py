@@ -8,7 +8,7 @@ are not.
 `bsrgan`: Zhang et al., "Designing a Practical Degradation Model for Deep Blind Image Super-Resolution", ICCV 2021
 (arXiv 2103.14006), section 3: two blurs, shrinking, Gaussian noise and JPEG in a random order, and a last JPEG. Left
 out: its camera noise (raw sensor and processing), its nearest-neighbour shrinking, and noise correlated between
-channels other than grey. The ranges are the paper's for x2 and x4; x3 lies between them, x1 has those of x2.
+channels other than grey. Its blur ranges were not checked against the authors' code; x3 lies between, x1 has x2's.
 
 `web` and `video` are ours: mild, for pictures that were shrunk and saved once, and for frames of compressed video.
 """
