@@ -81,7 +81,7 @@ class Teacher:
         variants: tuple[Teacher, ...] = (),
     ) -> None:
         self.info = info
-        self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.network = _channels_last(network.eval().requires_grad_(False))
         self.convention = convention
         self.variants = variants
         self.device = torch.device("cpu")
@@ -101,7 +101,7 @@ class Teacher:
         if dtype not in ("fp32", "bf16"):
             raise InputError(f"precision of teacher {self.info.name}", "fp32 or bf16", repr(dtype))
         if dtype == "bf16" and next(self.network.parameters(), None) is None:
-            found = "bf16 for a graph whose numbers are its own (ONNX)"
+            found = "bf16 for a network without parameters that could be cast, as graphs of ONNX are"
             raise InputError(f"precision of teacher {self.info.name}", "auto or fp32", found)
         if dtype == "bf16" and self.dtype != "bf16":
             side = (
@@ -170,6 +170,12 @@ class Teacher:
         if tile is None:
             return self(lr)
         return tiled(self, lr, self.info.scale, tile, overlap)
+
+
+def _channels_last(network: nn.Module) -> nn.Module:
+    """The network in that layout; torch has none like it for weights of three dimensions."""
+    deep = any(tensor.dim() == 5 for tensor in (*network.parameters(), *network.buffers()))
+    return network if deep else network.to(memory_format=torch.channels_last)
 
 
 def pad(x: Tensor, minimum: int | tuple[int, int], multiple: int) -> Tensor:

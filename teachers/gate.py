@@ -158,21 +158,17 @@ def _range(
     upscaler: Teacher | Upscaler, low: list[np.ndarray], scale: int, own: np.ndarray
 ) -> Finding | None:
     """Another value range, in which outputs are far nearer to the inputs."""
-    readings: dict[str, tuple[Upscaler, str]] = {}
-    if isinstance(upscaler, Teacher):
-        now = upscaler.convention.value_range
-        other = 1.0 if now == 255.0 else 255.0
-        readings[f"0..{other:g}"] = (
-            upscaler.with_convention(value_range=other),
-            _keys(f"value_range: {other:g}"),
-        )
-    else:
-        now = 1.0
-        readings["0..255"] = (read_as(upscaler, 255.0), _keys("value_range: 255"))
-        readings["0..255 in its output alone"] = (
-            lambda lr: upscaler(lr) / 255.0,
-            "Export it again with its output divided by 255.",
-        )
+    now = upscaler.convention.value_range if isinstance(upscaler, Teacher) else 1.0
+    other = 1.0 if now == 255.0 else 255.0
+    reading = (
+        upscaler.with_convention(value_range=other)
+        if isinstance(upscaler, Teacher)
+        else read_as(upscaler, other)
+    )
+    readings: dict[str, tuple[Upscaler, str]] = {f"0..{other:g}": (reading, _keys(f"value_range: {other:g}"))}
+    if now == 1.0:
+        remedy = f"Export it again with its output divided by 255. {GO_ON}"
+        readings["0..255 in its output alone"] = (lambda lr: upscaler(lr) / 255.0, remedy)
     for wanted, (reading, remedy) in readings.items():
         there = _consistency(reading, low, scale)
         if there.min() >= PLAUSIBLE and (there - own).min() >= CLEAR_GAIN:
@@ -205,8 +201,8 @@ def _unlike(own: np.ndarray) -> Finding:
     return Finding(
         f"outputs that, shrunk again, are {PLAUSIBLE:g} dB from the inputs or nearer",
         f"{own.mean():.1f} dB",
-        "The network may be untrained, damaged, or made for something else than enlarging, and no `value_range` "
-        f"makes it better. {GO_ON}",
+        "The network may be untrained, damaged, or made for something else than enlarging, and no `value_range` is "
+        f"clearly right. {GO_ON}",
         certain=bool(own.max() < UNLIKE),
     )
 

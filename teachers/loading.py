@@ -126,7 +126,9 @@ def _checkpoint(path: Path, scale: int | None, architecture: str | None, where: 
 def _onnx(path: Path) -> Found:
     """The network of a graph. Precision and layout are ONNX Runtime's own."""
     network = OnnxNetwork(path)
-    return Found(network, ONNX, network.scale, onnx_graph.parameters(path), convolutional=False)
+    convention = Convention(luma=network.run.channels == 1)
+    count = onnx_graph.parameters(path)
+    return Found(network, ONNX, network.scale, count, convolutional=False, convention=convention)
 
 
 def _wrong_scale(where: str, scale: int | None, architecture: str, served: tuple[int, ...]) -> InputError:

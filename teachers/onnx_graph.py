@@ -24,6 +24,23 @@ LEARNED = (
 )
 """Operators with tensors that were learned, behind their first input."""
 
+UNCOUNTED = frozenset(
+    (
+        "Attention",
+        "ConvInteger",
+        "DeformConv",
+        "Einsum",
+        "GRU",
+        "If",
+        "LSTM",
+        "Loop",
+        "MatMulInteger",
+        "QLinearConv",
+    )
+    + ("QLinearMatMul", "RNN", "Scan")
+)
+"""Operators that multiply in ways of their own, or that hold graphs: a sum without them would be no figure."""
+
 
 def files(path: Path) -> list[Path]:
     """The file, and those beside it that hold its larger tensors. Raises InputError for a damaged file."""
@@ -58,22 +75,31 @@ def parameters(path: Path) -> int:
 def multiply_adds(path: Path, shape: Shape) -> int | None:
     """Multiply-adds for one input of `shape` (1, channels, height, width), counted as `pipeline.cost` does.
 
-    None where the graph does not tell the shapes of all that it multiplies.
+    A graph of a fixed size is counted at that size, and by its share of pixels. None where the graph does not tell
+    the shapes of all that it multiplies, or multiplies by operators whose work is not known.
     """
     import onnx
 
     model = _read(path)
-    for dim, size in zip(model.graph.input[0].type.tensor_type.shape.dim, shape):
+    graph = model.graph
+    if model.functions or any(n.domain not in ("", "ai.onnx") or n.op_type in UNCOUNTED for n in graph.node):
+        return None
+    stored = {tensor.name for tensor in graph.initializer}  # old files list them among the inputs
+    dims = next(value for value in graph.input if value.name not in stored).type.tensor_type.shape.dim
+    sides = [dim.dim_value or side for dim, side in zip(dims[2:], shape[2:])]
+    fixed = (dims[0].dim_value or 1, shape[1], *sides)
+    for dim, size in zip(dims, fixed):
         dim.Clear()
         dim.dim_value = size
-    del model.graph.value_info[:]  # its shapes are those of other inputs
-    for value in model.graph.output:
+    del graph.value_info[:]  # its shapes are those of other inputs
+    for value in graph.output:
         value.type.tensor_type.ClearField("shape")
     try:
         known = _shapes(onnx.shape_inference.infer_shapes(model, data_prop=True).graph)
-        return sum(_operations(model.graph.node, known))
+        count = sum(_operations(graph.node, known))
     except (KeyError, onnx.shape_inference.InferenceError):
         return None
+    return round(count * math.prod(shape) / math.prod(fixed))
 
 
 def _read(path: Path) -> Any:

@@ -24,26 +24,18 @@ TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 class OnnxUpscaler:
     """(N, 3, h, w) RGB in [0, 1] on any device -> (N, 3, scale*h, scale*w) float32 on the same one.
 
-    A graph of one channel gets luma; colour is enlarged by bicubic. Graphs of one picture at a time, of a fixed size
+    A graph of one channel gets luma; colour is enlarged by bicubic. Graphs of a fixed batch, of a fixed size
     (done in tiles of it) and of sides that must be multiples of something (padded and cropped) take any pictures so.
     """
 
     def __init__(self, path: str | Path) -> None:
         """Raises InputError for a file that ONNX Runtime cannot open and for one that does not enlarge RGB pictures."""
-        import onnxruntime
-
         self.where = str(path)
         if not Path(path).is_file():
             raise InputError(self.where, "an .onnx file", "nothing there")
-        wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-        providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
-        settings = onnxruntime.SessionOptions()
-        settings.log_severity_level = 4  # a size that does not fit is no news here
-        try:
-            self.session = onnxruntime.InferenceSession(self.where, settings, providers=providers)
-        except Exception as error:  # onnxruntime has an exception class for each of its status codes
-            raise InputError(self.where, "an ONNX network", reason(error)) from None
-        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        self._threads = 0
+        session = self._session()
+        inputs, outputs = session.get_inputs(), session.get_outputs()
         shape = inputs[0].shape if inputs else []
         fits = len(shape) == 4 and (shape[1] in (1, 3) or not isinstance(shape[1], int))
         if len(inputs) != 1 or len(outputs) != 1 or not fits or inputs[0].type not in TYPES:
@@ -53,7 +45,7 @@ class OnnxUpscaler:
             raise InputError(self.where, expected, found)
         self._input, self._type = inputs[0].name, TYPES[inputs[0].type]
         self.channels = 1 if shape[1] == 1 else 3
-        self._one = shape[0] == 1
+        self._batch = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else None
         fixed = [side if isinstance(side, int) else None for side in shape[2:]]
         self.tile: tuple[int, int] | None = None
         """(height, width) of all that a graph of fixed size takes."""
@@ -61,6 +53,22 @@ class OnnxUpscaler:
             side = max(s or 0 for s in fixed)
             self.tile = (fixed[0] or side, fixed[1] or side)
         self.multiple, self.scale = self._explore()
+
+    def _session(self) -> Any:
+        """ONNX Runtime's session, of as many threads as torch has now: neighbours have the other cores."""
+        import onnxruntime
+
+        if self._threads != torch.get_num_threads():
+            wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+            providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
+            settings = onnxruntime.SessionOptions()
+            settings.log_severity_level = 4  # a size that does not fit is no news here
+            settings.intra_op_num_threads = self._threads = torch.get_num_threads()
+            try:
+                self.session = onnxruntime.InferenceSession(self.where, settings, providers=providers)
+            except Exception as error:  # onnxruntime has an exception class for each of its status codes
+                raise InputError(self.where, "an ONNX network", reason(error)) from None
+        return self.session
 
     def _explore(self) -> tuple[int, int]:
         """(what sides must be multiples of, scale), from the smallest pictures that tell."""
@@ -87,21 +95,26 @@ class OnnxUpscaler:
 
     def _run(self, lr: Tensor) -> Tensor:
         pictures: Any = lr.float().cpu().contiguous().numpy().astype(self._type)
-        parts = np.split(pictures, len(pictures)) if self._one else [pictures]
+        batch = self._batch or len(pictures)
+        filled = -len(pictures) % batch  # a fixed batch is filled with its last picture
+        padded = np.concatenate([pictures, *[pictures[-1:]] * filled])
+        session = self._session()
         try:
-            made = [self.session.run(None, {self._input: part})[0] for part in parts]
+            parts = np.split(padded, len(padded) // batch)
+            made = [session.run(None, {self._input: part})[0] for part in parts]
         except Exception as error:  # as above
             found = f"{' x '.join(map(str, lr.shape[2:]))} pixels refused ({reason(error)})"
             raise InputError(self.where, "a network that takes pictures of any size", found) from None
-        return torch.from_numpy(np.concatenate(made).astype(np.float32))
+        return torch.from_numpy(np.concatenate(made)[: len(pictures)].astype(np.float32))
 
     def __call__(self, lr: Tensor) -> Tensor:
         if self.channels == 3:
-            return self._enlarged(lr)
+            return self.enlarged(lr)
         luma, colour = split_luma(lr, self.scale)
-        return join_luma(self._enlarged(luma), colour)
+        return join_luma(self.enlarged(luma), colour)
 
-    def _enlarged(self, lr: Tensor) -> Tensor:
+    def enlarged(self, lr: Tensor) -> Tensor:
+        """(N, `channels`, h, w) -> (N, `channels`, scale*h, scale*w) float32: as the graph itself has it."""
         height, width = lr.shape[-2:]
         if self.tile:
             return tiled(self._whole, lr, self.scale, self.tile, min(self.tile) // 8).to(lr.device)
@@ -133,5 +146,5 @@ class OnnxNetwork(nn.Module):
         return onnx_graph.multiply_adds(self.path, (1, self.run.channels, side, side))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, h, w) -> (N, 3, scale*h, scale*w) float32."""
-        return self.run(x.float())
+        """(N, channels, h, w) -> (N, channels, scale*h, scale*w) float32, of the graph's 3 channels or 1."""
+        return self.run.enlarged(x.float())

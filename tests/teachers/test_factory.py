@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,50 @@ def exchanged():
 class Scaled(nn.Module):
     def forward(self, x):
         return x / 255
+
+
+class Wide(nn.Module):
+    # Of values in 0..255, a little flatter about the middle of them, with more red than it was given.
+
+    def forward(self, x):
+        y = nn.functional.interpolate(x, scale_factor=2).sub(127.5).mul(0.99).add(127.5)
+        return y + torch.tensor([4.0, 0.0, 0.0]).view(1, 3, 1, 1)
+
+
+def wide():
+    return Wide()
+
+
+class Looking(nn.Module):
+    # Leaves torch on its way.
+
+    def forward(self, x):
+        return torch.from_numpy(x.contiguous().numpy().repeat(2, 2).repeat(2, 3))
+
+
+def looking():
+    return Looking()
+
+
+class Drawn(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.level = nn.Parameter(0.9 + 0.1 * torch.rand(1))
+        self.deep = nn.Conv3d(1, 1, 1)
+
+    def forward(self, x):
+        return nn.functional.interpolate(x, scale_factor=2) * self.level
+
+
+def drawn():
+    return Drawn()
+
+
+def pair():
+    return nn.Identity()
+
+
+exec("def unwritten(): return nn.Upsample(scale_factor=2)")
 
 
 def raising():
@@ -92,6 +137,9 @@ def test_its_file_its_options_and_what_they_name_are_its_identity(own: Path) -> 
         ({"factory": "own_networks:number"}, "torch.nn.Module, found int"),
         ({"factory": "own_networks:absent"}, "a function that can be imported"),
         ({"factory": "nowhere_at_all:f"}, "PYTHONPATH"),
+        ({"factory": "own_networks:unwritten"}, "a function of a Python file"),
+        ({"factory": "own_networks:pair"}, "made for another scale"),
+        ({"factory": "own_networks:enlarging", "options": {"mode": date(2024, 1, 1)}}, "not JSON"),
         ({"factory": "own_networks"}, "package.module:function"),
         ({"factory": "own_networks:enlarging", "options": {"scale": 3}}, "made for another scale"),
         ({"factory": "own_networks:enlarging", "options": {"size": 3}}, "size"),
@@ -138,3 +186,60 @@ def test_recipes_of_before_are_what_they_were(own: Path) -> None:
     dumped = recipe(own, teachers=[NEAREST]).model_dump(mode="json")
     assert json.loads(json.dumps(dumped))["teachers"][0]["factory"] == NEAREST["factory"]
     assert load_teacher(teacher("edsr")["checkpoint"]).info.scale == 2
+
+
+def test_a_network_of_0_to_255_is_named_and_the_key_mends_it(own: Path) -> None:
+    entry = {"factory": "own_networks:wide", "name": "own", "precision": "fp32"}
+    with pytest.raises(InputError, match="Set `value_range: 255` on this teacher"):
+        Road(recipe(own, teachers=[entry])).teach()
+    for channels, reddened in (("rgb", 0), ("bgr", 2)):
+        road = Road(recipe(own, teachers=[{**entry, "value_range": 255, "channels": channels}]))
+        tiles, (taught,) = road.teach()
+        store = road.run.planner.store
+        lr = Rows(store, tiles.train).take("lr", np.arange(3)).astype(float).repeat(2, 1).repeat(2, 2)
+        expected = (lr - 127.5) * 0.99 + 127.5
+        expected[..., reddened] += 4.0
+        made = Rows(store, taught.cached.train).take("sr", np.arange(3)).astype(float)
+        assert np.abs(made - expected.clip(0, 255)).max() <= 0.51
+        assert road.warnings == []
+
+
+def test_code_that_leaves_torch_teaches_and_is_not_counted(own: Path) -> None:
+    _, (taught,) = Road(recipe(own, teachers=[{"factory": "own_networks:looking", "name": "own"}])).teach()
+    assert taught.network.multiply_adds is None and taught.quality > 15
+    _, (counted,) = Road(recipe(own, teachers=[NEAREST])).teach()
+    assert counted.network.multiply_adds == 0  # nothing to multiply: known
+
+
+def test_what_is_drawn_at_random_is_the_same_in_every_process(own: Path) -> None:
+    torch.manual_seed(11)
+    before = torch.random.get_rng_state()
+    one, other = (factory.make("own_networks:drawn", {}, scale=2, name="own") for _ in range(2))
+    assert torch.equal(one.network.level, other.network.level)
+    assert torch.equal(torch.random.get_rng_state(), before)  # nobody else's draws are touched
+
+
+def test_files_are_found_however_deep_options_name_them(own: Path) -> None:
+    place, weights = NEAREST["factory"], own / "w.pth"
+    seen = set()
+    for content in (b"1", b"2"):
+        weights.write_bytes(content)
+        seen |= {factory.sha256(place, {"parts": [{"file": str(weights)}]})}
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("name", ["raising", "number", "pair", "absent"])
+def test_it_is_refused_before_any_engine_is_asked(own: Path, name: str) -> None:
+    with pytest.raises(InputError, match=f"own_networks:{name}"):
+        Road(
+            recipe(own, teachers=[{"factory": f"own_networks:{name}", "name": "own"}]), Untouchable()
+        ).teach()
+
+
+@pytest.mark.ray
+def test_workers_that_cannot_import_it_say_what_to_do(ray_local: None, own: Path) -> None:
+    """This process has the module's folder on its path, the workers have not."""
+    from pipeline.engine.ray_engine import RayEngine
+
+    with pytest.raises(InputError, match="PYTHONPATH, on every machine"):
+        Road(recipe(own, teachers=[NEAREST]), RayEngine()).teach()

@@ -253,9 +253,15 @@ def test_bf16_is_chosen_where_it_is_faster_and_as_good(
         return choosing.PrecisionReport(drop, speedup)
 
     monkeypatch.setattr(choosing, "measure_precision", measured)
-    subject = teacher(BackProjection(2))
+    monkeypatch.setattr(choosing, "_chosen", {})
+    subject = teacher(EDSR(2, 8, 1))
     assert [precision_gate(subject), precision_gate(subject)] == [choice, choice]
     assert len(asked) == 1  # measured once
+
+
+def test_a_network_without_parameters_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choosing, "measure_precision", lambda *_: pytest.fail("it was measured"))
+    assert precision_gate(teacher(BackProjection(2))) == "fp32"
 
 
 @pytest.mark.gpu

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -11,19 +13,22 @@ import pytest
 import torch
 from command_kit import run
 from onnx import TensorProto, helper
-from road_kit import TEACHERS, Road, picture, recipe, recipe_file, teacher
+from road_kit import TEACHERS, Road, Untouchable, picture, recipe, recipe_file, teacher
+from test_onnx_network import graph as plain_graph
 from torch import nn
 
 from pipeline.cache.rows import Rows
 from pipeline.cost import multiply_adds, parameters
 from pipeline.deploy.export import export_onnx
+from pipeline.engine.teach import sizes
 from pipeline.errors import InputError
-from pipeline.recipe.recipe import TeacherSpec
+from pipeline.recipe.recipe import Teach, TeacherSpec
 from pipeline.tasks.super_resolution.teacher_facts import find_facts, operations
 from students import build
 from teachers import onnx_graph
 from teachers.checkpoints import checkpoint_sha256
-from teachers.gate import check
+from teachers.gate import PHOTOGRAPHS, check, crops
+from teachers.gate import run as levels
 from teachers.loading import load_teacher
 
 
@@ -201,3 +206,162 @@ def test_public_graphs_are_their_checkpoints(shared: Path, file: str, other: str
     assert (graph(x) - checkpoint(x)).abs().max() < (2e-2 if "fp16" in file else 1e-3)
     assert operations(graph) == operations(checkpoint)
     assert check(graph) == []
+
+
+def altered(source: Path, path: Path, change: Callable[[onnx.GraphProto], None]) -> Path:
+    """The graph with a change."""
+    model = onnx.load(source)
+    change(model.graph)
+    onnx.save(model, path)
+    return path
+
+
+def named_input(dims: list, kind: int = TensorProto.FLOAT) -> Callable[[onnx.GraphProto], None]:
+    """Another shape of the input; that of the output follows from it."""
+
+    def change(graph: onnx.GraphProto) -> None:
+        graph.input[0].CopyFrom(helper.make_tensor_value_info(graph.input[0].name, kind, dims))
+        graph.output[0].CopyFrom(helper.make_tensor_value_info(graph.output[0].name, kind, [None] * 4))
+        del graph.value_info[:]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "dims", [[4, 3, "h", "w"], [4, 3, 32, 32], [1, 3, 40, "w"], ["n", 3, 64, 64]], ids=str
+)
+def test_fixed_batches_and_sides_are_counted_and_run_as_the_free_graph(
+    tmp_path: Path, exported: Path, dims: list
+) -> None:
+    free, fixed = (
+        load_teacher(exported),
+        load_teacher(altered(exported, tmp_path / "f.onnx", named_input(dims))),
+    )
+    x = torch.rand(6, 3, 24, 24, generator=torch.Generator().manual_seed(3))
+    inner = (
+        slice(None),
+        slice(None),
+        slice(0, 24),
+        slice(0, 24),
+    )  # mirrored borders reach as far as layers do
+    torch.testing.assert_close(fixed(x)[inner], free(x)[inner], atol=1e-4, rtol=0)
+    assert fixed(x).shape == (6, 3, 48, 48)
+    assert operations(fixed) == operations(free) and check(fixed) == []
+
+
+def hidden(graph: onnx.GraphProto) -> None:
+    """The output through a branch that is always taken: work inside of it is not seen from outside."""
+    last = graph.output[0].name
+    for node in graph.node:
+        node.output[:] = ["made" if name == last else name for name in node.output]
+    shape = helper.make_tensor_value_info("branch", TensorProto.FLOAT, [None] * 4)
+    branches = {
+        f"{word}_branch": helper.make_graph(
+            [helper.make_node("Identity", ["made"], ["branch"])], word, [], [shape]
+        )
+        for word in ("then", "else")
+    }
+    graph.initializer.append(helper.make_tensor("yes", TensorProto.BOOL, [], [True]))
+    graph.node.append(helper.make_node("If", ["yes"], [last], **branches))
+
+
+def test_what_cannot_be_counted_is_no_figure_and_teaches_all_the_same(place: Path, exported: Path) -> None:
+    file = altered(exported, place / "hidden.onnx", hidden)
+    assert operations(load_teacher(file)) is None
+    picture(place / "Bench" / "one.png", 64, 72, 60)
+    graph = {"checkpoint": str(file), "name": "graph"}
+    content = {"teachers": [graph, teacher("edsr")], "data": {"test": [str(place / "Bench")]}}
+    done = run("run", recipe_file(place, **content), "--inline", "--json", place / "out.json")
+    assert done.code == 0, done.err
+    rows = {r["model"]: r for r in json.loads((place / "out.json").read_text())["rows"]}
+    assert rows["graph"]["multiply_adds"] is None and rows["edsr"]["multiply_adds"] > 1e6
+    (line,) = [row for row in done.out.splitlines() if row.strip().startswith("graph ")]
+    assert line.split()[1:5:3] == ["121", "-"] or line.split()[3] == "-", line
+    (record,) = [
+        json.loads(p.read_text()) for p in (place / "cache/teachers").iterdir() if "onnx" in p.read_text()
+    ]
+    assert record["multiply_adds"] is None
+
+
+def test_actors_are_shared_out_where_nobody_counted() -> None:
+    network = SimpleNamespace(multiply_adds=None)
+    task = SimpleNamespace(samples=SimpleNamespace(rows=10))
+    tasks = {"a": (network, [task] * 4), "b": (network, [task] * 4)}
+    assert sizes(Teach(), tasks, slots=4) == {"a": 2, "b": 2}
+
+
+def test_a_file_that_lists_its_tensors_as_inputs_is_counted(tmp_path: Path, exported: Path) -> None:
+    def listed(graph: onnx.GraphProto) -> None:
+        """As files of IR version 3 do, in any order."""
+        pictures = list(graph.input)
+        del graph.input[:]
+        for tensor in graph.initializer:
+            graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+        graph.input.extend(pictures)
+
+    found = load_teacher(altered(exported, tmp_path / "old.onnx", listed))
+    assert operations(found) == operations(load_teacher(exported))
+    assert found(torch.rand(1, 3, 20, 20)).shape == (1, 3, 40, 40)
+
+
+def test_a_graph_has_the_threads_of_its_process(exported: Path) -> None:
+    found = load_teacher(exported)
+    x = torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(4))
+    before, one = torch.get_num_threads(), found(x)
+    try:
+        torch.set_num_threads(2)
+        assert torch.allclose(found(x), one, atol=1e-5)
+        assert found.network.run.session.get_session_options().intra_op_num_threads == 2
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found(x), one)
+    assert found.network.run.session.get_session_options().intra_op_num_threads == before
+
+
+def test_the_order_of_colours_is_no_question_to_luma(tmp_path: Path) -> None:
+    found = load_teacher(conv(tmp_path / "grey.onnx", ["n", 1, "h", "w"]))
+    assert found.convention.luma and check(found) == []
+    x = torch.rand(1, 3, 20, 20, generator=torch.Generator().manual_seed(5))
+    assert torch.equal(found.with_convention(bgr=True)(x), found(x))
+
+
+def test_a_graph_that_gives_0_to_255_is_refused_with_what_mends_it(shared: Path, place: Path) -> None:
+    file = shared / "cases" / "onnx_out255.onnx"
+    with pytest.raises(InputError, match=r"one of 0\.\.255 in its output alone") as caught:
+        Road(recipe(place, teachers=[{"checkpoint": str(file)}])).teach()
+    assert "output divided by 255" in str(caught.value) and "`gate: warn`" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["batch1", "fixed64", "free_channels", "multiple8", "nearest2"])
+def test_graphs_from_real_situations_teach(shared: Path, place: Path, name: str) -> None:
+    entry = {"checkpoint": str(shared / "cases" / f"onnx_{name}.onnx"), "name": "graph"}
+    road = Road(recipe(place, teachers=[entry]))
+    _, (taught,) = road.teach()
+    assert taught.network.architecture == "onnx" and taught.quality > 15 and road.warnings == []
+
+
+@pytest.mark.parametrize(
+    ("shape", "inputs", "operator", "said"),
+    [
+        (["n", 3, "h", "w"], 2, "Resize", "2 inputs"),
+        (["n", 4, "h", "w"], 1, "Resize", "4"),
+        (["n", 3, "h", "w"], 1, "Sharpen", "Sharpen"),
+    ],
+)
+def test_a_run_refuses_other_graphs_before_anything_starts(
+    place: Path, shape: list, inputs: int, operator: str, said: str
+) -> None:
+    file = plain_graph(place / "odd.onnx", shape, inputs=inputs, operator=operator)
+    with pytest.raises(InputError, match=said) as caught:
+        Road(recipe(place, teachers=[{"checkpoint": str(file)}]), Untouchable()).teach()
+    assert "odd.onnx" in str(caught.value) and not list(place.glob("cache/tiles"))
+
+
+@pytest.mark.parametrize("kind", ["compact", "ultracompact", "superultracompact"])
+def test_public_graphs_give_the_grey_levels_of_their_checkpoints(shared: Path, kind: str) -> None:
+    folder = shared / "weights" / "realworld"
+    (file,) = folder.glob(f"animejanai_v3_{kind}_x2*.onnx")
+    graph, checkpoint = load_teacher(file), load_teacher(folder / f"animejanai_v3_{kind}_x2.pth")
+    for crop in crops(PHOTOGRAPHS, 96):
+        apart = np.abs(levels(graph, crop).astype(int) - levels(checkpoint, crop))
+        assert apart.max() <= 1 and (apart > 0).mean() < 0.06, apart.max()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from teachers.loading import load_teacher
 from teachers.onnx_network import OnnxNetwork
 from teachers.precision_gate import precision_gate
 
+log = logging.getLogger(__name__)
+
 VERSION = 1
 SIDE = 48
 FACTORY = "factory:"
@@ -37,7 +40,7 @@ class TeacherFacts:
     scale: int
     parameters: int
     multiply_adds: int | None
-    """For one 48 x 48 LR tile; None where a graph does not tell."""
+    """For one 48 x 48 LR tile; None where a graph, or code of one's own, does not tell."""
     precision: Precision
     reading: dict[str, Any] = field(default_factory=dict)
     """`Convention` as the recipe has it, where that is not what the loader knows."""
@@ -117,10 +120,14 @@ def find_facts(spec: TeacherSpec, scale: int, cache: str, device: str = "cpu") -
 
 
 def operations(teacher: Teacher) -> int | None:
-    """Multiply-adds for one 48 x 48 LR tile; None where a graph does not tell."""
+    """Multiply-adds for one 48 x 48 LR tile; None where a graph, or code of one's own, does not tell."""
     if isinstance(teacher.network, OnnxNetwork):
         return teacher.network.multiply_adds(SIDE)
-    return multiply_adds(teacher.network, (1, 1 if teacher.convention.luma else 3, SIDE, SIDE))
+    try:
+        return multiply_adds(teacher.network, (1, 1 if teacher.convention.luma else 3, SIDE, SIDE))
+    except Exception as error:  # code that looks at values: shapes alone, which are counted by, have none
+        log.info("%r: multiply-adds are not known: %s", teacher, error)
+        return None
 
 
 def known_facts(spec: TeacherSpec, scale: int, store: Store, kind: str) -> TeacherFacts | None:

@@ -60,7 +60,7 @@ def teacher_costs(recipe: Recipe) -> list[int]:
     for spec in recipe.teachers:
         teacher = opened(spec, recipe.scale)
         if (count := operations(teacher)) is None:
-            found = f"{spec.label}, whose graph does not tell"
+            found = f"{spec.label}, which does not tell"
             raise InputError("--teacher-macs", "the multiply-adds of every teacher", found, "Give them.")
         costs.append(count)
     return costs
