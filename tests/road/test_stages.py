@@ -78,7 +78,7 @@ def test_shards_hold_whole_pictures_of_one_use_up_to_their_size(place: Path) -> 
     plan = tiling.plan(settings, Store.open(place / "cache"))
     for task in plan.steps:
         assert len({(s.lr_only, s.held_out) for s in task.sources}) == 1
-        bytes_ = sum(tiling._count(s, plan.grid) for s in task.sources) * 3 * (24**2 + 48**2)
+        bytes_ = sum(tiling._count(s, plan.grid, "bicubic") for s in task.sources) * 3 * (24**2 + 48**2)
         assert bytes_ <= 1e5 or len(task.sources) == 1
     packed = [s.picture.sha256 for task in plan.steps for s in task.sources]
     assert sorted(packed) == sorted({s.picture.sha256 for s in plan.sources}) and len(packed) == 7
