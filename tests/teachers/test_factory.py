@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 from datetime import date
 from pathlib import Path
@@ -165,9 +166,12 @@ def test_the_gate_and_the_readings_are_for_it_too(own: Path) -> None:
 
 
 @pytest.mark.ray
-def test_actors_make_it_too(ray_local: None, tmp_path: Path) -> None:
+def test_actors_make_it_too(ray_local: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.engine.ray_engine import RayEngine
 
+    # A Ray that a test before has stopped is started anew, by this process' environment.
+    here_ = Path(__file__).resolve().parent
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(here_), str(here_.parent), str(here_.parents[1])]))
     for seed in range(3):
         picture(tmp_path / "pictures" / f"{seed}.png", 96, 104, seed)
     entry = {"factory": "test_factory:twice", "name": "own"}  # this module: the workers' path has this folder
