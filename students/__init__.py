@@ -34,7 +34,7 @@ _NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "vdsr": VDSR,
 }
 
-SCALES = (2, 3, 4)
+SCALES = (1, 2, 3, 4)
 
 
 def names() -> tuple[str, ...]:
@@ -55,7 +55,7 @@ def build(name: str, scale: int, **options: Any) -> nn.Module:
     Raises InputError for an unknown name, scale or option, or for a value that the option does not take.
     """
     if scale not in SCALES:
-        raise InputError(f"student {name}", "scale 2, 3 or 4", repr(scale))
+        raise InputError(f"student {name}", "scale 1, 2, 3 or 4", repr(scale))
     if name.startswith("spandrel:"):
         from students.by_spandrel import build_spandrel
 

@@ -62,8 +62,8 @@ def conv3(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 def upsampler(scale: int, features: int) -> nn.Sequential:
-    """Convolution + pixel shuffle, twice x2 for x4: (B, features, h, w) -> (B, features, scale*h, scale*w)."""
-    stages = {2: (2,), 3: (3,), 4: (2, 2)}[scale]
+    """Convolution + pixel shuffle, twice x2 for x4, none for x1: (B, features, h, w) -> (B, features, scale*h, scale*w)."""
+    stages: tuple[int, ...] = {1: (), 2: (2,), 3: (3,), 4: (2, 2)}[scale]
     layers: list[nn.Module] = []
     for stage in stages:
         layers += [conv3(features, features * stage**2), nn.PixelShuffle(stage)]

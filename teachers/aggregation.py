@@ -236,8 +236,8 @@ def _check(
     where = "aggregation network"
     if n_teachers < 1:
         raise InputError(where, "at least one teacher", str(n_teachers))
-    if scale not in (2, 3, 4):
-        raise InputError(where, "scale 2, 3 or 4", str(scale))
+    if scale not in (1, 2, 3, 4):
+        raise InputError(where, "scale 1, 2, 3 or 4", str(scale))
     if not depths or len(depths) != len(heads) or min(depths) < 1:
         raise InputError(
             where, "one depth and one number of heads a group", f"depths {depths}, heads {heads}"

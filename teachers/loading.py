@@ -23,7 +23,7 @@ from teachers.onnx_network import OnnxNetwork
 from teachers.spandrel_import import import_spandrel
 from teachers.unwrapping import unwrap
 
-SCALES = (2, 3, 4)
+SCALES = (1, 2, 3, 4)
 ONNX = "onnx"
 """How the networks of ONNX files are called: a graph has no name of its own that tells."""
 ATTENDING = frozenset(

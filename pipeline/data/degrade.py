@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pipeline.errors import InputError
 
-SCALES = (2, 3, 4)
+SCALES = (1, 2, 3, 4)
 Pictures = TypeVar("Pictures", np.ndarray, Tensor)
 
 
@@ -88,7 +88,7 @@ class _Plan:
 @cache
 def _plan(scale: int, shrink: bool) -> _Plan:
     if scale not in SCALES:
-        raise InputError("scale", "2, 3 or 4", repr(scale))
+        raise InputError("scale", "1, 2, 3 or 4", repr(scale))
     s = scale
     if (
         shrink

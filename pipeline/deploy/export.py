@@ -213,7 +213,10 @@ def export_pth(model: nn.Module, path: str | Path) -> str:
     tensors: dict[str, Tensor] = model.spandrel_state_dict()  # type: ignore[operator]
     state = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     # spandrel changes the dictionary that it is given
-    descriptor: Any = import_spandrel().MAIN_REGISTRY.load(dict(state))
+    try:
+        descriptor: Any = import_spandrel().MAIN_REGISTRY.load(dict(state))
+    except Exception as error:  # it guesses sizes from shapes: an RCAN's at x1 are taken to be 64 features
+        raise FacultyError(f"{path}: spandrel takes it for another network: {reason(error)}") from None
     reopened = SpandrelStudent(descriptor.model, descriptor.scale, descriptor.size_requirements).eval()
     difference = _difference(reopened, model)
     require_parity(path, f"spandrel's {descriptor.architecture.id}", difference)

@@ -123,8 +123,8 @@ class Recipe(Section):
 
     name: Name
     """Names the run, its output folder and its MLflow experiment."""
-    scale: Literal[2, 3, 4]
-    """Enlargement."""
+    scale: Literal[1, 2, 3, 4]
+    """Enlargement; 1 is restoration (of noise, of compression): LR has HR's size."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of everything random."""
     output: str = "runs"

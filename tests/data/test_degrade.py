@@ -126,7 +126,7 @@ def test_what_cannot_be_resized_is_refused():
         downscale(noise(11, 12), 2)
     with pytest.raises(ValueError, match="uint8"):
         upscale(noise(4, 4).astype(np.float32), 2)
-    with pytest.raises(InputError, match="2, 3 or 4"):
+    with pytest.raises(InputError, match="1, 2, 3 or 4"):
         downscale(noise(10, 10), 5)
     with pytest.raises(InputError, match="one of bicubic, found 'blur'"):
         degrade(noise(4, 4), "blur", 2)

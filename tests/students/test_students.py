@@ -257,7 +257,7 @@ def test_options_come_as_yaml_gives_them() -> None:
 @pytest.mark.parametrize(
     ("name", "scale", "options", "told"),
     [
-        ("edsr", 5, {}, "scale 2, 3 or 4"),
+        ("edsr", 5, {}, "scale 1, 2, 3 or 4"),
         ("esdr", 2, {}, "spandrel:<Id>"),
         ("edsr", 2, {"block": 4}, "blocks, features, res_scale"),
         ("edsr", 2, {"blocks": 0}, "greater than or equal to 1"),

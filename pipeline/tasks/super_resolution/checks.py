@@ -24,6 +24,11 @@ def check(run: Run, methods: Sequence[str]) -> None:
     """Refuse what a run of these methods (of none: its teachers alone) cannot do. Raises InputError."""
     recipe: Recipe = run.recipe
     check_sources(recipe)
+    if recipe.scale == 1 and recipe.data.degradation == "bicubic" and (recipe.data.train or recipe.data.test):
+        run.reporter.warn(
+            "data.degradation: at scale 1 `bicubic` changes nothing, LR is HR as it is. For restoration give a chain, "
+            "such as `degradation: {preset: web}`, or `pairs`."
+        )
     if not methods and not recipe.teachers:
         raise InputError("teachers", "at least one teacher", "none")
     settings = {m: with_method(recipe, m).method for m in methods}

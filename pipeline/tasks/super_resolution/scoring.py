@@ -65,8 +65,8 @@ def models(
 ) -> list[Model]:
     """Everything that the table compares, baselines first. A teacher called as another of them shows its role."""
     scale = recipe.scale
-    found = [Model("bicubic", "bicubic", f"bicubic-x{scale}")]
-    taken = {"bicubic", "LR", "HR", *(job.label for job in jobs), *(job.group for job in jobs)}
+    found = [Model("input" if scale == 1 else "bicubic", "bicubic", f"bicubic-x{scale}")]
+    taken = {found[0].name, "LR", "HR", *(job.label for job in jobs), *(job.group for job in jobs)}
     roles: list[tuple[Role, TeacherFacts]] = [("beside", facts) for facts in beside]
     roles += [("teacher", teacher.network) for teacher in prepared.teachers]
     for role, facts in roles:
