@@ -42,7 +42,15 @@ ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "MoSR": ("MoSR", "MoSR", {"upscale": 2, "n_block": 2, "dim": 16}),
     "DCTLSA": ("DCTLSA", "DCTLSA", {"nf": 25, "num_modules": 6, "upscale": 2}),
     "MoESR": ("MoESR", "MoESR", {"scale": 2, "dim": 16, "n_blocks": 1, "n_block": 1}),
+    "DnCNN": ("DnCNN", "DnCNN", {"in_nc": 3, "out_nc": 3, "nc": 16, "nb": 5, "mode": "DnCNN"}),
+    "NAFNet": (
+        "NAFNet",
+        "NAFNet",
+        {"width": 8, "middle_blk_num": 1, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1]},
+    ),
 }
+RESTORERS = ("DnCNN", "NAFNet")
+"""Of scale 1: what they add to their input is little, whatever white is for them."""
 PLACES = (
     ("astronaut.png", 60, 300),
     ("coffee.png", 200, 60),
