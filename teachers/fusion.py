@@ -8,6 +8,8 @@ once, a half upwards.
     median    per value; the mean of the middle two for an even number of teachers
     best      per tile, the teacher with the smallest squared error against HR
     weighted  given weights, or weights fitted to HR by least squares over training tiles (`WeightFit`)
+    bands     the low wavelet band of one teacher, the details of another
+    mask      per pixel, by how well each teacher agrees with LR there (teachers/agreement.py)
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.errors import InputError
+from teachers.agreement import fuse_mask
 
 Outputs = Sequence[np.ndarray]
 
@@ -181,6 +184,7 @@ FUSIONS: dict[str, Fusion] = {
     "best": fuse_best,
     "weighted": fuse_weighted,
     "bands": fuse_bands,
+    "mask": fuse_mask,
 }
 
 

@@ -54,6 +54,18 @@ class Bands(Section):
     """Any discrete wavelet of PyWavelets."""
 
 
+class Mask(Section):
+    """Per pixel, by how well each teacher's output, shrunk again, agrees with LR around the pixel. Needs no HR; of LR
+    with noise or blocks it prefers the teacher that leaves them."""
+
+    kind: Literal["mask"]
+    """Always `mask`."""
+    radius: Annotated[int, Field(ge=0)] = 2
+    """Of the square in which agreement is judged, in LR pixels."""
+    softness: Annotated[float, Field(gt=0)] = 1.0
+    """In grey levels: teachers whose errors differ by less count nearly alike; smaller is a harder choice."""
+
+
 class Aggregate(Section):
     """MTKD's knowledge-aggregation network (DCTSwin), trained on cached teacher outputs (MTKD, section 3.1)."""
 
@@ -80,4 +92,4 @@ class Aggregate(Section):
     """How the network is trained."""
 
 
-Fusion = Annotated[Union[Mean, Median, Best, Weighted, Bands, Aggregate], Field(discriminator="kind")]
+Fusion = Annotated[Union[Mean, Median, Best, Weighted, Bands, Mask, Aggregate], Field(discriminator="kind")]

@@ -135,7 +135,7 @@ class Recipe(Section):
     """The pretrained networks; their order is part of the fusion."""
     teach: Teach = Teach()
     fusion: Fusion = Mean(kind="mean")
-    """How the teachers become one target: `mean`, `median`, `best`, `weighted` or `aggregate`."""
+    """How the teachers become one target: `mean`, `median`, `best`, `weighted`, `bands`, `mask` or `aggregate`."""
     student: Student = Student()
     method: Method
     """How the student is trained: `scratch`, `kd`, `mtkd` or `pisr`."""

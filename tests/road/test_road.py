@@ -242,9 +242,10 @@ def test_raise_names_the_bad_picture(place: Path, name: str) -> None:
         {"kind": "weighted", "weights": {"edsr": 0.75, "compact": 0.25}},
         {"kind": "weighted"},
         {"kind": "bands", "low": "edsr", "details": "compact"},
+        {"kind": "mask"},
         AGGREGATE,
     ],
-    ids=["mean", "median", "best", "weighted", "fit", "bands", "aggregate"],
+    ids=["mean", "median", "best", "weighted", "fit", "bands", "mask", "aggregate"],
 )
 def test_every_fusion_makes_a_target_for_every_tile(again: Path, fusion: dict) -> None:
     road = Road(recipe(again, fusion=fusion))

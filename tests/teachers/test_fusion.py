@@ -7,7 +7,9 @@ import itertools
 import numpy as np
 import pytest
 
+from pipeline.data.degrade import downscale, upscale
 from pipeline.errors import InputError
+from teachers.agreement import Mask, fuse_mask, masks
 from teachers.fusion import (
     FUSIONS,
     Bands,
@@ -176,7 +178,7 @@ def test_fitting_on_nothing_is_refused() -> None:
 
 
 def test_the_registry_names_what_it_knows() -> None:
-    assert fusion("mean") is fuse_mean and set(FUSIONS) == {"mean", "median", "best", "weighted", "bands"}
+    assert fusion("mean") is fuse_mean and set(FUSIONS) == {"mean", "median", "best", "weighted", "bands", "mask"}
     with pytest.raises(InputError, match="mean, median, best, weighted"):
         fusion("product")
 
@@ -213,3 +215,26 @@ def test_bands_are_the_low_band_of_one_and_the_details_of_another() -> None:
     assert np.abs(half - mixed)[(mixed > 0) & (mixed < 255)].max() <= 0.5 + 1e-9
     with pytest.raises(InputError, match="fusion bands"):
         fuse_bands([low], weights=Bands(0, 1, "haar", (1.0,)))
+
+
+def test_masks_are_by_agreement_with_lr_around_each_pixel() -> None:
+    generator = np.random.default_rng(6)
+    hr = upscale(generator.integers(60, 190, (12, 16, 3), np.uint8), 2)[None]
+    lr = downscale(hr[0], 2)[None]
+    left, right = hr.copy(), hr.copy()
+    left[:, :, 16:] += 30  # each teacher is off in one half
+    right[:, :, :16] += 30
+    fused = fuse_mask([left, right], weights=Mask(0, 1.0), lr=lr)
+    assert np.array_equal(fused[:, :, :10], hr[:, :, :10]) and np.array_equal(fused[:, :, 22:], hr[:, :, 22:])
+    assert np.array_equal(fuse_mask([hr, hr], weights=Mask(3, 0.1), lr=lr), hr)
+    # By the definition, in numpy, at one LR pixel and its 3 x 3 square.
+    errors = [
+        np.square(downscale(t[0], 2).astype(float) - lr[0]).mean(-1)[4:7, 7:10].mean() for t in (left, right)
+    ]
+    soft = np.exp(-np.array(errors) / (2 * 20.0**2))
+    found = masks([left, right], lr, Mask(1, 20.0))[:, 0, 5, 8]
+    assert found == pytest.approx(soft / soft.sum(), rel=1e-5)
+    with pytest.raises(InputError, match="LR"):
+        fuse_mask([hr], weights=Mask(0, 1.0), lr=None)
+    same = fuse_mask([lr, lr], weights=Mask(1, 1.0), lr=lr)  # scale 1
+    assert np.array_equal(same, lr)

@@ -15,6 +15,7 @@ from pipeline.cache.store import Store
 from pipeline.recipe.fusion import Aggregate
 from pipeline.tasks.super_resolution.teach import as_levels, commit_output, luma_error, read, to_stored
 from pipeline.training import weights
+from teachers.agreement import Mask
 from teachers.fusion import Bands, WeightFit, Weights, fusion
 
 VERSION = 1
@@ -32,8 +33,8 @@ class FuseTask:
     scale: int
     dtype: str
     kind: str
-    weights: Weights | Bands | None = None
-    """Of kind `weighted` or `bands`."""
+    weights: Weights | Bands | Mask | None = None
+    """Of kind `weighted`, `bands` or `mask`."""
     network: dict[str, Any] = field(default_factory=dict)
     """Of kind `aggregate`: {"config": ..., "weights": path in the cache}."""
     batch: int = 4
@@ -56,7 +57,9 @@ class FuseTask:
             if network is not None:
                 fused = _aggregate(network, pictures, self.dtype, device)
             else:
-                levels = fuse_levels(self.kind, [as_levels(p) for p in pictures], truth, self.weights)
+                levels = fuse_levels(
+                    self.kind, [as_levels(p) for p in pictures], truth, self.weights, tiles.columns["lr"][rows]
+                )
                 fused = levels if self.dtype == "uint8" else (levels / np.float32(255)).astype(np.float16)
             chunks.append(fused)
             if truth is not None:
@@ -76,10 +79,17 @@ class FuseTask:
 
 
 def fuse_levels(
-    kind: str, outputs: list[np.ndarray], hr: np.ndarray | None, weights: Weights | Bands | None
+    kind: str,
+    outputs: list[np.ndarray],
+    hr: np.ndarray | None,
+    weights: Weights | Bands | Mask | None,
+    lr: np.ndarray,
 ) -> np.ndarray:
-    """A fixed fusion of (n, H, W, 3) uint8 pictures."""
-    return fusion(kind)(outputs, hr, **({"weights": weights} if weights is not None else {}))
+    """A fixed fusion of (n, H, W, 3) uint8 pictures that were made of `lr`, (n, h, w, 3) uint8."""
+    extra: dict[str, Any] = {} if weights is None else {"weights": weights}
+    if isinstance(weights, Mask):
+        extra["lr"] = lr
+    return fusion(kind)(outputs, hr, **extra)
 
 
 def _aggregate(network: torch.nn.Module, pictures: list[np.ndarray], dtype: str, device: str) -> np.ndarray:

@@ -10,7 +10,7 @@ from pipeline.cache import records
 from pipeline.cache.fingerprint import fingerprint
 from pipeline.cache.format import Receipt
 from pipeline.cache.manifest import Manifest
-from pipeline.recipe.fusion import Aggregate, Bands, Weighted
+from pipeline.recipe.fusion import Aggregate, Bands, Mask, Weighted
 from pipeline.recipe.recipe import Recipe
 from pipeline.steps.job import located
 from pipeline.steps.planner import Planner
@@ -18,6 +18,7 @@ from pipeline.steps.values import Column, Outputs, Samples
 from pipeline.tasks.super_resolution import fuse as fusing
 from pipeline.tasks.super_resolution.teach import output_manifest
 from pipeline.tasks.super_resolution.training import TrainJob, job_fingerprint
+from teachers import agreement
 from teachers import fusion as fixed
 from teachers.fusion import Weights
 
@@ -34,7 +35,7 @@ class PictureFusion:
     kind: str
     folder: str
     """Of the fused pictures, in the cache."""
-    weights: Weights | fixed.Bands | None
+    weights: Weights | fixed.Bands | agreement.Mask | None
     network: str | None
     """Aggregation weights, relative to the cache."""
 
@@ -51,7 +52,7 @@ def fuse(
     recipe: Recipe = planner.recipe
     config = recipe.fusion
     folders = [m.cached.folder for m in members if m.cached]
-    weights: Weights | fixed.Bands | None = None
+    weights: Weights | fixed.Bands | agreement.Mask | None = None
     network: str | None = None
     extra: dict[str, object] = {}
     if isinstance(config, Weighted):
@@ -62,6 +63,9 @@ def fuse(
         places = labels.index(config.low), labels.index(config.details)
         weights = fixed.Bands(*places, config.wavelet, config.shares)
         extra = {"bands": asdict(weights)}
+    elif isinstance(config, Mask):
+        weights = agreement.Mask(config.radius, config.softness)
+        extra = {"mask": asdict(weights)}
     elif isinstance(config, Aggregate):
         job = aggregation_job(task, planner, samples, members)
         planner.train([job])

@@ -117,7 +117,7 @@ class ScoreTask:
         outputs = [pictures[key] for key in model.fusion["teachers"]]
         if model.fusion["kind"] != "aggregate":
             return fuse_levels(
-                model.fusion["kind"], [o[None] for o in outputs], hr[None], model.fusion["weights"]
+                model.fusion["kind"], [o[None] for o in outputs], hr[None], model.fusion["weights"], lr[None]
             )[0]
         network = upscaler(model, self.scale, device)
         stacked = torch.from_numpy(np.stack(outputs)).to(device).permute(0, 3, 1, 2).float()[None] / 255
