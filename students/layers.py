@@ -62,7 +62,7 @@ def conv3(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 def upsampler(scale: int, features: int) -> nn.Sequential:
-    """Convolution + pixel shuffle, twice x2 for x4, none for x1: (B, features, h, w) -> (B, features, scale*h, scale*w)."""
+    """Convolution + pixel shuffle, x4 in two, x1 in none: (B, features, h, w) -> (B, features, scale*h, scale*w)."""
     stages: tuple[int, ...] = {1: (), 2: (2,), 3: (3,), 4: (2, 2)}[scale]
     layers: list[nn.Module] = []
     for stage in stages:

@@ -25,6 +25,18 @@ def charbonnier(
     return _mean(torch.sqrt(_difference(prediction, target, mask).square() + epsilon**2), mask)
 
 
+PIXEL = {"l1": l1, "charbonnier": charbonnier}
+"""By the names that recipes have for them."""
+
+
+def gradient(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute error of the differences of neighbouring pixels, down and across, summed: what edges are made of,
+    apart from colour. 0 for pictures that differ by a constant.
+    """
+    error = _single(prediction) - _single(target)
+    return error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+
+
 def _difference(prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
     difference = _single(prediction) - _single(target)
     # Selected, not multiplied by 0: a non-finite value in a masked picture reaches neither loss nor gradient.

@@ -67,12 +67,12 @@ PhaseBuilder = Callable[[Modules], Phase]
 """Builds a phase from the artefacts of the phases before it, by phase name."""
 
 
-def masked_l1(sr: Tensor, batch: Batch) -> Tensor:
-    """L1 against HR where there is one, divided by the whole batch, so that it does not depend on how workers
+def masked_hr(sr: Tensor, batch: Batch, loss: Callable[..., Tensor] = l1) -> Tensor:
+    """A pixel loss against HR where there is one, divided by the whole batch, so that it does not depend on how workers
     share it.
     """
     has_hr = batch["has_hr"].bool()
-    return l1(sr, batch["hr"], has_hr) * has_hr.float().mean()
+    return loss(sr, batch["hr"], has_hr) * has_hr.float().mean()
 
 
 def seen_by(network: nn.Module) -> Callable[[Batch], Batch]:

@@ -1,6 +1,6 @@
 """Knowledge distillation on outputs, from one teacher or from several fused; for every task.
 
-Super-resolution:  L = distill * mean|S(x) - T(x)| + hr * mean|S(x) - y|
+Super-resolution:  L = distill * mean|S(x) - T(x)| + hr * mean|S(x) - y| + gradient * mean|d(S(x) - T(x))|
 Recognition:       L = L_task + soft * tau^2 KL(z_T || z_S)      (Hinton, Vinyals, Dean, 2015)
 
 T(x) and z_T come from the cache, so `kd` costs what `scratch` costs.
@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pipeline.losses.pixel import l1
-from pipeline.methods.base import Batch, Modules, Phase, PhaseBuilder, masked_l1, seen_by
+from pipeline.losses.pixel import PIXEL, gradient
+from pipeline.methods.base import Batch, Modules, Phase, PhaseBuilder, masked_hr, seen_by
 from pipeline.methods.outputs import Lesson, active, output_phase
 from pipeline.recipe.methods import KD
 from pipeline.recipe.recognition_methods import KD as SoftLabels
@@ -22,7 +22,8 @@ from pipeline.recipe.settings import Train
 
 
 def kd(method: KD, settings: Train, student: Callable[[], nn.Module]) -> list[PhaseBuilder]:
-    """One phase: L1 against one teacher's output and against HR."""
+    """One phase: the pixel loss against one teacher's output and against HR."""
+    pixel = PIXEL[method.pixel]
 
     def build(_: Modules) -> Phase:
         network = student()
@@ -31,14 +32,17 @@ def kd(method: KD, settings: Train, student: Callable[[], nn.Module]) -> list[Ph
         def losses(modules: Modules, batch: Batch) -> dict[str, Tensor]:
             batch = seen(batch)
             sr = modules["student"](batch["lr"])
-            return {"distill": l1(sr, batch["target"]), "hr": masked_l1(sr, batch)}
+            terms = {"distill": pixel(sr, batch["target"]), "hr": masked_hr(sr, batch, pixel)}
+            if method.gradient != 0:
+                terms["gradient"] = gradient(sr, batch["target"])
+            return terms
 
         return Phase(
             name="distill",
             modules={"student": network},
             sources=("lr", "hr", "target"),
             losses=losses,
-            weights={"distill": method.distill, "hr": method.hr},
+            weights={"distill": method.distill, "hr": method.hr, "gradient": method.gradient},
             settings=settings,
             artefact="student",
         )

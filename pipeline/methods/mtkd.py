@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.losses.pixel import l1
+from pipeline.losses.pixel import PIXEL, l1
 from pipeline.losses.relational import relations
 from pipeline.losses.wavelet import WaveletLoss, dwt2
-from pipeline.methods.base import Batch, Modules, Phase, PhaseBuilder, masked_l1, seen_by
+from pipeline.methods.base import Batch, Modules, Phase, PhaseBuilder, masked_hr, seen_by
 from pipeline.recipe.fusion import Aggregate
 from pipeline.recipe.methods import MTKD
 from pipeline.recipe.settings import Train
@@ -84,6 +84,8 @@ def mtkd(method: MTKD, settings: Train, student: Callable[[], nn.Module]) -> lis
         method.wavelet, method.level, method.mode, dual_tree=method.dual_tree, low=method.low
     )
 
+    pixel = PIXEL[method.pixel]
+
     def build(_: Modules) -> Phase:
         network = student()
         seen = seen_by(network)
@@ -91,7 +93,7 @@ def mtkd(method: MTKD, settings: Train, student: Callable[[], nn.Module]) -> lis
         def losses(modules: Modules, batch: Batch) -> dict[str, Tensor]:
             batch = seen(batch)
             sr = modules["student"](batch["lr"])
-            terms = {"distill": wavelet(sr, batch["target"]), "hr": masked_l1(sr, batch)}
+            terms = {"distill": wavelet(sr, batch["target"]), "hr": masked_hr(sr, batch, pixel)}
             if method.relational != 0:
                 terms["relational"] = relations(details(sr), details(batch["target"]))
             return terms

@@ -25,7 +25,7 @@ from pipeline.losses.pixel import l1
 from pipeline.losses.relational import pooled_relations
 from pipeline.losses.variational import VID
 from pipeline.losses.wavelet import WaveletLoss
-from pipeline.methods.base import Batch, Modules, Phase, PhaseBuilder, masked_l1, seen_by
+from pipeline.methods.base import Batch, Modules, Phase, PhaseBuilder, masked_hr, seen_by
 from pipeline.methods.taps import Tap, Until, channels, layer_of
 from pipeline.recipe.methods import PISR
 from pipeline.recipe.settings import Train
@@ -122,7 +122,7 @@ def pisr(method: PISR, settings: Train, student: Callable[[], nn.Module]) -> lis
         def losses(modules: Modules, batch: Batch) -> dict[str, Tensor]:
             batch = seen(batch)
             sr = modules["student"](batch["lr"])
-            terms = {"hr": masked_l1(sr, batch)}
+            terms = {"hr": masked_hr(sr, batch)}
             if guide is not None:
                 f_s, f_t = guide.tap.take(), guide.features(batch)
                 if method.vid != 0:

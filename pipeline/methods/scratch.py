@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from pipeline.losses.pixel import l1
+from pipeline.losses.pixel import PIXEL
 from pipeline.methods.base import Batch, Modules, Phase, PhaseBuilder, seen_by
 from pipeline.methods.outputs import Lesson, alone, output_phase
 from pipeline.recipe.methods import Scratch
@@ -19,7 +19,8 @@ from pipeline.recipe.settings import Budget, Train
 
 
 def scratch(method: Scratch, settings: Train, student: Callable[[], nn.Module]) -> list[PhaseBuilder]:
-    """One phase: L1 against HR. Tiles without HR are left out."""
+    """One phase: the pixel loss against HR. Tiles without HR are left out."""
+    pixel = PIXEL[method.pixel]
 
     def build(_: Modules) -> Phase:
         network = student()
@@ -27,7 +28,7 @@ def scratch(method: Scratch, settings: Train, student: Callable[[], nn.Module]) 
 
         def losses(modules: Modules, batch: Batch) -> dict[str, Tensor]:
             batch = seen(batch)
-            return {"hr": l1(modules["student"](batch["lr"]), batch["hr"])}
+            return {"hr": pixel(modules["student"](batch["lr"]), batch["hr"])}
 
         return Phase(
             name="distill",

@@ -13,7 +13,18 @@ Target = Literal["none", "teacher", "fused"]
 """What a method reads from the cache beside LR and HR."""
 
 
-class Scratch(Section):
+class Pixelwise(Section):
+    pixel: Literal["l1", "charbonnier"] = "l1"
+    """Loss on pixels: `l1`, or `charbonnier`, sqrt(error^2 + 0.001^2), which is smooth at zero."""
+
+    @model_serializer(mode="wrap")
+    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Trainings of before know nothing of these keys: at their defaults they are left out."""
+        later = {"assistant": None, "pixel": "l1", "gradient": 0.0}
+        return {k: v for k, v in handler(self).items() if k not in later or v != later[k]}
+
+
+class Scratch(Pixelwise):
     """The student alone: L1 against HR. The baseline of every comparison."""
 
     target: ClassVar[Target] = "none"
@@ -36,14 +47,9 @@ class Assistant(Section):
     """Its training; default: the recipe's `train`."""
 
 
-class Assisted(Section):
+class Assisted(Pixelwise):
     assistant: Assistant | None = None
     """Ours: a network that learns from the teachers first, and whose outputs the student learns from."""
-
-    @model_serializer(mode="wrap")
-    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Trainings of before know nothing of assistants: without one the key is left out."""
-        return {k: v for k, v in handler(self).items() if k != "assistant" or v is not None}
 
 
 class KD(Assisted):
@@ -59,6 +65,8 @@ class KD(Assisted):
     """Weight of L1 against the teacher."""
     hr: Weight = 1.0
     """Weight of L1 against HR."""
+    gradient: Weight = 0.0
+    """Ours: weight of L1 between the differences of neighbouring pixels of the student's picture and the teacher's."""
 
 
 class MTKD(Assisted):

@@ -179,7 +179,9 @@ def _siblings(recipe: type[BaseModel], location: tuple[int | str, ...]) -> list[
         field = getattr(model, "model_fields", {}).get(part)
         if field is None:
             options: list[Any] = [methods.get(str(part))] + [
-                m for m in (Mean, Median, Best, Weighted, Bands, Mask, Aggregate) if m.__name__.lower() == part
+                m
+                for m in (Mean, Median, Best, Weighted, Bands, Mask, Aggregate)
+                if m.__name__.lower() == part
             ]
             model = next((m for m in options if m), model)
             continue

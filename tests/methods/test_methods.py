@@ -62,7 +62,36 @@ def test_kd_is_l1_on_the_teacher_and_l1_on_hr(batch: dict) -> None:
     terms = phase.losses(phase.modules, batch)
     sr = phase.modules["student"](batch["lr"]).detach()
     assert float(terms["distill"]) == pytest.approx(float((sr - batch["target"]).abs().mean()), rel=1e-6)
-    assert phase.weights == {"distill": 1.0, "hr": 1.0}
+    assert phase.weights == {"distill": 1.0, "hr": 1.0, "gradient": 0.0} and terms.keys() == {"distill", "hr"}
+
+
+def test_charbonnier_and_the_gradient_term_by_their_formulas(batch: dict) -> None:
+    method = KD(name="kd", pixel="charbonnier", gradient=0.5)
+    phase = PICTURES["kd"](method, Train(), student)[0]({})
+    terms = phase.losses(phase.modules, batch)
+    sr, target = phase.modules["student"](batch["lr"]).detach().numpy(), batch["target"].numpy()
+    smooth = np.sqrt((sr - target).astype(np.float64) ** 2 + 1e-6)
+    assert float(terms["distill"]) == pytest.approx(smooth.mean(), rel=1e-6)
+    known = np.sqrt((sr - batch["hr"].numpy()).astype(np.float64) ** 2 + 1e-6)[batch["has_hr"].numpy()]
+    assert float(terms["hr"]) == pytest.approx(known.sum() / sr.size, rel=1e-6)
+    down, across = (np.abs(np.diff(sr, axis=a) - np.diff(target, axis=a)).mean() for a in (2, 3))
+    assert float(terms["gradient"]) == pytest.approx(float(down + across), rel=1e-5)
+    assert phase.weights["gradient"] == 0.5
+    for name in ("scratch", "mtkd"):
+        made = {"scratch": Scratch, "mtkd": MTKD}[name](name=name, pixel="charbonnier")
+        built = PICTURES[name](made, Train(), student)[0]({})
+        own = built.modules["student"](batch["lr"]).detach().numpy()
+        keep = slice(None) if name == "scratch" else batch["has_hr"].numpy()
+        error = np.sqrt((own - batch["hr"].numpy()).astype(np.float64) ** 2 + 1e-6)[keep]
+        assert float(built.losses(built.modules, batch)["hr"]) == pytest.approx(
+            error.sum() / own.size, rel=1e-6
+        )
+
+
+def test_what_is_left_at_its_default_is_in_no_dump() -> None:
+    for method in (KD(name="kd"), MTKD(name="mtkd"), Scratch(name="scratch")):
+        assert not {"pixel", "gradient", "assistant"} & set(method.model_dump())
+    assert KD(name="kd", gradient=0.1).model_dump()["gradient"] == 0.1
 
 
 def test_scratch_reads_no_target_and_leaves_out_tiles_without_hr(batch: dict) -> None:

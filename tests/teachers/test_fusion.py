@@ -178,7 +178,14 @@ def test_fitting_on_nothing_is_refused() -> None:
 
 
 def test_the_registry_names_what_it_knows() -> None:
-    assert fusion("mean") is fuse_mean and set(FUSIONS) == {"mean", "median", "best", "weighted", "bands", "mask"}
+    assert fusion("mean") is fuse_mean and set(FUSIONS) == {
+        "mean",
+        "median",
+        "best",
+        "weighted",
+        "bands",
+        "mask",
+    }
     with pytest.raises(InputError, match="mean, median, best, weighted"):
         fusion("product")
 

@@ -18,7 +18,7 @@ from pipeline.cache.sampler import Sampler, Source
 from pipeline.cache.store import Store
 from pipeline.errors import FacultyError
 from pipeline.losses.pixel import l1
-from pipeline.methods.base import Phase, masked_l1
+from pipeline.methods.base import Phase, masked_hr
 from pipeline.recipe.recipe import Recipe
 from pipeline.recipe.settings import Train
 from pipeline.tasks.super_resolution import tiles as tiling
@@ -166,7 +166,7 @@ def test_rows_without_hr_weigh_nothing_in_the_hr_term(tiny_pictures: Path, tmp_p
         seen.append(batch["has_hr"].float())
         blank = batch["hr"][batch["has_hr"] == 0]
         assert blank.numel() == 0 or float(blank.abs().max()) == 0.0
-        return {"hr": masked_l1(modules["student"](batch["lr"]), batch)}
+        return {"hr": masked_hr(modules["student"](batch["lr"]), batch)}
 
     run(mixed, tmp_path / "a", phase(losses=losses))
     share = torch.cat(seen).mean()

@@ -58,7 +58,11 @@ class FuseTask:
                 fused = _aggregate(network, pictures, self.dtype, device)
             else:
                 levels = fuse_levels(
-                    self.kind, [as_levels(p) for p in pictures], truth, self.weights, tiles.columns["lr"][rows]
+                    self.kind,
+                    [as_levels(p) for p in pictures],
+                    truth,
+                    self.weights,
+                    tiles.columns["lr"][rows],
                 )
                 fused = levels if self.dtype == "uint8" else (levels / np.float32(255)).astype(np.float16)
             chunks.append(fused)
