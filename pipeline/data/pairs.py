@@ -34,13 +34,14 @@ def pairs(
 ) -> tuple[list[Pair], list[Survey]]:
     """The pairs of two folders: equal names, apart from suffixes of LR such as `x4`, `_LR` and `LRx4`.
 
-    Raises InputError for a picture without a partner and for one whose size does not fit.
+    Raises InputError for a picture without a partner, a second one of the same HR, and a size that does not fit.
     """
     small, large = (
         survey(Path(f).absolute(), min_side=m, on_bad=on_bad) for f, m in ((lr, 2), (hr, 2 * scale))
     )
     by_name = {_stem(p.name): p for p in large.pictures}
     found: list[Pair] = []
+    taken: dict[str, str] = {}
     for picture in small.pictures:
         stem = _stem(picture.name)
         partner = by_name.get(stem) or by_name.get(_bare(stem, scale))
@@ -55,6 +56,13 @@ def pairs(
                 f"{wanted[1]}x{wanted[0]} pixels, a {scale}th of its HR {partner.path}",
                 f"{picture.width}x{picture.height}",
                 "Is `scale` that of these pairs?",
+            )
+        if (first := taken.setdefault(partner.path, picture.path)) != picture.path:
+            raise InputError(
+                picture.path,
+                f"one LR picture for each HR picture in {hr}",
+                f"{first} for {partner.path} too",
+                "Give several LR pictures of one HR in folders of their own, one entry of data.pairs each.",
             )
         found.append(Pair(picture, partner))
     if lonely := sorted({p.path for p in large.pictures} - {pair.hr.path for pair in found}):

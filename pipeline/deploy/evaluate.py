@@ -41,6 +41,8 @@ class BenchmarkSet:
     """How the folder was read; None for pictures that were named one by one."""
     lr: Mapping[str, str] = field(default_factory=dict)
     """{picture name: path of its LR}, of pairs; others are made smaller."""
+    moved: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """{picture name: whole LR pixels that its LR is moved by}, of pairs that are aligned."""
 
     @property
     def grey(self) -> frozenset[str]:

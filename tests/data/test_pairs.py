@@ -98,11 +98,13 @@ def test_a_shift_is_refused_and_mended(tmp_path: Path) -> None:
         assert psnr_y(lr[inside], downscale(hr, 2)[inside]) > 30
 
 
-@pytest.mark.parametrize("case", ["size", "lonely LR", "lonely HR"])
+@pytest.mark.parametrize("case", ["size", "lonely LR", "lonely HR", "second LR"])
 def test_what_is_no_pair_is_named(tmp_path: Path, case: str) -> None:
     entry = written(tmp_path, {"a.png": "a.png", "b.png": "b.png"})
     if case == "size":
         Image.fromarray(natural_picture(70, 80, 5)).save(tmp_path / "LR" / "b.png")
+    elif case == "second LR":
+        Image.fromarray(natural_picture(72, 80, 5)).save(tmp_path / "LR" / "bx2.png")
     else:
         (tmp_path / ("HR" if case == "lonely LR" else "LR") / "b.png").unlink()
     done = run("run", recipe_file(tmp_path, data={"train": [], "pairs": [entry]}), "--inline")
@@ -123,6 +125,24 @@ def test_models_get_the_lr_of_test_pairs(tmp_path: Path) -> None:
 
     lr, hr = (decode(tmp_path / "Bench" / p) for p in ("LR/onex2.png", "HR/one.png"))
     assert rows["bicubic"]["psnr_y"] == pytest.approx(psnr_y(upscale(lr, 2), hr, 2), abs=1e-9)
+
+
+def test_test_pairs_that_are_moved_are_compared_on_what_they_share(tmp_path: Path) -> None:
+    from pipeline.data.degrade import upscale
+
+    train = written(tmp_path, {f"{n}.png": f"{n}.png" for n in "abcd"})
+    test = written(tmp_path / "Bench", {"one.png": "one.png"}, moved=(2, -3))
+    data = {"train": [], "pairs": [train], "test_pairs": [test]}
+    file = recipe_file(tmp_path, data=data, method={"name": "scratch"}, teachers=[])
+    refused = run("run", file, "--inline")
+    assert refused.code == 2 and "align: true" in refused.err
+    data["test_pairs"] = [{**test, "align": True}]
+    file = recipe_file(tmp_path, data=data, method={"name": "scratch"}, teachers=[])
+    done = run("run", file, "--inline", "--json", tmp_path / "out.json")
+    assert done.code == 0, done.err
+    row = json.loads((tmp_path / "out.json").read_text())["rows"][0]
+    lr, hr = overlap(*(decode(tmp_path / "Bench" / p / "one.png") for p in ("LR", "HR")), (2, -3), 2)
+    assert row["sets"]["Bench"]["psnr_y"] == pytest.approx(psnr_y(upscale(lr, 2), hr, 2), abs=1e-9)
 
 
 def test_recipes_of_before_are_what_they_were(tmp_path: Path) -> None:

@@ -33,14 +33,14 @@ def load_sets(recipe: Recipe) -> list[BenchmarkSet]:
 
 
 def load_pairs(entry: Pairs, scale: int) -> BenchmarkSet:
-    """Test pictures whose LR somebody else made. Raises InputError as `load_set`, and for what is no pair."""
+    """Test pictures whose LR somebody else made. Raises InputError as `load_set`, and for what is no pair or is not in
+    register where the entry does not say `align: true`.
+    """
     whole = load_set(entry.hr, scale)
     matched, _ = pairs(entry.lr, entry.hr, scale, "raise")
-    for pair in matched:
-        if registered(pair, scale, entry.align) != (0, 0):
-            remedy = "Crop them to what they share."
-            raise InputError(pair.lr.path, "test pictures in register", "a shift of whole pixels", remedy)
-    return replace(whole, lr={pair.hr.name: pair.lr.path for pair in matched})
+    moved = {pair.hr.name: registered(pair, scale, entry.align) for pair in matched}
+    lr = {pair.hr.name: pair.lr.path for pair in matched}
+    return replace(whole, lr=lr, moved={name: by for name, by in moved.items() if by != (0, 0)})
 
 
 def known_pictures(sets: Sequence[BenchmarkSet], trained: Mapping[str, str]) -> Iterator[str]:

@@ -18,6 +18,7 @@ from pipeline.cache.store import Store
 from pipeline.cost import multiply_adds, parameters
 from pipeline.data.decode import decode_stored
 from pipeline.data.degrade import downscale, modcrop, upscale
+from pipeline.data.pairs import overlap
 from pipeline.data.views import whole
 from pipeline.deploy.evaluate import predict
 from pipeline.metrics import psnr_rgb, psnr_y, ssim_y, to_y
@@ -73,6 +74,8 @@ class ScoreTask:
     keep_pictures: bool = False
     lr: str = ""
     """Where the picture's LR lies; empty: it is made of HR by MATLAB's bicubic."""
+    moved: tuple[int, int] = (0, 0)
+    """Whole LR pixels by which that LR is moved: models and HR are compared on what the two share."""
     reference: str = ""
     """Identity of the model, one of `models`, that the others are compared with; empty: none."""
     degradation: str | Chain = "bicubic"
@@ -82,6 +85,8 @@ class ScoreTask:
         stored, grey = decode_stored(self.path)
         hr = modcrop(stored, self.scale)
         lr = self._lr(hr)
+        if self.moved != (0, 0):
+            lr, hr = (np.ascontiguousarray(p) for p in overlap(lr, hr, self.moved, self.scale))
         pictures: dict[str, np.ndarray] = {}
         for model in self.models:
             pictures[model.identity] = self._picture(model, lr, hr, pictures, device)

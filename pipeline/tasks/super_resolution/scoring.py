@@ -149,7 +149,9 @@ class Scoring:
             if wanted := tuple(k for k, b in books.items() if place not in b or place not in near.get(k, b)):
                 chosen = self._chosen((*wanted, self.reference))
                 given = (benchmark.name, name, path, self.recipe.scale, chosen, wanted)
-                tasks.append(ScoreTask(*given, lr=lr, reference=self.reference, degradation=degradation))
+                moved = benchmark.moved.get(name, (0, 0))
+                task = ScoreTask(*given, lr=lr, moved=moved, degradation=degradation)
+                tasks.append(replace(task, reference=self.reference))
         for done, scored in enumerate(
             self.run.planner.map(
                 "evaluate",
@@ -223,13 +225,15 @@ class Scoring:
         output = self.run.output
         degradation = self.recipe.data.degradation
         chain = short(degradation, self.recipe.scale)
-        shaped = [BOOKS, *(m.identity for m in chosen), file_sha256(path), *([chain] if chain else [])]
+        lr = benchmark.lr.get(name, "")
+        made = [file_sha256(lr)] if lr else [chain] if chain else []
+        shaped = [BOOKS, *(m.identity for m in chosen), file_sha256(path), *made]
         print_ = fingerprint(shaped)
         rel, stamp = f"strips/{print_}.npz", f"strips/{print_}.json"
         if not stamps.intact(output, stamp, print_):
             given = (benchmark.name, name, path, self.recipe.scale, chosen, ())
-            lr = benchmark.lr.get(name, "")
-            task = ScoreTask(*given, keep_pictures=True, lr=lr, degradation=degradation)
+            moved = benchmark.moved.get(name, (0, 0))
+            task = ScoreTask(*given, keep_pictures=True, lr=lr, moved=moved, degradation=degradation)
             gpus = self.recipe.teach.gpus_per_actor
             (scored,) = self.run.engine.map(_score, [task], gpus=gpus)
             with output.stage(rel) as file, file.open("wb") as sink:
