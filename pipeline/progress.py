@@ -1,8 +1,12 @@
-"""Progress of long work: what, done / total, rate and time left, on one live line; nothing where nobody watches."""
+"""Progress of long work: what, done / total, rate and time left, on one live line of a terminal; in a log (of a job, of
+CI) a plain line now and then, and one for every evaluation.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
@@ -18,7 +22,12 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from pipeline.errors import shown
+from pipeline.errors import InputError, shown
+
+EVERY = 15.0
+"""Seconds between two plain lines of one piece of work; the variable FACULTY_LOG_EVERY sets others, 0 none at all."""
+HELD_OUT = "held-out"
+"""How notes of an evaluation begin."""
 
 
 class Line(Protocol):
@@ -95,10 +104,14 @@ class _Rate(ProgressColumn):
 
 
 class Terminal:
-    """Live lines on stderr where it is a terminal, one plain line per finished piece of work where it is not."""
+    """Live lines on stderr where it is a terminal. Where it is not: a plain line for each piece of work at most every
+    `every` seconds, at each evaluation, and at its end.
+    """
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, every: float | None = None) -> None:
+        """Raises InputError for a FACULTY_LOG_EVERY that is no number of seconds."""
         self.console = console or Console(stderr=True, highlight=False)
+        self.every = seconds_between() if every is None else every
         self.warnings: list[str] = []
         self._progress: Progress | None = None
         self._depth = 0
@@ -126,7 +139,9 @@ class Terminal:
             self._progress.start()
         self._depth += 1
         task = self._progress.add_task(what, total=total, note="", unit=unit)
-        line = _Live(self._progress, task)
+        line = (
+            _Live(self._progress, task) if self.console.is_terminal else self._plain(what, task, total, unit)
+        )
         try:
             yield line
         finally:
@@ -138,6 +153,10 @@ class Terminal:
             if self._depth == 0:
                 self._progress.stop()
                 self._progress = None
+
+    def _plain(self, what: str, task: int, total: float, unit: str) -> _Plain:
+        assert self._progress is not None
+        return _Plain(self._progress, task, lambda text: self.say(f"{what}: {text}"), self.every, total, unit)
 
 
 class _Live:
@@ -151,3 +170,72 @@ class _Live:
     def to(self, done: float, note: str = "", total: float | None = None) -> None:
         self.note = shown(note) or self.note
         self._progress.update(self._task, completed=done, total=total, note=self.note)  # type: ignore[arg-type]
+
+
+class _Plain(_Live):
+    """A piece of work in a log."""
+
+    def __init__(
+        self,
+        progress: Progress,
+        task: int,
+        say: Callable[[str], None],
+        every: float,
+        total: float,
+        unit: str,
+    ) -> None:
+        super().__init__(progress, task)
+        self._say, self._every, self._total, self._unit = say, every, total, unit
+        self._done = 0.0
+        self._since: tuple[float, float] | None = None
+        """(time, done) of the last line: what came before, perhaps in another run, says nothing of the pace."""
+        self._judged = ""
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        super().advance(amount, note)
+        self._moved(self._done + amount, note)
+
+    def to(self, done: float, note: str = "", total: float | None = None) -> None:
+        super().to(done, note, total)
+        self._total = total or self._total
+        self._moved(done, note)
+
+    def _moved(self, done: float, note: str) -> None:
+        self._done, now = done, time.monotonic()
+        if self._since is None:
+            self._since = now, done
+        then, before = self._since
+        judged = note.startswith(HELD_OUT) and note != self._judged
+        self._judged = note if judged else self._judged
+        if not self._every or done >= self._total or not (judged or now - then >= self._every):
+            return  # the last one is told at the end
+        rate = (done - before) / (now - then) if now - then > 0.5 else 0.0
+        words = [f"{done:g}/{self._total:g} {self._unit}".rstrip()]
+        if rate > 0:
+            words += [
+                f"{rate:.3g} {self._unit}/s".replace(" /s", " a second"),
+                f"{lasting((self._total - done) / rate)} left",
+            ]
+        self._say(", ".join([*words, *([self.note] if self.note else [])]))
+        self._since = now, done
+
+
+def lasting(seconds: float) -> str:
+    """`40 s`, `3 min`, `2.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def seconds_between() -> float:
+    """FACULTY_LOG_EVERY, by default `EVERY`. Raises InputError where it is no number of seconds."""
+    text = os.environ.get("FACULTY_LOG_EVERY", "")
+    try:
+        found = float(text) if text else EVERY
+    except ValueError:
+        found = -1.0
+    if not 0 <= found < float("inf"):
+        raise InputError(
+            "FACULTY_LOG_EVERY", "seconds, 0 for no lines between", repr(text), "Unset it for 15."
+        )
+    return found

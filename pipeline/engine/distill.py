@@ -27,7 +27,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipeline.engine.board import Board
 from pipeline.engine.tracking import resume
 from pipeline.errors import FacultyError
-from pipeline.progress import Line
+from pipeline.progress import HELD_OUT, Line
 from pipeline.recipe.recipe import Distill
 from pipeline.steps.engines import note_of, tracked
 from pipeline.steps.job import Job, Stopped
@@ -69,7 +69,8 @@ def worker(config: dict[str, Any]) -> None:
 
     def log(values: dict[str, float], step: int) -> None:
         tracker.metrics(values, step)
-        board.post.remote(job.label, step, note_of(values))
+        note = note_of(values)
+        board.post.remote(job.label, step, note, note.startswith(HELD_OUT))
 
     listener = replace(
         tracked(tracker),
@@ -148,7 +149,9 @@ def run(
 
 
 def _show(board: Any, lines: Mapping[str, Line]) -> None:
-    latest, _ = ray.get(board.read.remote())
+    judged, (latest, _) = ray.get([board.evaluations.remote(), board.read.remote()])
+    for label, step, note in judged:
+        lines[label].to(step, note)
     for label, (step, note) in latest.items():
         lines[label].to(step, note)
 

@@ -1,0 +1,84 @@
+"""Progress in a log: few lines, each with what is done, how fast, what is left and the latest figure."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from pipeline.engine.board import Progress as Board
+from pipeline.errors import InputError
+from pipeline.progress import Terminal
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> tuple[Terminal, io.StringIO, Clock]:
+    clock, sink = Clock(), io.StringIO()
+    monkeypatch.setattr("time.monotonic", clock)
+    monkeypatch.delenv("FACULTY_LOG_EVERY", raising=False)
+    return Terminal(Console(file=sink, width=200)), sink, clock
+
+
+def test_a_log_gets_a_line_every_fifteen_seconds(log: tuple[Terminal, io.StringIO, Clock]) -> None:
+    terminal, sink, clock = log
+    with terminal.line("teach", 1000, "tiles") as line:
+        line.to(200)  # done in another run
+        for _ in range(100):  # a step of 5 tiles each second
+            clock.now += 1
+            line.advance(5, "shards left 3")
+    lines = sink.getvalue().splitlines()
+    assert lines[0] == "teach: 275/1000 tiles, 5 tiles/s, 2 min left, shards left 3"
+    assert lines[1] == "teach: 350/1000 tiles, 5 tiles/s, 2 min left, shards left 3"
+    assert len(lines) == 7 and lines[-1].startswith("teach: 700/1000 tiles in ")
+
+
+def test_every_evaluation_is_told_at_once(log: tuple[Terminal, io.StringIO, Clock]) -> None:
+    terminal, sink, clock = log
+    with terminal.line("kd", 4000, "steps") as line:
+        for step in range(100, 4001, 100):
+            clock.now += 0.25
+            line.to(step, f"loss {1 / step:.4f}")
+            if step % 1000 == 0:
+                line.to(step, f"held-out {30 + step / 1000:.2f} dB")
+                line.to(step, f"held-out {30 + step / 1000:.2f} dB")  # posted again: told once
+    lines = sink.getvalue().splitlines()
+    told = [re.search(r"(\d+)/4000 steps.*(held-out [\d.]+ dB)", text) for text in lines]
+    assert [(m[1], m[2]) for m in told if m] == [
+        ("1000", "held-out 31.00 dB"),
+        ("2000", "held-out 32.00 dB"),
+        ("3000", "held-out 33.00 dB"),
+        ("4000", "held-out 34.00 dB"),
+    ]
+    assert "400 steps/s, 8 s left" in lines[0] and len(lines) == 4
+
+
+def test_the_pause_is_set_by_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FACULTY_LOG_EVERY", "2.5")
+    assert Terminal().every == 2.5
+    monkeypatch.setenv("FACULTY_LOG_EVERY", "often")
+    with pytest.raises(InputError, match="FACULTY_LOG_EVERY.*seconds.*'often'"):
+        Terminal()
+
+
+def test_no_lines_between_where_none_are_wanted() -> None:
+    sink = io.StringIO()
+    with Terminal(Console(file=sink, width=200), every=0).line("fuse", 9, "tiles") as line:
+        line.to(3, "held-out 30.00 dB")
+    assert len(sink.getvalue().splitlines()) == 1
+
+
+def test_the_board_keeps_evaluations_until_they_are_read() -> None:
+    board = Board()
+    board.post("kd", 500, "held-out 31.00 dB", True)
+    board.post("kd", 501, "loss 0.1")
+    assert board.evaluations() == [("kd", 500, "held-out 31.00 dB")] and board.evaluations() == []
+    assert board.read()[0] == {"kd": (501, "loss 0.1")}
