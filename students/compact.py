@@ -24,6 +24,8 @@ class Compact(nn.Module):
             body += [conv3(features, features), nn.PReLU(features)]
         self.body = nn.ModuleList([*body, conv3(features, 3 * scale**2)])
         self.shuffle = nn.PixelShuffle(scale)
+        if scale == 1:
+            _carry_on(self.body)
         zero(self.body[-1])  # the network starts as its nearest skip
 
     def forward(self, x: Tensor) -> Tensor:
@@ -35,3 +37,15 @@ class Compact(nn.Module):
     def spandrel_state_dict(self) -> dict[str, Tensor]:
         """The state dict under spandrel's keys, which are these."""
         return self.state_dict()
+
+
+def _carry_on(body: nn.ModuleList) -> None:
+    """Start so that every layer passes the picture on at its strength (He et al., ICCV 2015, for PReLU's 0.25).
+
+    PyTorch's start weakens it at each layer. What enlarging lacks is learned even so; what restoring lacks, faint and
+    everywhere, was not: nine layers of 48 features gave their input back after 2,000 steps.
+    """
+    for layer in body:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, a=0.25, nonlinearity="leaky_relu")
+            nn.init.zeros_(layer.bias)
