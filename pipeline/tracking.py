@@ -5,7 +5,8 @@ The real one lives in `pipeline.engine.tracking`; the training loop takes either
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -14,6 +15,21 @@ import numpy as np
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 ROLE = "role"
 """The tag of a training's record that says what its network is in the table: `student`, `teacher`."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataSet:
+    """Samples that a run reads, as its page names them."""
+
+    name: str
+    digest: str
+    """A fingerprint of its content."""
+    source: str
+    """Its folder: a path or a URI."""
+    context: str
+    """What for: `training`, `validation`, `testing`."""
+    rows: int
+    """Pictures or tiles."""
 
 
 class RunTracker(Protocol):
@@ -31,6 +47,9 @@ class RunTracker(Protocol):
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set labels; a later value replaces an earlier one."""
+
+    def inputs(self, sets: Sequence[DataSet]) -> None:
+        """Record the data sets that the run reads; a set that is recorded already adds nothing."""
 
     def image(self, name: str, picture: np.ndarray, step: int) -> None:
         """Record a picture (H, W, 3) uint8 at a global step."""
@@ -71,6 +90,9 @@ class NullTracker:
         """Nothing."""
 
     def tags(self, values: Mapping[str, str]) -> None:
+        """Nothing."""
+
+    def inputs(self, sets: Sequence[DataSet]) -> None:
         """Nothing."""
 
     def image(self, name: str, picture: np.ndarray, step: int) -> None:

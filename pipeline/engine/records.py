@@ -9,18 +9,21 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from pipeline.engine.names import legal
+from pipeline.tracking import DataSet
 
-Kind = Literal["metrics", "params", "tags", "image", "artifact", "text", "status"]
+Kind = Literal["metrics", "params", "tags", "inputs", "image", "artifact", "text", "status"]
 
 PARAM_LENGTH = 6000
 TAG_LENGTH = 8000
+DATASET_NAME_LENGTH = 500
+DIGEST_LENGTH = 36
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,15 @@ def params(values: Mapping[str, Any]) -> Record:
 def tags(values: Mapping[str, Any]) -> Record:
     """Labels: text beyond 8000 characters is cut."""
     return Record("tags", now(), values={legal(k): _cut(v, TAG_LENGTH) for k, v in values.items()})
+
+
+def inputs(found: DataSet) -> Record:
+    """A data set that the run reads: its name is cut at 500 characters, its digest at 36."""
+    values = asdict(found) | {
+        "name": _cut(found.name, DATASET_NAME_LENGTH),
+        "digest": found.digest[:DIGEST_LENGTH],
+    }
+    return Record("inputs", now(), name=values["name"], values=values)
 
 
 def image(name: str, picture: np.ndarray, step: int) -> Record:

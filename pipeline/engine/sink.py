@@ -7,18 +7,22 @@ setting once for each name.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from pipeline.engine.records import Record
 from pipeline.engine.store import Rejected, Store, sorted_errors
+
+if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +120,9 @@ class Sink:
     def _other(self, record: Record) -> None:
         client, source = self.store.client, record.payload
         with sorted_errors():
-            if record.kind == "artifact":
+            if record.kind == "inputs":
+                client.log_inputs(self.run_id, [_dataset(record)])  # MLflow knows a set again by its digest
+            elif record.kind == "artifact":
                 path = Path(str(source))
                 if not path.exists():
                     raise Rejected(f"{path} is gone")
@@ -171,6 +177,23 @@ class Sink:
         self.counts["refused"] += 1
         what = record.name or ", ".join(record.values)
         log.warning("tracking: MLflow refused %s %s: %s", record.kind, what[:200], error)
+
+
+def _dataset(record: Record) -> DatasetInput:
+    """A data set as MLflow's pages read it: where it lies and how many rows it has, as JSON."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    values = record.values
+    source = str(values["source"])
+    scheme = source.partition("://")[0] if "://" in source else "file"
+    entity = Dataset(
+        name=str(values["name"]),
+        digest=str(values["digest"]),
+        source_type="local" if scheme == "file" else scheme,
+        source=json.dumps({"uri": source}),
+        profile=json.dumps({"num_rows": values["rows"]}),
+    )
+    return DatasetInput(entity, [InputTag("mlflow.data.context", str(values["context"]))])
 
 
 def _parts(items: list[T], size: int) -> Iterable[list[T]]:

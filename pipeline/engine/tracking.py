@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from pipeline.engine.store import (
 from pipeline.engine.system import SystemMonitor, require_psutil
 from pipeline.engine.writer import Writer
 from pipeline.errors import FacultyError, InputError
-from pipeline.tracking import NullTracker, RunTracker, Status
+from pipeline.tracking import DataSet, NullTracker, RunTracker, Status
 
 __all__ = ["PAGE", "NullTracker", "Tracker", "open_tracker", "resume", "sync", "ui_command", "ui_store"]
 
@@ -81,6 +81,11 @@ class Tracker:
     def tags(self, values: Mapping[str, str]) -> None:
         """Set labels; a later value replaces an earlier one."""
         self._writer.put(records.tags(values))
+
+    def inputs(self, sets: Sequence[DataSet]) -> None:
+        """Record the data sets that the run reads; a set that is recorded already adds nothing."""
+        for found in sets:
+            self._writer.put(records.inputs(found))
 
     def image(self, name: str, picture: np.ndarray, step: int) -> None:
         """Record a picture (H, W, 3) uint8 at a global step. Raises ValueError for anything else."""

@@ -89,6 +89,7 @@ class Run:
     def _samples(self) -> Samples:
         samples = self.planner.samples(self.task.samples(self.planner), self.task.made)
         self.task.look(self, samples)
+        self.tracked.reads(self.task.inputs(self, samples))
         return samples
 
     def _prepared(self, methods: Sequence[str], needs: Needs) -> Prepared:

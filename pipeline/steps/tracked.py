@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pipeline.steps.job import Job
-from pipeline.tracking import NullTracker, RunTracker, Status
+from pipeline.tracking import DataSet, NullTracker, RunTracker, Status
 
 
 class Tracked:
@@ -17,10 +17,18 @@ class Tracked:
         self.parent: RunTracker | None = None
         self.trainings: dict[str, RunTracker] = {}
         """By label, open until the students' scores are in."""
+        self._sets: Sequence[DataSet] = ()
 
     def begin(self) -> None:
         if self.parent is None:
             self.parent = self._open() if self._open else NullTracker()
+            self.parent.inputs(self._sets)
+
+    def reads(self, sets: Sequence[DataSet]) -> None:
+        """Name the data sets of the run and of its trainings; a run that computes nothing is not opened for it."""
+        self._sets = sets
+        if self.parent is not None:
+            self.parent.inputs(sets)
 
     def child(self, name: str, params: dict[str, Any] | None = None) -> RunTracker:
         self.begin()
@@ -33,6 +41,7 @@ class Tracked:
             before.finish("FAILED")
         record = self.child(job.label, job.params())
         record.tags({"fingerprint": job.fingerprint})
+        record.inputs([s for s in self._sets if job.scored or s.context != "testing"])
         self.trainings[job.label] = record
         return record
 

@@ -31,12 +31,15 @@ from pipeline.steps.values import (
     SamplePlan,
     Samples,
 )
+from pipeline.tracking import DataSet
 
 if TYPE_CHECKING:
     from pipeline.road.run import Run
 
 Drawing = tuple[str, np.ndarray]
 """(caption, (H, W, 3) uint8)."""
+_CONTEXTS = {"train": "training", "test": "testing"}
+"""What splits of the samples are for; others are looked at while students are trained."""
 
 
 class Task(ABC):
@@ -186,6 +189,14 @@ class Task(ABC):
     def drawings(self, run: Run, outcome: Outcome) -> dict[str, Drawing]:
         """Pictures for report and tracking, by name."""
         return {}
+
+    def inputs(self, run: Run, samples: Samples) -> list[DataSet]:
+        """The data sets of a run and of its trainings in MLflow."""
+        folder = run.planner.store.where(samples.folder)
+        return [
+            DataSet(f"{split} {self.unit}", m.fingerprint, folder, _CONTEXTS.get(split, "validation"), m.rows)
+            for split, m in samples.splits()
+        ]
 
     def tags(self, prepared: Prepared) -> dict[str, str]:
         """What identifies the run's inputs in MLflow."""

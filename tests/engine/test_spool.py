@@ -26,11 +26,12 @@ from tracking_kit import (  # noqa: F401
 )
 
 from pipeline.engine import writer as writer_module
-from pipeline.engine.records import Record
+from pipeline.engine.records import Record, inputs
 from pipeline.engine.spool import Spool
 from pipeline.engine.store import resolve_uri
 from pipeline.engine.tracking import sync
 from pipeline.errors import InputError
+from pipeline.tracking import DataSet
 
 
 def test_no_call_waits_for_a_locked_database_and_sync_loses_nothing(folder, monkeypatch):
@@ -83,14 +84,17 @@ def test_sync_stores_nothing_twice(folder, tmp_path):
     uri = resolve_uri(None, folder)
     spool = spooled(folder, uri, 5)
     spool.append(Record("image", 1, name="compare", step=2, payload=picture()))
+    spool.append(inputs(DataSet("Set5", "0" * 40, "/pictures/Set5", "testing", 5)))
     spool.release()
     shutil.copytree(folder / "spool", tmp_path / "copy")
     first = sync(folder)
     second = sync(tmp_path / "copy")
     assert (first["metrics"], first["image"]) == (5, 1)
-    assert second["records"] == 6
+    assert second["records"] == 7
     assert second.get("metrics", 0) == 0
     (run,) = client(uri).search_runs(["1"])
+    (found,) = run.inputs.dataset_inputs
+    assert (found.dataset.name, found.dataset.digest) == ("Set5", "0" * 36)
     assert len(client(uri).get_metric_history(run.info.run_id, "loss")) == 5
     assert len(stored_pictures(uri, run.info.run_id)) == 1
 

@@ -128,6 +128,36 @@ def test_mlflow_has_every_set_in_parent_and_child_beside_the_validation_curve(ra
     history = client.get_metric_history(runs["mtkd-fsrcnn-s0"].info.run_id, "held_out/psnr_y")
     assert [point.step for point in history] == [3, 6]
     assert min(child) == f"benchmark/{min(SPELLED)}/psnr_y"
+    assert max(n for n in child if n.startswith("benchmark/")) < min(
+        n for n in child if n.startswith("train/")
+    )
+
+
+def test_mlflow_names_the_data_sets_of_run_and_training_by_their_content(ran: Ran) -> None:
+    from mlflow import MlflowClient
+    from mlflow.data.dataset_source_registry import get_dataset_source_from_json
+
+    client = MlflowClient(f"sqlite:///{ran.root / 'runs/mlflow.db'}")
+    experiment = client.get_experiment_by_name("r")
+    assert experiment is not None
+    runs = {r.info.run_name: r for r in client.search_runs([experiment.experiment_id])}
+    assert runs["r"].data.tags["tiles"]
+    for run in (runs["r"], runs["mtkd-fsrcnn-s0"]):
+        found = {i.dataset.name: i for i in run.inputs.dataset_inputs}
+        assert set(found) == {"train tiles", "held_out tiles", *SETS}
+        contexts = {
+            name: {t.key: t.value for t in i.tags}["mlflow.data.context"] for name, i in found.items()
+        }
+        assert contexts == {"train tiles": "training", "held_out tiles": "validation"} | dict.fromkeys(
+            SETS, "testing"
+        )
+        assert found["train tiles"].dataset.digest == runs["r"].data.tags["tiles"]
+        rows = {name: json.loads(found[name].dataset.profile)["num_rows"] for name in found}
+        assert [rows[name] for name in SETS] == [3 if name == BLACK else 1 for name in SETS]
+        assert len({i.dataset.digest for i in found.values()}) == len(found)
+        one = found[SETS[1]].dataset
+        source = get_dataset_source_from_json(one.source, one.source_type)
+        assert Path(source.uri) == ran.root / SETS[1]
 
 
 def test_every_set_has_its_chart(ran: Ran) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
+from pipeline.cache.fingerprint import file_sha256, fingerprint
 from pipeline.data.pairs import pairs, registered
 from pipeline.deploy.evaluate import BenchmarkSet, load_set
 from pipeline.errors import InputError
 from pipeline.recipe.data import Pairs
 from pipeline.recipe.recipe import Recipe
+from pipeline.tracking import DataSet
 
 
 def load_sets(recipe: Recipe) -> list[BenchmarkSet]:
@@ -41,6 +45,18 @@ def load_pairs(entry: Pairs, scale: int) -> BenchmarkSet:
     moved = {pair.hr.name: registered(pair, scale, entry.align) for pair in matched}
     lr = {pair.hr.name: pair.lr.path for pair in matched}
     return replace(whole, lr=lr, moved={name: by for name, by in moved.items() if by != (0, 0)})
+
+
+def test_inputs(sets: Sequence[BenchmarkSet]) -> list[DataSet]:
+    """Each test set as MLflow shows it; its digest covers names and content of its pictures, given LR included."""
+    found = []
+    for benchmark in sets:
+        read = [(name, file_sha256(path)) for name, path in benchmark.pictures]
+        read += [(name, file_sha256(path)) for name, path in sorted(benchmark.lr.items())]
+        folder = os.path.commonpath([Path(path).parent for _, path in benchmark.pictures])
+        digest = fingerprint([list(pair) for pair in read])
+        found.append(DataSet(benchmark.name, digest, folder, "testing", len(benchmark.pictures)))
+    return found
 
 
 def known_pictures(sets: Sequence[BenchmarkSet], trained: Mapping[str, str]) -> Iterator[str]:

@@ -35,11 +35,12 @@ from pipeline.tasks.super_resolution.assistant import TrainedNetwork, trained
 from pipeline.tasks.super_resolution.checks import check
 from pipeline.tasks.super_resolution.fusion import FUSED, PictureFusion, fuse
 from pipeline.tasks.super_resolution.jobs import assistant_job, student_job, teacher_job
-from pipeline.tasks.super_resolution.judged_on import known_pictures, load_sets
+from pipeline.tasks.super_resolution.judged_on import known_pictures, load_sets, test_inputs
 from pipeline.tasks.super_resolution.scoring import HELD_OUT, Scoring, held_out, models
 from pipeline.tasks.super_resolution.teach import TeachTask, output_manifest, psnr
 from pipeline.tasks.super_resolution.teacher_facts import TeacherFacts
 from pipeline.tasks.super_resolution.tiles import TilePlan
+from pipeline.tracking import DataSet
 from students import build
 
 if TYPE_CHECKING:
@@ -239,6 +240,9 @@ class SuperResolution(Task):
 
     def drawings(self, run: Run, outcome: Outcome) -> dict[str, Drawing]:
         return showing.drawings(outcome)
+
+    def inputs(self, run: Run, samples: Samples) -> list[DataSet]:
+        return [*super().inputs(run, samples), *test_inputs(run.tested or ())]
 
     def tags(self, prepared: Prepared) -> dict[str, str]:
         tags = {"tiles": prepared.samples.train.fingerprint}
