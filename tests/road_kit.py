@@ -213,10 +213,10 @@ def bad_pictures(folder: Path) -> dict[str, str]:
     folder.mkdir(exist_ok=True)
     good = picture(folder / "truncated.png", 64, 64, 31)
     good.write_bytes(good.read_bytes()[:-2000])
-    Image.fromarray(natural_picture(64, 64, 32)[..., 0].astype(np.uint16) * 257).save(folder / "deep.png")
-    Image.fromarray(natural_picture(64, 64, 33)).convert("CMYK").save(folder / "ink.jpg")
+    Image.fromarray(natural_picture(64, 64, 32)[..., 0].astype(np.float32)).save(folder / "float.tif")
+    Image.fromarray(natural_picture(64, 64, 33)).convert("LAB").save(folder / "lab.tif")
     Image.fromarray(natural_picture(1, 1, 34)).save(folder / "dot.png")
-    return {"truncated.png": "truncated", "deep.png": "16 bits", "ink.jpg": "CMYK", "dot.png": "1x1"}
+    return {"truncated.png": "truncated", "float.tif": "floating", "lab.tif": "Lab", "dot.png": "1x1"}
 
 
 def a_shard(root: Path, kind: str) -> Path:

@@ -18,16 +18,19 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from pipeline.data.deep import deep_layers, is_deep, obstacle, to_8_bit
 from pipeline.data.depth import depth
 from pipeline.data.files import counted, matters, suffixes, there, walk
+from pipeline.data.ink import from_ink
 from pipeline.errors import InputError, reason
 
 MAX_PIXELS = 2**28
 COPY, BAD = "copies of others", "bad"
+# What is done to a picture that is not 8-bit RGB or grey.
+ROUNDED, INK, LAID = "16-bit rounded to 8 bits", "CMYK converted to RGB", "transparent laid on white"
 _REMEDY = "Convert it to an 8-bit RGB picture, or leave it out."
 _FOUND = {
     "1": "a 1-bit picture",
-    "CMYK": "CMYK colours",
     "I": "32-bit grey",
     "F": "floating-point grey",
     "LAB": "Lab colours",
@@ -70,6 +73,8 @@ class Picture:
     """Stored with one channel."""
     pixels: str = field(default="", compare=False)
     """sha256 of what it decodes to: equal where only the files differ."""
+    done: tuple[str, ...] = field(default=(), compare=False)
+    """What decoding changed: of `ROUNDED`, `INK`, `LAID`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,11 @@ class Survey:
         return counted(self.source, len(self.pictures), self.narrowed)
 
     @property
+    def changed(self) -> str:
+        """How many of the pictures were changed by decoding, by what was done; nothing where none was."""
+        return changes(self.source, Counter(done for p in self.pictures for done in p.done))
+
+    @property
     def matters(self) -> bool:
         """Whether anything but hidden files was left out."""
         return matters(self.narrowed)
@@ -115,19 +125,26 @@ class Survey:
         return [f"{name} = {earlier}" for name, earlier in pairs if name != earlier]
 
 
+def changes(where: str, counts: Counter[str]) -> str:
+    """One line: how many pictures were changed, by what was done; nothing where none was."""
+    said = ", ".join(f"{count} {done}" for done, count in sorted(counts.items()) if count)
+    return f"{where}: pictures of other kinds: {said}" if said else ""
+
+
 def decode(path: str | Path) -> np.ndarray:
     """Return the picture as (H, W, 3) uint8 RGB, as stored (an EXIF orientation is not applied).
 
-    Grey is replicated, palettes are resolved, an alpha channel is dropped if it is opaque everywhere. Raises
-    InputError, naming the file, for anything else: damaged or truncated files, 16-bit, 1-bit, CMYK,
-    transparency, several frames, more than `MAX_PIXELS`, files that are no pictures.
+    Grey is replicated, palettes are resolved; 16-bit PNG and TIFF are rounded to 8 bits (value / 257), CMYK is
+    converted to sRGB (through its profile where there is one), transparent pixels are laid on white. Raises
+    InputError, naming the file, for anything else: damaged or truncated files, other depths, 1-bit, several frames,
+    more than `MAX_PIXELS`, files that are no pictures.
     """
     return decode_stored(path)[0]
 
 
 def decode_stored(path: str | Path) -> tuple[np.ndarray, bool]:
     """Like `decode`, and whether the file stores one channel (grey, with or without alpha)."""
-    return _decode(_read(Path(path)), str(path))
+    return _decode(_read(Path(path)), str(path))[:2]
 
 
 def scan(
@@ -184,7 +201,7 @@ def survey(
 def _examine(path: Path, root: Path, min_side: int) -> Picture | InputError:
     try:
         data = _read(path)
-        picture, grey = _decode(data, str(path))
+        picture, grey, done = _decode(data, str(path))
     except InputError as error:
         return error
     height, width, _ = picture.shape
@@ -192,7 +209,7 @@ def _examine(path: Path, root: Path, min_side: int) -> Picture | InputError:
         return InputError(str(path), f"at least {min_side} pixels a side", f"{width}x{height}", "Remove it.")
     digest = hashlib.sha256(data).hexdigest()
     pixels = hashlib.sha256(f"{height}x{width}".encode() + picture.tobytes()).hexdigest()
-    return Picture(path.relative_to(root).as_posix(), str(path), digest, height, width, grey, pixels)
+    return Picture(path.relative_to(root).as_posix(), str(path), digest, height, width, grey, pixels, done)
 
 
 def _read(path: Path) -> bytes:
@@ -230,18 +247,30 @@ def _guarded(data: bytes, where: str, remedy: str = "Replace it, or leave it out
         raise InputError(where, "a complete picture", reason(error), remedy) from error
 
 
-def _decode(data: bytes, where: str) -> tuple[np.ndarray, bool]:
+def _decode(data: bytes, where: str) -> tuple[np.ndarray, bool, tuple[str, ...]]:
     with _guarded(data, where) as picture:
         if found := _unsuitable(picture, data):
             raise InputError(where, "an 8-bit RGB or grey picture", found, _REMEDY)
-        picture.load()
-        grey = picture.mode in ("L", "LA")
-        if picture.mode in ("LA", "PA", "RGBA") or "transparency" in picture.info:
-            rgba = picture.convert("RGBA")
-            if rgba.getchannel("A").getextrema() != (255, 255):
-                raise InputError(where, "an 8-bit RGB or grey picture", "transparent pixels", _REMEDY)
-            return np.asarray(rgba)[:, :, :3].copy(), grey
-        return np.array(picture.convert("RGB")), grey
+        if is_deep(picture):
+            deep, deep_alpha, grey = deep_layers(picture, data)
+            colour, alpha = to_8_bit(deep), None if deep_alpha is None else to_8_bit(deep_alpha)
+            done: tuple[str, ...] = (ROUNDED,)
+        else:
+            picture.load()
+            grey, alpha, done = picture.mode in ("L", "LA"), None, ()
+            if picture.mode == "CMYK":
+                colour, done = np.array(from_ink(picture)), (INK,)
+            elif picture.mode in ("LA", "PA", "RGBA") or "transparency" in picture.info:
+                rgba = np.asarray(picture.convert("RGBA"))
+                colour, alpha = rgba[:, :, :3].copy(), rgba[:, :, 3]
+            else:
+                colour = np.array(picture.convert("RGB"))
+        if alpha is None or (alpha == 255).all():
+            return colour, grey, done
+        # What lies under transparent pixels is arbitrary; on white it is what viewers show.
+        share = alpha[:, :, None].astype(np.uint32)
+        laid = (colour * share + 255 * (255 - share) + 127) // 255
+        return laid.astype(np.uint8), grey, (*done, LAID)
 
 
 def unsuitable(picture: Image.Image, data: bytes) -> str:
@@ -249,8 +278,8 @@ def unsuitable(picture: Image.Image, data: bytes) -> str:
     width, height = picture.size
     if width * height > MAX_PIXELS:
         return f"{width}x{height}, more than {MAX_PIXELS} pixels"
-    if found := depth(picture, data):
-        return found
+    if (found := depth(picture, data)) and not is_deep(picture):
+        return obstacle(picture) or found
     # Cameras store a preview as a second frame in MPO files; a PSD's frames are its layers, after the whole.
     if (frames := getattr(picture, "n_frames", 1)) > 1 and picture.format not in ("MPO", "PSD"):
         return f"{frames} frames"
@@ -260,6 +289,6 @@ def unsuitable(picture: Image.Image, data: bytes) -> str:
 def _unsuitable(picture: Image.Image, data: bytes) -> str:
     if found := unsuitable(picture, data):
         return found
-    if picture.mode not in ("RGB", "L", "P", "LA", "PA", "RGBA"):
+    if picture.mode not in ("RGB", "L", "P", "LA", "PA", "RGBA", "CMYK") and not is_deep(picture):
         return _FOUND.get(picture.mode, f"mode {picture.mode}")
     return ""

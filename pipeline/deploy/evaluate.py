@@ -73,8 +73,10 @@ def load_set(folder: str | Path, scale: int) -> BenchmarkSet:
 
 
 def announce(found: Survey, reporter: Reporter, *, tested: bool = False) -> None:
-    """One line on how a folder was narrowed; a warning where more than hidden files was left out."""
+    """One line on how a folder was narrowed; a warning where more than hidden files was left out, or changed."""
     (reporter.warn if found.matters else reporter.say)(found.line)
+    if changed := found.changed:
+        reporter.warn(changed)
     if tested and (copies := found.copies):
         reporter.warn(f"{found.source}: equal pictures are each counted: {', '.join(copies)}")
 

@@ -10,6 +10,7 @@ from PIL import Image, ImageFilter, ImageOps
 
 from pipeline.cache.store import Store
 from pipeline.data.decode import opened, unsuitable
+from pipeline.data.depth import depth
 from pipeline.errors import InputError
 
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
@@ -36,8 +37,10 @@ def read_layers(path: str | Path) -> Layers:
     """
     where = str(path)
     with opened(path) as (data, picture):
-        if found := unsuitable(picture, data) or (
-            "" if picture.mode in _MODES else f"{picture.mode} colours"
+        if (
+            found := depth(picture, data)
+            or unsuitable(picture, data)
+            or ("" if picture.mode in _MODES else f"{picture.mode} colours")
         ):
             raise InputError(
                 where, "a still 8-bit picture, RGB or grey", found, "Convert it, or leave it out."

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from conftest import natural_picture
 from PIL import Image
 
 from pipeline.data.decode import decode, survey
+from pipeline.data.deep import deep_layers
 from pipeline.data.degrade import downscale
-from pipeline.deploy.evaluate import bicubic, evaluate, load_set, predict
+from pipeline.deploy.evaluate import announce, bicubic, evaluate, load_set, predict
 from pipeline.deploy.upscale_pictures import read_layers
 from pipeline.errors import InputError
 from pipeline.progress import Quiet
@@ -64,14 +66,14 @@ def test_grey_files_are_measured_as_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("read", [decode, read_layers])
-def test_sixteen_bits_are_told_in_every_format(tmp_path: Path, shared: Path, read) -> None:
+def test_sixteen_bits_are_told_in_every_format(tmp_path: Path, read) -> None:
     ppm = tmp_path / "a.ppm"
     ppm.write_bytes(b"P6 4 3 65535\n" + bytes(range(72)))
     pgm = tmp_path / "a.pgm"
     pgm.write_bytes(b"P5 4 3 65535\n" + bytes(range(24)))
     jp2 = tmp_path / "a.jp2"
     Image.fromarray(np.full((8, 8), 999, np.uint16)).save(jp2)
-    for path in (ppm, pgm, jp2, *(shared / "cases" / n for n in ("planar16.tif", "rgb16.png", "grey16.tif"))):
+    for path in (ppm, pgm, jp2):
         with pytest.raises(InputError, match="16 bits a channel"):
             read(path)
 
@@ -105,3 +107,39 @@ def test_a_name_that_is_not_utf_8_can_be_shown() -> None:
     reporter.warn(name)
     text = reporter.warnings[0] + str(InputError(name, "a picture", "none"))
     assert text.encode() and r"caf\xe9.png" in text
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("layout", [{}, {"compression": "zlib", "predictor": True}, {"tile": (16, 16)}])
+@pytest.mark.parametrize("planes", ["contig", "separate"])
+def test_16_bit_tiff_is_read_at_full_depth(tmp_path: Path, order: str, layout: dict, planes: str) -> None:
+    x = np.random.default_rng(0).integers(0, 65536, (21, 37, 3), np.uint16)
+    pages = x if planes == "contig" else x.transpose(2, 0, 1).copy()
+    tifffile.imwrite(
+        tmp_path / "a.tif", pages, byteorder=order, photometric="rgb", planarconfig=planes, **layout
+    )
+    data = (tmp_path / "a.tif").read_bytes()
+    with Image.open(tmp_path / "a.tif") as picture:
+        colour, alpha, grey = deep_layers(picture, data)
+    assert np.array_equal(colour, x) and alpha is None and not grey
+    assert np.array_equal(decode(tmp_path / "a.tif"), np.rint(x / 257))
+
+
+def test_the_16_bit_cases_are_exact(shared: Path) -> None:
+    cases = shared / "cases"
+    for name in ("planar16.tif", "grey16.tif"):
+        stored = tifffile.imread(cases / name)
+        stored = stored.transpose(1, 2, 0) if stored.ndim == 3 else stored[:, :, None].repeat(3, 2)
+        assert np.array_equal(decode(cases / name) * np.uint16(257), stored)
+    assert np.array_equal(decode(cases / "grey16.png"), decode(cases / "grey16.tif"))
+
+
+def test_pictures_of_other_kinds_are_said_once_a_folder(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        rgb = Image.fromarray(natural_picture(40, 44, seed))
+        rgb.convert("CMYK").save(tmp_path / f"{seed}.jpg")
+        tifffile.imwrite(tmp_path / f"{seed}.tif", np.asarray(rgb).astype(np.uint16) * 257, photometric="rgb")
+    found, reporter = survey(tmp_path), Quiet()
+    announce(found, reporter)
+    said = "2 16-bit rounded to 8 bits, 2 CMYK converted to RGB"
+    assert reporter.warnings == [f"{tmp_path}: pictures of other kinds: {said}"]
