@@ -10,7 +10,7 @@ CODE := pipeline teachers students tune_spaces
 UV := $(VENV)/lock/bin/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help install run run-pisr run-recognition test test-all bench check format ui lock clean distclean
+.PHONY: help install run run-realworld run-pisr run-recognition test test-all bench check format ui lock clean distclean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -41,6 +41,9 @@ $(STAMP): requirements.lock pyproject.toml
 
 run: $(STAMP)  ## the demo: three teachers, one student, a table and a picture
 	@$(BIN)/faculty run recipes/demo.yaml
+
+run-realworld: $(STAMP)  ## degraded LR, a faithful and a sharp teacher fused by bands, a student that follows them
+	@$(BIN)/faculty run recipes/realworld_demo.yaml
 
 run-pisr: $(STAMP)  ## the same pictures with a teacher that sees the high-resolution picture (PISR)
 	@$(BIN)/faculty run recipes/pisr_fsrcnn_x2_small.yaml
