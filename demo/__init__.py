@@ -1,1 +1,1 @@
-"""What the demo needs and brings along: its pictures and its three small teachers. The sharp teacher is code (sharpened.py)."""
+"""What the demo brings along: its pictures, its three small teachers, and a sharp one made of them (sharpened.py)."""

@@ -1,4 +1,4 @@
-"""A sharp teacher of the project's own, in place of one trained adversarially: one of the demo's with its edges raised."""
+"""A sharp teacher of our own, in place of one trained adversarially: one of the demo's with its edges raised."""
 
 from __future__ import annotations
 
