@@ -126,14 +126,18 @@ def test_a_refusal_says_what_was_tried(tmp_path: Path) -> None:
         load_teacher(tmp_path / "b.state")
 
 
-def test_an_intact_onnx_file_that_does_not_enlarge_is_no_damaged_one(tmp_path: Path) -> None:
+def test_an_intact_onnx_file_that_makes_pictures_smaller_is_no_damaged_one(tmp_path: Path) -> None:
     from onnx import TensorProto, helper, save
 
-    value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 3, 8, 8]) for n in ("x", "y")]
-    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", value[:1], value[1:])
+    value = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, side, side])
+        for name, side in (("x", 8), ("y", 4))
+    ]
+    node = helper.make_node("AveragePool", ["x"], ["y"], kernel_shape=[2, 2], strides=[2, 2])
+    graph = helper.make_graph([node], "g", value[:1], value[1:])
     opset = [helper.make_opsetid("", 17)]
     save(helper.make_model(graph, opset_imports=opset, ir_version=9), str(tmp_path / "net.onnx"))
-    with pytest.raises(InputError, match=r"net\.onnx.*scale") as caught:
+    with pytest.raises(InputError, match=r"net\.onnx.*enlarges.*\(1, 3, 4, 4\) of") as caught:
         load_teacher(tmp_path / "net.onnx")
     assert "again" not in str(caught.value)
     (tmp_path / "half.onnx").write_bytes((tmp_path / "net.onnx").read_bytes()[:20])
