@@ -75,14 +75,16 @@ def load(store: Store, rel: str, make: Callable[[Any], T] = lambda value: value)
     return None
 
 
-def set_aside(store: Store, rel: str, why: str) -> str | None:
-    """Rename a damaged file out of the way and say so. Returns its new name, None where it is gone already."""
+def set_aside(store: Store, rel: str, why: str, then: str = "made again") -> str | None:
+    """Rename a damaged file out of the way and say so, and what comes `then`.
+
+    Returns its new name, None where it is gone already.
+    """
     where = store.where(rel)
     moved = store.set_aside(rel)
     if moved is not None:
-        _log.warning(
-            "%s is damaged (%s). It is set aside as %s and made again.", where, why, PurePosixPath(moved).name
-        )
+        name = PurePosixPath(moved).name
+        _log.warning("%s is damaged (%s). It is set aside as %s and %s.", where, why, name, then)
         _named.add(where)
     return moved
 

@@ -188,13 +188,13 @@ class _Sheet:
         where = (
             f"{picture.shape[1]} x {picture.shape[0]}, crop {crop.side} x {crop.side} at ({crop.x}, {crop.y})"
         )
-        _write(drawing, (at[0], at[1] - LINE), where, FAINT, self.panel)
+        write(drawing, (at[0], at[1] - LINE), where, FAINT, self.panel)
 
     def cell(self, drawing: Image.Image, index: int, cell: _Cell, *, best: bool) -> None:
         """A method's name, its PSNR, its crop and its error map."""
         x, y = self._corner(index)
-        _write(drawing, (x, y), cell.label, ACCENT if best else INK, self.side)
-        _write(drawing, (x, y + LINE - 3), cell.note, ACCENT if best else FAINT, self.side)
+        write(drawing, (x, y), cell.label, ACCENT if best else INK, self.side)
+        write(drawing, (x, y + LINE - 3), cell.note, ACCENT if best else FAINT, self.side)
         self._paste(drawing, cell.picture, (x, y + 2 * LINE))
         y += 2 * LINE + self.side + GAP // 2
         if cell.error is not None:
@@ -202,7 +202,7 @@ class _Sheet:
         elif self.maps:
             ImageDraw.Draw(drawing).rectangle((x, y, x + self.side - 1, y + self.side - 1), fill=PANEL)
             if cell.label != REFERENCE:
-                _write(
+                write(
                     drawing, (x + GAP, y + (self.side - LINE) // 2), "the input", FAINT, self.side - 2 * GAP
                 )
 
@@ -212,17 +212,17 @@ class _Sheet:
         y += 2 * LINE + self.side + GAP // 2
         bar = colours(np.linspace(0.0, 1.0, self.side - 2 * GAP))[None].repeat(14, axis=0)
         drawing.paste(Image.fromarray(bar), (x + GAP, y + self.side // 2))
-        _write(
+        write(
             drawing,
             (x + GAP, y + self.side // 2 - 2 * LINE),
             "absolute error of luma",
             INK,
             self.side - 2 * GAP,
         )
-        _write(drawing, (x + GAP, y + self.side // 2 - LINE), "in levels of 255", FAINT, self.side - 2 * GAP)
-        _write(drawing, (x + GAP, y + self.side // 2 + 18), "0", FAINT, self.side)
+        write(drawing, (x + GAP, y + self.side // 2 - LINE), "in levels of 255", FAINT, self.side - 2 * GAP)
+        write(drawing, (x + GAP, y + self.side // 2 + 18), "0", FAINT, self.side)
         text = f"{limit:.0f}+"
-        _write(
+        write(
             drawing,
             (x + self.side - GAP - int(_font(TEXT).getlength(text)), y + self.side // 2 + 18),
             text,
@@ -266,7 +266,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def _write(
+def write(
     drawing: Image.Image, at: tuple[int, int], text: str, colour: tuple[int, int, int], width: int
 ) -> None:
     """One line of text, cut with an ellipsis to `width` pixels."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,8 @@ from pipeline.cache.store import Store
 from pipeline.losses.gather import globalise
 from pipeline.methods.base import Phase, PhaseBuilder
 from pipeline.recipe.settings import Budget, Section
+from pipeline.steps import seen
+from pipeline.steps.seen import Strip
 from pipeline.training import weights
 from pipeline.training.loop import train
 from pipeline.training.surroundings import Batches, Curves, Hooks
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
 STUDENT = "student"
 OBSERVED_ONLY = ("log_every", "evaluate_every", "keep")
-Judge = Callable[[nn.Module], tuple[dict[str, float], np.ndarray | None]]
-"""(artefact) -> ({"held_out/<metric>": value}, a strip of pictures (H, W, 3) uint8 or None)."""
+Judge = Callable[[nn.Module], tuple[dict[str, float], Strip | None]]
+"""(artefact) -> ({"held_out/<metric>": value}, pictures to look at or None)."""
 
 
 class Stopped(Exception):
@@ -104,6 +105,12 @@ class Job(ABC):
         """What a finished job left, or None; damaged results are set aside (`weights.finished`)."""
         return weights.finished(self.output(), self.fingerprint)
 
+    def seen(self) -> list[tuple[int, Strip]]:
+        """(step, pictures) of a few moments of its last phase, as far as they were kept."""
+        found = {rel.partition("/")[0] for rel, _ in self.output().list() if "/seen-" in rel}
+        last = max(found, key=lambda folder: int(folder.partition("-")[0]), default=None)
+        return seen.kept(Store.open(self.output().where(last))) if last else []
+
     @property
     @abstractmethod
     def settings(self) -> Budget:
@@ -149,17 +156,19 @@ class Job(ABC):
             if world > 1:
                 globalise(phase.modules[phase.artefact])
             judge = self.judge(phase, device) if rank == 0 else None
+            folder = Store.open(output.where(f"{number}-{phase.name}"))
+            look = _Look(judge, listener, folder, seen.moments(phase.settings)) if judge else None
             result: Curves = train(
                 phase,
                 self.sampler(phase),
-                folder=Store.open(output.where(f"{number}-{phase.name}")),
+                folder=folder,
                 fingerprint=self.fingerprint,
                 seed=self.seed,
                 device=torch.device(device),
                 rank=rank,
                 world=world,
                 hooks=Hooks(
-                    evaluate=partial(_evaluate, judge, listener) if judge else None,
+                    evaluate=look,
                     log=listener.log,
                     sync=_synced(listener, last=number == len(makers) - 1),
                     urgent=listener.urgent,
@@ -173,11 +182,22 @@ class Job(ABC):
         return weights.write(output, artefacts[phase.name], facts, {"label": self.label, "curves": curves})
 
 
-def _evaluate(judge: Judge, listener: Listener, model: nn.Module, step: int) -> dict[str, float]:
-    values, strip = judge(model)
-    if listener.picture is not None and strip is not None:
-        listener.picture(strip, step)
-    return values
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """An evaluation: the judge's figures; its pictures go to the listener, and some of them are kept."""
+
+    judge: Judge
+    listener: Listener
+    folder: Store
+    moments: Sequence[int]
+
+    def __call__(self, model: nn.Module, step: int) -> dict[str, float]:
+        values, strip = self.judge(model)
+        if strip is not None and self.listener.picture is not None:
+            self.listener.picture(strip.picture, step)
+        if strip is not None and step in self.moments:
+            seen.keep(self.folder, step, strip)
+        return values
 
 
 def _synced(listener: Listener, last: bool) -> Callable[[dict[str, float], int], None] | None:

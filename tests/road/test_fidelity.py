@@ -72,7 +72,7 @@ def test_the_held_out_figure_is_the_psnr_against_the_fused_target(place: Path) -
     store = road.run.planner.store
     lr = Rows(store, tiles.held_out).take("lr", np.arange(2))
     targets = Rows(store, fused.cached.held_out).take("sr", np.arange(2))
-    assert set(values) == {"held_out/fidelity"} and strip.shape[0] == 48
+    assert set(values) == {"held_out/fidelity"} and strip.side == 48 and strip.columns[1] == "target"
     pairs = list(zip(lr.repeat(2, 1).repeat(2, 2), targets, strict=True))
     one = [psnr_y(a, b, 2) for a, b in pairs]
     assert min(one) - 3 < values["held_out/fidelity"] < max(one) + 3

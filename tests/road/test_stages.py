@@ -286,7 +286,11 @@ def test_the_held_out_judge_measures_what_it_says(trained: tuple[Road, tuple]) -
         error, pixels = luma_error(np.asarray(columns["lr"]).repeat(2, 1).repeat(2, 2), columns["hr"], 2)
         stats.append({"squared_error": error, "pixels": pixels})
     assert values["held_out/psnr_y"] == pytest.approx(psnr(stats), abs=1e-6)
-    assert strip.shape == (48, 4 * 48, 3) and strip.dtype == np.uint8  # LR, target, output, HR
+    assert strip.columns == ("LR", "target", "HR", "student", "off target, x8")
+    assert strip.picture.shape == (2 * 48, 5 * 48, 3) and strip.picture.dtype == np.uint8
+    assert np.array_equal(strip.column("LR"), strip.column("student"))  # both are enlarged by repetition
+    off = np.abs(strip.column("student").astype(int) - strip.column("target").astype(int))
+    assert np.array_equal(strip.column("off target, x8"), np.minimum(8 * off, 255)) and off.any()
 
 
 # ---- score

@@ -11,18 +11,22 @@ from torch import nn
 from pipeline.cache.manifest import load as load_manifest
 from pipeline.cache.store import Store
 from pipeline.methods.base import Phase
+from pipeline.steps.seen import Strip
 from pipeline.steps.values import Columns
+from pipeline.tasks.super_resolution import crops
 from pipeline.tasks.super_resolution.teach import as_levels, luma_error, psnr, read, to_stored
 from students.colour import grey
 
 HELD_OUT_TILES = 64
 REFERENCE = "reference"
 """The column with what all teachers make of a tile, where students are judged by it."""
+LABELS = {REFERENCE: "target", "hr": "HR"}
+"""What pictures of a column are called; others as the column is."""
 METRICS = {REFERENCE: "held_out/fidelity", "hr": "held_out/psnr_y"}
 
 
 class HeldOut:
-    """PSNR of a phase's artefact on the held-out tiles, and a strip of pictures to look at."""
+    """PSNR of a phase's artefact on the held-out tiles, and a few crops to look at."""
 
     def __init__(
         self, cache: Store, columns: Mapping[str, Columns], scale: int, phase: Phase, device: str
@@ -35,6 +39,7 @@ class HeldOut:
         found = {n: self._first(cache, columns[n]) for n in names if n in columns}
         self.tiles = {n: tiles for n, tiles in found.items() if tiles is not None}
         self.judges = {METRICS[n]: n for n in (REFERENCE, "hr") if n in self.tiles}
+        self.crops = crops.chosen(self.tiles["hr" if "hr" in self.tiles else REFERENCE])
 
     @staticmethod
     def _first(cache: Store, columns: Columns) -> np.ndarray | None:
@@ -53,38 +58,37 @@ class HeldOut:
         return np.concatenate(rows)
 
     @torch.inference_mode()
-    def __call__(self, model: nn.Module) -> tuple[dict[str, float], np.ndarray]:
-        """(PSNR in dB over all tiles together, strip HWC uint8 of one tile: LR, targets, output, HR)."""
+    def __call__(self, model: nn.Module) -> tuple[dict[str, float], Strip]:
+        """(PSNR in dB over all tiles together; of two crops LR, targets, HR, the output and how far it is off)."""
         sums = {name: [0.0, 0] for name in self.judges}
-        shown: np.ndarray | None = None
-        extra: np.ndarray | None = None
+        drawn = []
         for begin in range(0, len(self.tiles["lr"]), 8):
             rows = slice(begin, begin + 8)
             tensors = [self._tensor(self.tiles[n][rows]) for n in self.inputs]
             x = tensors[0] if len(tensors) == 1 else torch.stack(tensors, dim=1)
             y = model(x).float()
             sr = to_stored(grey(y) if y.shape[1] == 1 else y, "uint8")
-            if shown is None:
-                shown = sr
-                extra = to_stored(self.shown(model, x).float(), "uint8") if self.shown else None
             for name, judge in self.judges.items():
                 e, n = luma_error(sr, as_levels(self.tiles[judge][rows]), self.scale)
                 sums[name] = [sums[name][0] + e, sums[name][1] + n]
-        assert shown is not None
+            for crop in (c - begin for c in self.crops if begin <= c < begin + 8):
+                also = self.shown(model, x[crop : crop + 1]).float() if self.shown else None
+                drawn.append(
+                    self._row(begin + crop, sr[crop], None if also is None else to_stored(also, "uint8")[0])
+                )
         values = {name: psnr([{"squared_error": e, "pixels": n}]) for name, (e, n) in sums.items()}
-        return values, self._strip(shown, extra)
+        reference = next(n for n in (REFERENCE, "target", "hr") if n in self.tiles)
+        return values, crops.strip(drawn, LABELS.get(reference, reference), self.scale)
 
     def _tensor(self, stored: np.ndarray) -> torch.Tensor:
         x = torch.from_numpy(np.array(stored)).to(self.device).permute(0, 3, 1, 2).float()
         return x / 255 if stored.dtype == np.uint8 else x
 
-    def _strip(self, sr: np.ndarray, extra: np.ndarray | None) -> np.ndarray:
-        # The tile with the most detail among those shown says the most.
-        detailed = self.tiles["hr" if "hr" in self.tiles else REFERENCE][: len(sr)]
-        best = int(np.argmax([t.astype(np.float32).var() for t in detailed]))
-        small = [self.tiles["lr"][best], *([] if extra is None else [extra[best]])]
-        lr = np.concatenate([p.repeat(self.scale, 0).repeat(self.scale, 1) for p in small], axis=1)
+    def _row(self, crop: int, sr: np.ndarray, also: np.ndarray | None) -> dict[str, np.ndarray]:
+        """One crop's pictures, as they are called."""
+        row = {"LR": self.tiles["lr"][crop], **({} if also is None else {"student's LR": also})}
         known = ("lr", "hr", *((REFERENCE,) if "target" in self.tiles else ()))
-        targets = [as_levels(t[best]) for n, t in self.tiles.items() if n not in known]
-        truth = [self.tiles["hr"][best]] if "hr" in self.tiles else []
-        return np.concatenate([lr, *targets, sr[best], *truth], axis=1)
+        targets = {n: as_levels(t[crop]) for n, t in self.tiles.items() if n not in known}
+        truth = {"hr": self.tiles["hr"][crop]} if "hr" in self.tiles else {}
+        row |= {LABELS.get(n, n): picture for n, picture in {**targets, **truth}.items()}
+        return {**row, crops.STUDENT: sr}

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.recipe.recipe import Recipe
 from pipeline.report.pictures import comparison_strip
+from pipeline.report.strip import columns
 from pipeline.steps.values import Outcome, Outputs
 from pipeline.tasks.base import Drawing
 
@@ -86,6 +87,10 @@ def _held_out(outputs: Outputs) -> str:
 
 def drawings(outcome: Outcome) -> dict[str, Drawing]:
     """One test picture by every model."""
+    return {**_tested(outcome), **_learned(outcome)}
+
+
+def _tested(outcome: Outcome) -> dict[str, Drawing]:
     strip = outcome.scores
     if not strip:
         return {}
@@ -94,6 +99,22 @@ def drawings(outcome: Outcome) -> dict[str, Drawing]:
     recipe: Recipe = outcome.recipe
     picture = comparison_strip(shown, strip["HR"], shave=recipe.scale, title=recipe.name)
     return {"comparison": ("One test picture by every model, with the error of each below", picture)}
+
+
+def _learned(outcome: Outcome) -> dict[str, Drawing]:
+    """Two held-out crops of each method at a few moments of its training, of one seed."""
+    found: dict[str, Drawing] = {}
+    for job in outcome.jobs:
+        if f"learning {job.group}" in found or not (moments := job.seen()):
+            continue
+        last = moments[-1][1]
+        *fixed, student, off = last.columns
+        named = [(name, last.column(name)) for name in fixed]
+        named += [(f"step {step:,}", strip.column(student)) for step, strip in moments]
+        named.append((off, last.column(off)))
+        what = f"{job.group}: held-out crops while it learned, and how far it is off at the end"
+        found[f"learning {job.group}"] = (what, columns(named, last.side))
+    return found
 
 
 def rows(outcome: Outcome) -> list[dict[str, Any]]:
