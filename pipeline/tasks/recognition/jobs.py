@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from torch import Tensor, nn
 
 from pipeline.cache.fingerprint import fingerprint
@@ -164,7 +163,7 @@ class Judge:
     gap: int
     device: str
 
-    def __call__(self, model: nn.Module) -> tuple[dict[str, float], np.ndarray | None]:
+    def __call__(self, model: nn.Module) -> tuple[dict[str, float], None]:
         """{"held_out/<metric>": value} of the task's main figures; no picture."""
         values, _ = self.task.scores(model, self.gallery, self.recipe, self.gap, self.device)
         return {f"held_out/{m.key}": values[m.key] for m in self.task.figures}, None
