@@ -132,7 +132,8 @@ def changes(where: str, counts: Counter[str]) -> str:
 
 
 def decode(path: str | Path) -> np.ndarray:
-    """Return the picture as (H, W, 3) uint8 RGB, as stored (an EXIF orientation is not applied).
+    """Return the picture as (H, W, 3) uint8 RGB, as stored (an EXIF orientation is not applied, but a
+    TIFF's is, by Pillow).
 
     Grey is replicated, palettes are resolved; 16-bit PNG and TIFF are rounded to 8 bits (value / 257), CMYK is
     converted to sRGB (through its profile where there is one), transparent pixels are laid on white. Raises
@@ -250,7 +251,7 @@ def _guarded(data: bytes, where: str, remedy: str = "Replace it, or leave it out
 def _decode(data: bytes, where: str) -> tuple[np.ndarray, bool, tuple[str, ...]]:
     with _guarded(data, where) as picture:
         if found := _unsuitable(picture, data):
-            raise InputError(where, "an 8-bit RGB or grey picture", found, _REMEDY)
+            raise InputError(where, "a picture of 8 or 16 bits a channel, RGB, grey or CMYK", found, _REMEDY)
         if is_deep(picture):
             deep, deep_alpha, grey = deep_layers(picture, data)
             colour, alpha = to_8_bit(deep), None if deep_alpha is None else to_8_bit(deep_alpha)

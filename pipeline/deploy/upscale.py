@@ -16,7 +16,14 @@ from torch import Tensor
 
 from pipeline.cache.store import Store
 from pipeline.data.files import counted, matters, suffixes, walk
-from pipeline.deploy.upscale_pictures import Layers, fill_hidden, read_layers, without_ringing, write_png
+from pipeline.deploy.upscale_pictures import (
+    Layers,
+    fill_hidden,
+    read_layers,
+    white_of,
+    without_ringing,
+    write_png,
+)
 from pipeline.errors import FacultyError, InputError, shown
 from teachers.gate import warn_of
 from teachers.onnx_network import OnnxUpscaler
@@ -59,9 +66,10 @@ def upscale_folder(
 
     Folders inside `source` are kept; results from an earlier call are replaced, an input never. For one file, `out`
     may be the name of a .png file. Pictures larger than `tile` LR pixels a side are done in tiles that overlap by
-    `overlap` (None: always in one piece). Grey stays grey, transparency is enlarged as a picture of its own, EXIF
-    orientation is applied, the colour profile is kept. `on_picture(done, total, path)` is called after each. `warn`
-    is told where the network seems to do something else than enlarging; `reading` as in `open_network`.
+    `overlap` (None: always in one piece). Grey stays grey, 16 bits a channel stay 16, transparency is enlarged as a
+    picture of its own, EXIF orientation is applied, the colour profile is kept, CMYK becomes sRGB.
+    `on_picture(done, total, path)` is called after each. `warn` is told where the network seems to do something else
+    than enlarging; `reading` as in `open_network`.
 
     A picture that cannot be read, or that the network refuses, does not stop the others. Raises InputError at the end
     for those, and at the start where nothing is found, a result would replace an input, or `student` cannot be opened.
@@ -119,7 +127,7 @@ def enlarge(
         if alpha.min() == alpha.max():
             alpha = np.full((alpha.shape[0] * scale, alpha.shape[1] * scale), alpha.flat[0])
         else:
-            large = np.rint(run(alpha[:, :, None].repeat(3, 2)).mean(2, dtype=np.float32)).astype(np.uint8)
+            large = np.rint(run(alpha[:, :, None].repeat(3, 2)).mean(2, dtype=np.float32)).astype(alpha.dtype)
             alpha = without_ringing(large, alpha, scale)
     return replace(layers, colour=run(colour), alpha=alpha)
 
@@ -133,20 +141,21 @@ def _enlarge(
     overlap: int,
     device: str,
 ) -> np.ndarray:
-    """(H, W, 3) uint8 -> (scale*H, scale*W, 3) uint8. Only one tile is held as floats at a time."""
+    """(H, W, 3) uint8 or uint16 -> (scale*H, scale*W, 3) of that type. Only one tile is held as floats at a time."""
     height, width = picture.shape[:2]
     tile = max(height, width) if tile is None else tile
-    large = np.empty((height * scale, width * scale, 3), np.uint8)
+    large = np.empty((height * scale, width * scale, 3), picture.dtype)
+    white = white_of(picture)
     for y in starts(height, tile, overlap):
         for x in starts(width, tile, overlap):
-            part = np.ascontiguousarray(picture[y : y + tile, x : x + tile])
+            part = picture[y : y + tile, x : x + tile]
             bottom, right = y + part.shape[0], x + part.shape[1]
-            lr = torch.from_numpy(part).to(device).permute(2, 0, 1)[None].float() / 255
+            lr = torch.from_numpy(part.astype(np.float32)).to(device).permute(2, 0, 1)[None] / white
             with torch.inference_mode():
                 sr = network(lr)[0]
             if not sr.isfinite().all():
                 raise FacultyError(f"the network returned values that are not finite at LR pixel {y}, {x}")
-            levels = (sr.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+            levels = (sr.float().clamp(0, 1) * white).round().permute(1, 2, 0).cpu().numpy()
             # Cut edges lose their overlap, except at the picture's own borders; later tiles overwrite.
             top, left = y + (overlap if y else 0), x + (overlap if x else 0)
             bottom -= overlap if bottom < height else 0

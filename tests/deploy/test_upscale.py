@@ -293,15 +293,15 @@ def bad_pictures(folder: Path) -> dict[str, str]:
     Image.fromarray(picture(40, 40)).save(buffer, "JPEG")
     (folder / "cut.jpg").write_bytes(buffer.getvalue()[:-200])
     (folder / "text.png").write_text("no picture")
-    Image.fromarray(picture(4, 4, 1).astype(np.uint16) * 257).save(folder / "deep.png")
-    Image.new("CMYK", (4, 4)).save(folder / "print.tif")
+    Image.fromarray(np.ones((4, 4), np.int32)).save(folder / "deep.tif")
+    Image.new("LAB", (4, 4)).save(folder / "print.tif")
     frames = [Image.fromarray(picture(4, 4, seed=seed)) for seed in (1, 2)]
     frames[0].save(folder / "moving.webp", save_all=True, append_images=frames[1:], lossless=True)
     return {
         "cut.jpg": "truncated",
         "text.png": "that no picture format begins",
-        "deep.png": "16 bits a channel",
-        "print.tif": "CMYK",
+        "deep.tif": "I colours",
+        "print.tif": "LAB colours",
         "moving.webp": "2 frames",
     }
 
