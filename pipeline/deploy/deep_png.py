@@ -22,7 +22,12 @@ def deep_png(pixels: np.ndarray, icc: bytes | None = None) -> bytes:
     filtered[:, 0], filtered[:1, 1:] = _UP, rows[:1]
     np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
     profile = [_chunk(b"iCCP", b"icc\0\0" + zlib.compress(icc))] if icc else []
-    body = [_chunk(b"IHDR", head), *profile, _chunk(b"IDAT", zlib.compress(filtered)), _chunk(b"IEND", b"")]
+    body = [
+        _chunk(b"IHDR", head),
+        *profile,
+        _chunk(b"IDAT", zlib.compress(filtered.tobytes())),
+        _chunk(b"IEND", b""),
+    ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(body)
 
 
