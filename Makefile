@@ -82,8 +82,8 @@ ui: $(STAMP)  ## open MLflow's page on the runs' store
 lock: $(STAMP)  ## resolve requirements.lock again from pyproject.toml
 	@test -x $(UV) || { $(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/python -m pip install -qq uv; }
 	@sed -n '/^#/p' requirements.lock > $(VENV)/new.lock
-	@$(UV) pip compile --quiet --no-python-downloads --universal --python-version 3.10 --extra dev --extra recognition --extra ncnn \
-	  --no-header --no-annotate --output-file requirements.lock pyproject.toml
+	@$(UV) pip compile --quiet --no-python-downloads --universal --python-version 3.10 --extra dev --extra recognition \
+	  --extra ncnn --extra perceptual --no-header --no-annotate --output-file requirements.lock pyproject.toml
 	@sed -E "s/ or sys_platform == '(win32|emscripten)'//g" requirements.lock \
 	  | grep -vE "^(nvidia-|cuda-|triton=|torchvision=)|sys_platform == '(win32|emscripten)'" >> $(VENV)/new.lock
 	@mv $(VENV)/new.lock requirements.lock

@@ -126,7 +126,8 @@ def finish(run: Run, outcome: Outcome, warnings: Sequence[str], mlflow: str = ""
     students = {job.label: _export(run, outcome, job) for job in outcome.jobs}
     files = Files(students, run.output.where("report/report.html"), mlflow)
     seen = [[r.identity for r in outcome.results], list(outcome.sets), list(warnings), outcome.recipe.name]
-    identity = fingerprint([*seen, run.task.report_version, *_formats(outcome)])
+    measured = [metric.key for metric in run.task.metrics(outcome.recipe)]
+    identity = fingerprint([*seen, measured, run.task.report_version, *_formats(outcome)])
     if not stamps.intact(run.output, REPORT_STAMP, identity):
         _report(run, outcome, warnings, files, identity)
     return files

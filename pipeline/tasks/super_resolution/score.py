@@ -20,6 +20,7 @@ from pipeline.data.decode import decode_stored
 from pipeline.data.degrade import downscale, modcrop, upscale
 from pipeline.data.pairs import overlap
 from pipeline.data.views import whole
+from pipeline.deploy import perceptual
 from pipeline.deploy.evaluate import predict
 from pipeline.metrics import psnr_rgb, psnr_y, ssim_y, to_y
 from pipeline.recipe.degradation import Chain
@@ -80,6 +81,8 @@ class ScoreTask:
     """Identity of the model, one of `models`, that the others are compared with; empty: none."""
     degradation: str | Chain = "bicubic"
     """How LR is made of the picture."""
+    perceptual: tuple[str, ...] = ()
+    """Keys of the perceptual distances to HR that are asked for too."""
 
     def run(self, device: str = "cpu") -> Scored:
         stored, grey = decode_stored(self.path)
@@ -102,8 +105,9 @@ class ScoreTask:
             for key in self.wanted
             if self.reference and key != self.reference
         }
+        seen = {key: perceptual.measured(self.perceptual, pictures[key], hr, device) for key in self.wanted}
         kept = {"LR": lr, **pictures, "HR": hr} if self.keep_pictures else {}
-        return Scored(self.set_name, self.picture, scores, kept, against)
+        return Scored(self.set_name, self.picture, scores, kept, against, seen)
 
     def _lr(self, hr: np.ndarray) -> np.ndarray:
         """LR of a mod-cropped HR picture: of a pair as it is, else made."""
@@ -139,6 +143,8 @@ class Scored:
     pictures: dict[str, np.ndarray]
     against: dict[str, tuple[float, float, float]]
     """{identity: (fidelity, consistency, sharpness)}, where there is a reference."""
+    perceptual: dict[str, dict[str, float]]
+    """{identity: {key: distance to HR}}, where they are asked for and can be had."""
 
 
 def near(sr: np.ndarray, reference: np.ndarray, lr: np.ndarray, scale: int) -> tuple[float, float, float]:

@@ -6,20 +6,23 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.cache import records, stamps
+from pipeline.cache import stamps
 from pipeline.cache.fingerprint import file_sha256, fingerprint
 from pipeline.cache.store import Store
 from pipeline.data.views import short
+from pipeline.deploy import perceptual
 from pipeline.deploy.evaluate import BenchmarkSet
 from pipeline.means import exact_note, exact_pictures, set_means
 from pipeline.metrics import PROTOCOL
 from pipeline.recipe.recipe import Recipe
 from pipeline.steps.job import STUDENT, Job
 from pipeline.steps.values import Prepared, Result
+from pipeline.tasks.super_resolution.books import Book, Books
 from pipeline.tasks.super_resolution.fusion import PictureFusion
 from pipeline.tasks.super_resolution.score import BOOKS, Model, Role, Scored, ScoreTask, cost
 from pipeline.tasks.super_resolution.teacher_facts import TeacherFacts
@@ -29,13 +32,8 @@ if TYPE_CHECKING:
 
 SCORES_AT_RISK = 16
 """Pictures between two savings of the scores: what a kill can cost."""
-Book = dict[str, tuple[float, float]]
-"""{place of a test picture: (PSNR dB, SSIM)} of one model."""
-Nearness = dict[str, tuple[float, float, float]]
-"""{place of a test picture: (fidelity dB, consistency dB, sharpness)} of one model beside a reference."""
 HELD_OUT = "held-out tiles"
 """How tables call them where there are no test pictures."""
-NEAR = ("fidelity", "consistency", "sharpness")
 Scores = dict[str, dict[str, Book]]
 """{identity of the model: {set: {picture: (PSNR dB, SSIM)}}}"""
 
@@ -100,8 +98,7 @@ class Scoring:
         """`reference`: identity of the model that the others are compared with, where they are."""
         self.run, self.models, self.sets, self.reference = run, models, sets, reference
         self.recipe: Recipe = run.recipe
-        self.near: dict[str, dict[str, tuple[float, float, float]]] = {}
-        """{identity: {set: means}}, known after `scores`."""
+        self.books = Books(models, run.planner.store, run.output, reference, perceptual.found())
 
     def results(self, jobs: Sequence[Job]) -> tuple[list[Result], dict[str, np.ndarray]]:
         """(every model's figures, one test picture by every model: {"LR": ..., identity: ..., "HR": ...})."""
@@ -111,11 +108,12 @@ class Scoring:
             if named := exact[benchmark.name]:
                 self.run.reporter.warn(exact_note(benchmark.name, named, len(benchmark.pictures)))
         trained = {job.label: job for job in jobs}
+        further = self.books.means(self.places)
         found = []
         for model in self.models:
             sets = {n: set_means(book, exact[n]) for n, book in scores[model.identity].items() if book}
-            for name, means in self.near.get(model.identity, {}).items():
-                sets[name] |= dict(zip(NEAR, means, strict=True))
+            for name in sets:
+                sets[name] |= further[model.identity][name]
             counted = cost(model, self.recipe.scale) or (None, None)
             job = trained.get(model.name) if model.role == STUDENT else None
             found.append(
@@ -132,77 +130,77 @@ class Scoring:
             )
         return found, self.strip(scores)
 
-    def scores(self) -> Scores:
-        """Every picture's; known ones are read."""
-        books = {m.identity: self._book(m) for m in self.models}
-        near = {m.identity: self._nearness(m) for m in self.models if self.reference not in ("", m.identity)}
-        tasks: list[ScoreTask] = []
-        degradation = self.recipe.data.degradation
-        chain = short(degradation, self.recipe.scale)
-        places: dict[tuple[str, str], str] = {}
+    @cached_property
+    def places(self) -> dict[str, list[str]]:
+        """{set: where its pictures' scores are entered}: changed by whatever changes a picture's scores."""
+        chain = short(self.recipe.data.degradation, self.recipe.scale)
+        found: dict[str, list[str]] = {b.name: [] for b in self.sets}
         for benchmark, name, path in ((b, n, p) for b in self.sets for n, p in b.pictures):
             place = f"{benchmark.name}/{name}:{file_sha256(path)[:16]}"
             lr = benchmark.lr.get(name, "")
             place += f":lr{file_sha256(lr)[:16]}" if lr else f":d{chain}" if chain else ""
             place += f":p{PROTOCOL}" if name in benchmark.grey else ""  # others are as under protocol 1
-            places[benchmark.name, name] = place
-            if wanted := tuple(k for k, b in books.items() if place not in b or place not in near.get(k, b)):
-                chosen = self._chosen((*wanted, self.reference))
-                given = (benchmark.name, name, path, self.recipe.scale, chosen, wanted)
-                moved = benchmark.moved.get(name, (0, 0))
-                task = ScoreTask(*given, lr=lr, moved=moved, degradation=degradation)
-                tasks.append(replace(task, reference=self.reference))
+            found[benchmark.name].append(place)
+        return found
+
+    def scores(self) -> Scores:
+        """Every picture's; known ones are read."""
+        tasks: dict[tuple[str, str], ScoreTask] = {}
+        places: dict[tuple[str, str], str] = {}
+        for benchmark in self.sets:
+            for (name, path), place in zip(benchmark.pictures, self.places[benchmark.name], strict=True):
+                places[benchmark.name, name] = place
+                if wanted := self.books.lacking(place):
+                    chosen = self._chosen((*wanted, self.reference))
+                    task = self._task(benchmark, name, path, chosen, wanted)
+                    tasks[benchmark.name, name] = replace(
+                        task, reference=self.reference, perceptual=tuple(self.books.measures)
+                    )
         for done, scored in enumerate(
             self.run.planner.map(
                 "evaluate",
                 _score,
-                tasks,
+                list(tasks.values()),
                 "pictures",
                 note=lambda s: f"{s.set_name}/{s.picture}",
                 gpus=self.recipe.teach.gpus_per_actor,
             ),
             start=1,
         ):
-            for key, score in scored.scores.items():
-                books[key][places[scored.set_name, scored.picture]] = score
-            for key, values in scored.against.items():
-                near[key][places[scored.set_name, scored.picture]] = values
+            self.books.add(places[scored.set_name, scored.picture], scored)
             if done % SCORES_AT_RISK == 0 or done == len(tasks):
-                self._save(books, near)
-        for key, found in near.items():
-            self.near[key] = {
-                b.name: _mean([found[places[b.name, name]] for name, _ in b.pictures]) for b in self.sets
-            }
+                self.books.save()
         return {
             key: {
                 b.name: {name: _pair(book[places[b.name, name]]) for name, _ in b.pictures} for b in self.sets
             }
-            for key, book in books.items()
+            for key, book in self.books.scores.items()
         }
+
+    def _task(
+        self,
+        benchmark: BenchmarkSet,
+        name: str,
+        path: str,
+        chosen: tuple[Model, ...],
+        wanted: tuple[str, ...],
+    ) -> ScoreTask:
+        return ScoreTask(
+            benchmark.name,
+            name,
+            path,
+            self.recipe.scale,
+            chosen,
+            wanted,
+            lr=benchmark.lr.get(name, ""),
+            moved=benchmark.moved.get(name, (0, 0)),
+            degradation=self.recipe.data.degradation,
+        )
 
     def _chosen(self, wanted: Sequence[str]) -> tuple[Model, ...]:
         """The models to run for these; a fused one needs its teachers' pictures."""
         fused = any(m.role == "fused" and m.identity in wanted for m in self.models)
         return tuple(m for m in self.models if m.identity in wanted or (fused and m.role == "teacher"))
-
-    def _save(self, books: dict[str, Book], near: dict[str, Nearness]) -> None:
-        for model in self.models:
-            records.save(self._shelf(model), _book_file(model), books[model.identity])
-            if model.identity in near:
-                records.save(self._shelf(model), self._near_file(model), near[model.identity])
-
-    def _near_file(self, model: Model) -> str:
-        return f"fidelity/1/{fingerprint([model.identity, self.reference])}.json"
-
-    def _nearness(self, model: Model) -> Nearness:
-        return records.load(self._shelf(model), self._near_file(model), _triples) or {}
-
-    def _book(self, model: Model) -> Book:
-        return records.load(self._shelf(model), _book_file(model), _pairs) or {}
-
-    def _shelf(self, model: Model) -> Store:
-        """Scores of students lie with the run, those of what is cached lie in the cache, for every run on it."""
-        return self.run.output if model.role == STUDENT else self.run.planner.store
 
     def strip(self, scores: Scores) -> dict[str, np.ndarray]:
         """One seed of each method on the test picture where the last gains most over the first (or over bicubic)."""
@@ -231,9 +229,7 @@ class Scoring:
         print_ = fingerprint(shaped)
         rel, stamp = f"strips/{print_}.npz", f"strips/{print_}.json"
         if not stamps.intact(output, stamp, print_):
-            given = (benchmark.name, name, path, self.recipe.scale, chosen, ())
-            moved = benchmark.moved.get(name, (0, 0))
-            task = ScoreTask(*given, keep_pictures=True, lr=lr, moved=moved, degradation=degradation)
+            task = replace(self._task(benchmark, name, path, chosen, ()), keep_pictures=True)
             gpus = self.recipe.teach.gpus_per_actor
             (scored,) = self.run.engine.map(_score, [task], gpus=gpus)
             with output.stage(rel) as file, file.open("wb") as sink:
@@ -243,26 +239,9 @@ class Scoring:
             return {key: stored[key] for key in stored.files}
 
 
-def _book_file(model: Model) -> str:
-    return f"{BOOKS}/{model.identity}.json"
-
-
 def _pair(score: Any) -> tuple[float, float]:
     psnr, ssim = score
     return psnr, ssim
-
-
-def _pairs(book: dict[str, Any]) -> Book:
-    return {place: (float(psnr), float(ssim)) for place, (psnr, ssim) in book.items()}
-
-
-def _triples(book: dict[str, Any]) -> Nearness:
-    return {place: (float(f), float(c), float(s)) for place, (f, c, s) in book.items()}
-
-
-def _mean(values: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
-    fidelity, consistency, sharpness = (float(np.mean(column)) for column in zip(*values, strict=True))
-    return fidelity, consistency, sharpness
 
 
 def _score(task: ScoreTask, device: str) -> Scored:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from pipeline.deploy import perceptual
 from pipeline.recipe.recipe import Recipe
 from pipeline.report.pictures import comparison_strip
 from pipeline.report.strip import columns
+from pipeline.report.table import CONSISTENCY, FIDELITY, PSNR, SHARPNESS, SSIM, Metric
 from pipeline.steps.values import Outcome, Outputs
 from pipeline.tasks.base import Drawing
 
@@ -29,6 +31,12 @@ def sentence(outcome: Outcome) -> str:
     recipe: Recipe = outcome.recipe
     teachers, steps = ", ".join(t.label for t in outcome.prepared.teachers) or "none", recipe.train.steps
     return f"{recipe.student.name} at x{recipe.scale}; teachers: {teachers}; {steps:,} steps per training."
+
+
+def metrics(recipe: Recipe) -> tuple[Metric, ...]:
+    """What a run's table shows; the first leads."""
+    own = (FIDELITY, CONSISTENCY, SHARPNESS) if recipe.by_fidelity else (PSNR, SSIM)
+    return (*own, *(measure.metric for measure in perceptual.found()))
 
 
 def made_by(recipe: Recipe) -> str:
@@ -64,6 +72,7 @@ def facts(outcome: Outcome) -> dict[str, str]:
         "protocol": PROTOCOL_WORDS.format(recipe.scale),
         **({"fidelity": FIDELITY_WORDS} if recipe.by_fidelity else {}),
         **({"not measured": UNMEASURED_WORDS} if unmeasured(recipe) else {}),
+        **({"perceptual distances": lacking} if (lacking := perceptual.missing()) else {}),
         "multiply-adds": "of one 48 x 48 LR picture",
         "tiles fingerprint": prepared.samples.train.fingerprint,
     }

@@ -19,7 +19,7 @@ from pipeline.errors import InputError
 from pipeline.metrics import PROTOCOL
 from pipeline.recipe.reading import with_method
 from pipeline.recipe.recipe import Recipe, TeacherSpec
-from pipeline.report.table import CONSISTENCY, FIDELITY, PSNR, SHARPNESS, SSIM, Metric
+from pipeline.report.table import Metric
 from pipeline.steps.forecast import Work
 from pipeline.steps.job import Job
 from pipeline.steps.planner import Planner
@@ -207,7 +207,7 @@ class SuperResolution(Task):
         return results, [benchmark.name for benchmark in run.tested], strip
 
     def metrics(self, recipe: Recipe) -> tuple[Metric, ...]:
-        return (FIDELITY, CONSISTENCY, SHARPNESS) if recipe.by_fidelity else (PSNR, SSIM)
+        return showing.metrics(recipe)
 
     def metric(self, recipe: Recipe) -> Metric:
         return replace(self.metrics(recipe)[0], digits=3)
