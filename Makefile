@@ -52,7 +52,7 @@ run-recognition: $(STAMP)  ## digits at 4 x 4 from a teacher at 8 x 8: scratch, 
 	@$(BIN)/faculty run recipes/recognition_digits.yaml
 
 test: $(STAMP)  ## all tests but the slow ones
-	@$(BIN)/python -m pytest -q -m "not slow"
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 test-all: $(STAMP)  ## all tests
 	@$(BIN)/python -m pytest -q

@@ -25,6 +25,7 @@ from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.engine.board import Board
+from pipeline.engine.shares import settled
 from pipeline.engine.tracking import resume
 from pipeline.errors import FacultyError
 from pipeline.progress import HELD_OUT, Line
@@ -59,40 +60,62 @@ class Preemption:
 
 
 def worker(config: dict[str, Any]) -> None:
-    """What every worker of a training runs."""
+    """What every worker of Ray Train runs."""
     job: Job = config["job"]
     board = config["board"]
     context = ray.train.get_context()
-    if config["threads"]:
-        torch.set_num_threads(config["threads"])
-    tracker = resume(config["handle"])
+    try:
+        _train(
+            job,
+            board,
+            config["handle"],
+            config["threads"],
+            device=str(get_device()),
+            rank=context.get_world_rank(),
+            world=context.get_world_size(),
+            sync=_judged(job.label, board) if config["judged"] else _report,
+            urgent=Preemption(),
+        )
+    except FacultyError as error:
+        # Trying again would end the same way: tell the driver, and with one worker end without a "failure".
+        ray.get(board.fail.remote(job.label, error))
+        if context.get_world_size() > 1:
+            raise
+
+
+def alone(job: Job, settings: Distill, board: Any, handle: dict[str, Any]) -> None:
+    """Train a job that is judged in this process, without Ray Train: it starts at once. Raises what it raises."""
+    gpus = settled(settings.gpus_per_worker)
+
+    def sync(metrics: dict[str, float], step: int) -> None:
+        if ray.get(board.judge.remote(job.label, step, metrics)):
+            raise Stopped
+
+    _train(job, board, handle, threads_of(settings), device="cuda" if gpus else "cpu", sync=sync)
+
+
+def threads_of(settings: Distill) -> int:
+    """Of a worker with a number of CPUs, 0 for torch's own: a trial's driver has taken a tenth out of its share."""
+    assert settings.cpus_per_worker != "auto"
+    return 0 if settled(settings.gpus_per_worker) else max(1, int(settings.cpus_per_worker + 0.11))
+
+
+def _train(job: Job, board: Any, handle: dict[str, Any], threads: int, *, sync: Any, **where: Any) -> None:
+    """Run a job, its news going to the board and to its record."""
+    if threads:
+        torch.set_num_threads(threads)
+    tracker = resume(handle)
 
     def log(values: dict[str, float], step: int) -> None:
         tracker.metrics(values, step)
         note = note_of(values)
         board.post.remote(job.label, step, note, note.startswith(HELD_OUT))
 
-    listener = replace(
-        tracked(tracker),
-        log=log,
-        sync=_judged(job.label, board) if config["judged"] else _report,
-        urgent=Preemption(),
-    )
-    device = get_device()
+    urgent = where.pop("urgent", None)
     try:
-        job.run(
-            device=str(device),
-            rank=context.get_world_rank(),
-            world=context.get_world_size(),
-            listener=listener,
-        )
+        job.run(listener=replace(tracked(tracker), log=log, sync=sync, urgent=urgent), **where)
     except Stopped:
         pass  # who judged knows
-    except FacultyError as error:
-        # Trying again would end the same way: tell the driver, and with one worker end without a "failure".
-        ray.get(board.fail.remote(job.label, error))
-        if context.get_world_size() > 1:
-            raise
     finally:
         tracker.close()
 
@@ -163,8 +186,8 @@ def concurrency(settings: Distill, jobs: int, cpus: int) -> int:
     most = settings.workers if isinstance(settings.workers, int) else settings.workers[1]
     if settings.side_by_side != "auto":
         return max(1, min(settings.side_by_side, jobs))
-    if settings.gpus_per_worker:
-        fit = int(ray.cluster_resources().get("GPU", 0) / (settings.gpus_per_worker * most))
+    if gpus := settled(settings.gpus_per_worker):
+        fit = int((ray.cluster_resources().get("GPU", 0) + 1e-9) / (gpus * most))
     else:
         fit = (
             cpus // most
@@ -179,7 +202,7 @@ def needs(settings: Distill) -> dict[str, float]:
     least = settings.workers if isinstance(settings.workers, int) else settings.workers[0]
     cpus = 0.0 if settings.cpus_per_worker == "auto" else settings.cpus_per_worker
     custom = {name: least * amount for name, amount in settings.resources.items()}
-    return {"CPU": least * cpus, "GPU": least * settings.gpus_per_worker, **custom}
+    return {"CPU": least * cpus, "GPU": least * settled(settings.gpus_per_worker), **custom}
 
 
 class _Trainer(TorchTrainer):
@@ -202,7 +225,7 @@ def fit(
     `judged`: after each evaluation the board's `judge(label, step, metrics)` says whether to stop there.
     """
     most = settings.workers if isinstance(settings.workers, int) else settings.workers[1]
-    share = settings.cpus_per_worker
+    gpus, share = settled(settings.gpus_per_worker), settings.cpus_per_worker
     if share == "auto":
         share = cpus // most or cpus / most  # whole cores where there are enough
     name = f"{job.label}-{uuid.uuid4().hex[:8]}"
@@ -216,15 +239,14 @@ def fit(
                 "board": board,
                 "handle": handle,
                 "judged": judged,
-                # A trial's driver has taken a tenth out of this share.
-                "threads": 0 if settings.gpus_per_worker else max(1, int(share + 0.11)),
+                "threads": threads_of(settings.model_copy(update={"cpus_per_worker": share})),
             },
             scaling_config=ScalingConfig(
                 num_workers=settings.workers,
-                use_gpu=settings.gpus_per_worker > 0,
+                use_gpu=gpus > 0,
                 resources_per_worker={
                     "CPU": share,
-                    **({"GPU": settings.gpus_per_worker} if settings.gpus_per_worker else {}),
+                    **({"GPU": gpus} if gpus else {}),
                     **settings.resources,
                 },
             ),

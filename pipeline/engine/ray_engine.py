@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 import ray
+import torch
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from pipeline.engine import distill, session, teach
+from pipeline.engine.shares import share, shared_out
 from pipeline.errors import FacultyError
 from pipeline.progress import Line
 from pipeline.recipe.recipe import Teach
+from pipeline.recipe.settings import Gpus
 from pipeline.steps.engines import Taught
 from pipeline.steps.job import Job
 from pipeline.steps.values import Network, OutputStep
@@ -52,12 +56,33 @@ class RayEngine:
             self._starting.result()
         session.start(self.address)
 
-    def device_kind(self, gpus: float) -> str:
-        return "cuda" if gpus else "cpu"
+    def gpus(self) -> float:
+        """GPUs of the cluster. A local Ray is not started for the answer, a cluster is joined."""
+        if not ray.is_initialized() and not (self.address or os.environ.get("RAY_ADDRESS")):
+            return float(torch.cuda.device_count())
+        self._start()
+        return float(ray.cluster_resources().get("GPU", 0.0))
 
-    def map(self, function: Callable[[T, str], R], items: Sequence[T], *, gpus: float = 0.0) -> Iterator[R]:
+    def device_kind(self, gpus: Gpus) -> str:
+        return "cuda" if share(gpus, self.gpus() if gpus == "auto" else 0.0, 1) else "cpu"
+
+    def devices(self) -> str:
+        self._start()
+        have = ray.cluster_resources()
+        nodes = sum(node["Alive"] for node in ray.nodes())
+        # Ray names what it found: accelerator_type:H100.
+        kinds = ", ".join(
+            sorted(name.partition(":")[2] for name in have if name.startswith("accelerator_type:"))
+        )
+        count = int(have.get("GPU", 0))
+        gpus = f"{count} GPU{'s' * (count != 1)}{f' ({kinds})' if kinds else ''}" if count else "no GPU"
+        where = f"{nodes} nodes, " if nodes > 1 else ""
+        return f"{where}{int(have.get('CPU', 0))} CPU cores, {gpus}"
+
+    def map(self, function: Callable[[T, str], R], items: Sequence[T], *, gpus: Gpus = 0.0) -> Iterator[R]:
         """Bounded: at most twice as many tasks are under way as the cluster has CPUs."""
         self._start()
+        gpus = share(gpus, self.gpus(), len(items))
         session.require(self.address, "teach.gpus_per_actor", {"GPU": gpus})
         limit = 2 * max(int(ray.cluster_resources().get("CPU", 1)), 1)
         task = call.options(num_cpus=1, num_gpus=gpus)
@@ -75,6 +100,8 @@ class RayEngine:
         self, tasks: Mapping[str, tuple[Network, Sequence[OutputStep]]], settings: Teach, taught: Taught
     ) -> None:
         self._start()
+        gpus = share(settings.gpus_per_actor, self.gpus(), len(tasks))
+        settings = settings.model_copy(update={"gpus_per_actor": gpus})
         session.require(self.address, "an actor of `teach`", teach.needs(settings))
         with plain_errors():
             teach.run(tasks, settings, taught)
@@ -83,7 +110,7 @@ class RayEngine:
         self, jobs: Sequence[Job], lines: Mapping[str, Line], handles: Mapping[str, dict[str, Any]]
     ) -> None:
         self._start()
-        settings = jobs[0].spec.distill
+        settings = shared_out(jobs[0].spec.distill, self.gpus(), len(jobs))
         session.require(self.address, "the workers of `distill`", distill.needs(settings))
         distill.run(jobs, settings, lines, handles)
 

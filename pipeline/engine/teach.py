@@ -16,6 +16,7 @@ import torch
 
 from pipeline.cache.format import Receipt
 from pipeline.cache.stats import Stats
+from pipeline.engine.shares import settled
 from pipeline.recipe.recipe import Teach
 from pipeline.steps.engines import Taught
 from pipeline.steps.values import Network, OutputStep
@@ -90,14 +91,15 @@ def sizes(
 def needs(settings: Teach) -> dict[str, float]:
     """What one actor must find free on a node."""
     cpus = 0.0 if settings.cpus_per_actor == "auto" else settings.cpus_per_actor
-    return {"CPU": cpus, "GPU": settings.gpus_per_actor}
+    return {"CPU": cpus, "GPU": settled(settings.gpus_per_actor)}
 
 
 def run(tasks: Mapping[str, tuple[Network, Sequence[OutputStep]]], settings: Teach, taught: Taught) -> None:
     """Teach everything. Raises what a teacher raised, or RayActorError when an actor died more often than allowed."""
     resources = ray.cluster_resources()
     cpus, gpus = int(resources.get("CPU", 1)), resources.get("GPU", 0.0)
-    slots = int(gpus / settings.gpus_per_actor) if settings.gpus_per_actor else cpus
+    each = settled(settings.gpus_per_actor)
+    slots = int((gpus + 1e-9) / each) if each else cpus
     counts = sizes(settings, tasks, slots)
     share = settings.cpus_per_actor
     if share == "auto":
@@ -105,7 +107,7 @@ def run(tasks: Mapping[str, tuple[Network, Sequence[OutputStep]]], settings: Tea
         share = min(1.0, cpus / max(sum(counts.values()), 1))
     actor = TeacherActor.options(
         num_cpus=float(share),
-        num_gpus=settings.gpus_per_actor,
+        num_gpus=each,
         max_concurrency=CALLS,
         max_restarts=settings.max_restarts,
         # Calls to a node that has just gone fail in quick succession, long before Ray knows that it has; how often an

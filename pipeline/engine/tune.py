@@ -17,20 +17,19 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.tune import Callback
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.search import Searcher
 
 from pipeline.engine import distill, session
 from pipeline.engine.board import Progress
-from pipeline.errors import FacultyError, InputError
+from pipeline.engine.shares import resources_of, trials_at_once
+from pipeline.errors import FacultyError
 from pipeline.progress import Line
 from pipeline.recipe.recipe import Distill
 from pipeline.search.halving import Halving
 from pipeline.search.run import Conductor, Order, accuracy
 from pipeline.search.sweep import Trial
 
-DRIVER_CPUS = 0.1
-"""Ray refuses a trial that asks for nothing."""
 ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C reaches the command, which says what is kept
@@ -43,38 +42,11 @@ Event = tuple[int, int, float, bool]
 """(trial, step, accuracy, whether it stops there)"""
 
 
-def share(settings: Distill, trials: int | None, resources: dict[str, float]) -> tuple[int, Distill]:
-    """(trials at a time, worker settings) that fit these resources together.
-
-    `trials` is the most that the user wants. A worker's share includes its part of the driver's tenth. Raises
-    InputError where not even one trial fits.
-    """
-    workers = settings.workers if isinstance(settings.workers, int) else settings.workers[1]
-    least = settings.workers if isinstance(settings.workers, int) else settings.workers[0]
-    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
-    each = 1.0 if settings.cpus_per_worker == "auto" else settings.cpus_per_worker
-    if settings.cpus_per_worker == "auto" and workers > cpus:
-        each = cpus / workers
-    each = max(each, 2 * DRIVER_CPUS / workers)
-    fit = int((cpus + 1e-9) / (each * workers))
-    if settings.gpus_per_worker:
-        fit = min(fit, int((gpus + 1e-9) / (settings.gpus_per_worker * workers)))
-    if fit < 1 and least < workers:  # an elastic group makes do with fewer
-        return 1, settings.model_copy(update={"cpus_per_worker": each - DRIVER_CPUS / least})
-    if fit < 1:
-        wanted = f"{workers} workers of {each:g} CPUs and {settings.gpus_per_worker:g} GPUs"
-        raise InputError("distill", f"workers that fit {cpus:g} CPUs and {gpus:g} GPUs", wanted)
-    abreast = min(fit, trials or fit)
-    if settings.cpus_per_worker == "auto" and not settings.gpus_per_worker:
-        each = max(each, float(int(cpus / abreast / workers)))
-    return abreast, settings.model_copy(update={"cpus_per_worker": each - DRIVER_CPUS / workers})
-
-
 def drive(config: dict[str, Any], board: Any) -> None:
-    """A trial's driver: Ray Train over the trial's job.
+    """A trial: its job in this process, or as Ray Train's where it has several workers, and this is their driver.
 
-    It ends by itself, also where it is stopped early: Ray Train's workers and placement group end with it. Those of a
-    driver that Tune kills are left to a helper of Ray's, which on a busy machine misses some.
+    A driver ends by itself, also where it is stopped early: Ray Train's workers and placement group end with it. Those
+    of a driver that Tune kills are left to a helper of Ray's, which on a busy machine misses some.
     """
     number = config["number"]
     order, settings = ray.get(board.order.remote(number))
@@ -83,7 +55,10 @@ def drive(config: dict[str, Any], board: Any) -> None:
         with order.job.output().lock(
             "training.lock"
         ):  # a trial with the same values waits, then goes on from there
-            distill.fit(order.job, settings, board, 1.0, order.handle, judged=True)
+            if settings.workers == 1:
+                distill.alone(order.job, settings, board, order.handle)
+            else:
+                distill.fit(order.job, settings, board, 1.0, order.handle, judged=True)
     except FacultyError as error:
         cause = str(error)
     except Exception as error:  # trying again would end the same way; Tune retries what died without a word
@@ -135,7 +110,7 @@ def run(conductor: Conductor, address: str | None, concurrency: int | None) -> N
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     session.start(address, dashboard=True)
     sweep = conductor.sweep
-    abreast, settings = share(sweep.plan.recipe.distill, concurrency, ray.cluster_resources())
+    abreast, settings = trials_at_once(sweep.plan.recipe.distill, concurrency, ray.cluster_resources())
     conductor.distill = settings  # what a trial needs trained first fits where the trial will fit
     desk = Desk.options(scheduling_strategy=distill.here()).remote(
         sweep.halving, sweep.plan.objective == "pareto"
@@ -143,11 +118,12 @@ def run(conductor: Conductor, address: str | None, concurrency: int | None) -> N
     with tempfile.TemporaryDirectory(prefix="faculty-tune-") as storage, ExitStack() as stack:
         trials = _Trials(conductor, desk, settings, stack)
         tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(drive, board=desk), {"cpu": DRIVER_CPUS}),
+            tune.with_resources(tune.with_parameters(drive, board=desk), resources_of(settings)),
             tune_config=tune.TuneConfig(
                 search_alg=_Values(trials),
                 num_samples=sweep.wanted,
                 max_concurrent_trials=abreast,
+                reuse_actors=True,  # a process has imported torch once for all its trials
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(
@@ -279,11 +255,18 @@ class _Values(_Own, Searcher):
         """Nothing: the sweep's own files are what a killed sweep goes on from."""
 
 
-class _News(_Own, Callback):
-    """Keeps the progress lines moving."""
+class _News(_Own, TrialProgressCallback):
+    """Keeps the progress lines moving, in the place of Tune's own lines."""
 
     def __init__(self, trials: _Trials) -> None:
+        super().__init__()
         self.trials = trials
+
+    def log_result(self, trial: Any, result: dict, error: bool = False) -> None:
+        """Nothing: what is worth a line is on ours."""
+
+    def _print(self, msg: str) -> None:
+        """Nothing either."""
 
     def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
         self.trials.show()

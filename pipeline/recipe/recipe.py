@@ -12,7 +12,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from pipeline.recipe.data import Data
 from pipeline.recipe.fusion import Aggregate, Bands, Best, Fusion, Mean, Weighted
 from pipeline.recipe.methods import KD, METHODS, PISR, Method
-from pipeline.recipe.settings import Name, Positive, Section, Train
+from pipeline.recipe.settings import Gpus, Name, Positive, Section, Train
 from pipeline.recipe.teachers import TeacherSpec as TeacherSpec
 
 
@@ -43,8 +43,8 @@ class Actors(Section):
 class Teach(Actors):
     """How the teachers are run."""
 
-    gpus_per_actor: Annotated[float, Field(ge=0)] = 0.0
-    """GPU share per actor; 0.25 puts four actors on one GPU."""
+    gpus_per_actor: Gpus = "auto"
+    """GPU share per actor: 0.25 puts four actors on one GPU, 0 keeps them on CPUs; `auto` shares out what there is."""
     batch: Positive = 8
     """Tiles per forward pass."""
 
@@ -69,8 +69,9 @@ class Distill(Section):
     """Workers, or [least, most] for an elastic group. The global batch is split over them."""
     cpus_per_worker: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     """CPUs per worker, also its thread count; `auto` shares the machine between the trainings that run side by side."""
-    gpus_per_worker: Annotated[float, Field(ge=0)] = 0.0
-    """GPUs per worker."""
+    gpus_per_worker: Gpus = "auto"
+    """GPUs per worker, 0 for CPUs; `auto` shares out what there is: up to four trainings a GPU, a whole GPU for each of
+    several workers."""
     resources: dict[str, Annotated[float, Field(gt=0)]] = {}
     """Custom Ray resources per worker: {on_demand: 0.001} keeps a training on nodes that have `on_demand`
     (cluster.yaml).

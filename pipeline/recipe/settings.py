@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipeline.recipe.schedule import Fraction
 
 Positive = Annotated[int, Field(gt=0)]
+Gpus = Annotated[float, Field(ge=0)] | Literal["auto"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 

@@ -15,6 +15,7 @@ import torch
 from pipeline.cache.format import Receipt
 from pipeline.progress import Line
 from pipeline.recipe.recipe import Teach
+from pipeline.recipe.settings import Gpus
 from pipeline.steps.job import Job, Listener
 from pipeline.steps.values import Network, OutputStep
 from pipeline.tracking import NullTracker, RunTracker
@@ -29,15 +30,19 @@ class Engine(Protocol):
 
     name: str
 
-    def device_kind(self, gpus: float) -> str:
+    def device_kind(self, gpus: Gpus) -> str:
         """`cuda` or `cpu`: what work that asks for this share of a GPU gets."""
+        ...
+
+    def devices(self) -> str:
+        """What there is to compute on, for people."""
         ...
 
     def warm(self) -> None:
         """Work is coming: what takes time to start may do so now, beside whatever the caller still does."""
         ...
 
-    def map(self, function: Callable[[T, str], R], items: Sequence[T], *, gpus: float = 0.0) -> Iterator[R]:
+    def map(self, function: Callable[[T, str], R], items: Sequence[T], *, gpus: Gpus = 0.0) -> Iterator[R]:
         """`function(item, device)` for every item, results in the order in which they finish."""
         ...
 
@@ -71,13 +76,17 @@ class InlineEngine:
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.resume = resume or (lambda handle: NullTracker())
 
-    def device_kind(self, gpus: float) -> str:
+    def device_kind(self, gpus: Gpus) -> str:
         return self.device.split(":")[0]
+
+    def devices(self) -> str:
+        gpu = f", {torch.cuda.get_device_name(self.device)}" if self.device.startswith("cuda") else ""
+        return f"this process, {torch.get_num_threads()} CPU threads{gpu or ', no GPU'}"
 
     def warm(self) -> None:
         """Nothing to start."""
 
-    def map(self, function: Callable[[T, str], R], items: Sequence[T], *, gpus: float = 0.0) -> Iterator[R]:
+    def map(self, function: Callable[[T, str], R], items: Sequence[T], *, gpus: Gpus = 0.0) -> Iterator[R]:
         for item in items:
             yield function(item, self.device)
 

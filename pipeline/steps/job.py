@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from pipeline.cache.store import Store
+from pipeline.errors import FacultyError
 from pipeline.losses.gather import globalise
 from pipeline.methods.base import Phase, PhaseBuilder
 from pipeline.recipe.settings import Budget, Section
@@ -158,22 +159,26 @@ class Job(ABC):
             judge = self.judge(phase, device) if rank == 0 else None
             folder = Store.open(output.where(f"{number}-{phase.name}"))
             look = _Look(judge, listener, folder, seen.moments(phase.settings)) if judge else None
-            result: Curves = train(
-                phase,
-                self.sampler(phase),
-                folder=folder,
-                fingerprint=self.fingerprint,
-                seed=self.seed,
-                device=torch.device(device),
-                rank=rank,
-                world=world,
-                hooks=Hooks(
-                    evaluate=look,
-                    log=listener.log,
-                    sync=_synced(listener, last=number == len(makers) - 1),
-                    urgent=listener.urgent,
-                ),
+            hooks = Hooks(
+                evaluate=look,
+                log=listener.log,
+                sync=_synced(listener, last=number == len(makers) - 1),
+                urgent=listener.urgent,
             )
+            try:
+                result: Curves = train(
+                    phase,
+                    self.sampler(phase),
+                    folder=folder,
+                    fingerprint=self.fingerprint,
+                    seed=self.seed,
+                    device=torch.device(device),
+                    rank=rank,
+                    world=world,
+                    hooks=hooks,
+                )
+            except torch.OutOfMemoryError as error:
+                raise FacultyError(_too_large(self.label, phase.settings, device, error)) from None
             artefacts[phase.name] = phase.modules[phase.artefact]
             curves[phase.name] = result.values
         if rank != 0:
@@ -198,6 +203,15 @@ class _Look:
         if strip is not None and step in self.moments:
             seen.keep(self.folder, step, strip)
         return values
+
+
+def _too_large(label: str, settings: Budget, device: str, error: Exception) -> str:
+    held = torch.cuda.max_memory_allocated(device) / 2**30 if torch.cuda.is_available() else 0.0
+    needed = f"it held {held:.1f} GiB and wanted more" if held else "it wanted more than there is"
+    return (
+        f"{label}: a batch of {settings.batch} does not fit into the GPU's memory: {needed} ({error}). Lower "
+        "train.batch or train.patch, set train.amp: bf16, or give each training more of a GPU: distill.gpus_per_worker."
+    )
 
 
 def _synced(listener: Listener, last: bool) -> Callable[[dict[str, float], int], None] | None:

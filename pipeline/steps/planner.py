@@ -18,6 +18,8 @@ from pipeline.cache.manifest import Manifest
 from pipeline.cache.stats import STATS, Stats
 from pipeline.cache.store import Store
 from pipeline.progress import Reporter
+from pipeline.recipe.settings import Gpus
+from pipeline.steps.batches import HALVED
 from pipeline.steps.engines import Engine
 from pipeline.steps.job import Job
 from pipeline.steps.tracked import Tracked
@@ -45,6 +47,14 @@ class Planner:
         self.shards_written = 0
         self.shards_reused = 0
 
+    def _begin(self) -> None:
+        """Something is to be computed: open the run's record, and say on what."""
+        self.tracked.begin()
+        asked = {"teachers": self.actors.gpus_per_actor, "students": self.recipe.distill.gpus_per_worker}
+        kinds = {who: self.engine.device_kind(gpus) for who, gpus in asked.items()}
+        who = ", ".join(f"{who} on {'GPU' if kind == 'cuda' else 'CPU'}s" for who, kind in kinds.items())
+        self.reporter.say(f"devices: {self.engine.devices()}{f'; {who}' if 'cuda' in kinds.values() else ''}")
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """One builder of a cache at a time; the second waits and then finds the work done."""
@@ -68,7 +78,7 @@ class Planner:
         *,
         size: Callable[[Any], int] = lambda item: 1,
         note: Callable[[Any], str] = lambda done: "",
-        gpus: float = 0.0,
+        gpus: Gpus = 0.0,
     ) -> Iterator[Any]:
         """`function(item, device)` of every item on the engine, under one progress line; nothing for no items.
 
@@ -76,7 +86,7 @@ class Planner:
         """
         if not items:
             return
-        self.tracked.begin()
+        self._begin()
         with self.reporter.line(what, sum(map(size, items)), unit) as line:
             for done in self.engine.map(partial(_numbered, function), list(enumerate(items)), gpus=gpus):
                 number, result = done
@@ -121,7 +131,7 @@ class Planner:
         tasks: Mapping[str, tuple[Network, list[Any]]],
         kept: dict[str, dict[str, Receipt]],
     ) -> None:
-        self.tracked.begin()
+        self._begin()
         total = sum(step.samples.rows for _, todo in tasks.values() for step in todo)
         left = {label: len(todo) for label, (_, todo) in tasks.items()}
         with self.reporter.line(what, total, unit) as line:
@@ -131,6 +141,9 @@ class Planner:
                 left[label] -= 1
                 more = " ".join(f"{n}:{c}" for n, c in left.items() if c)
                 line.advance(receipt.rows, f"shards left {more or 0}")
+                if HALVED in stats:
+                    few = f"{stats[HALVED]:.0f} {unit} at a time"
+                    self.reporter.warn(f"{label}: the GPU's memory holds no larger batch, so it does {few}")
 
             self.engine.teach(tasks, self.actors, taught)
 
@@ -173,7 +186,7 @@ class Planner:
         self.reporter.say(f"{label} is being trained by {owner}; waiting for it")
 
     def _train(self, jobs: Sequence[Job]) -> None:
-        self.tracked.begin()
+        self._begin()
         records = {job.label: self.tracked.training(job) for job in jobs}
         with ExitStack() as stack:
             lines = {

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from pipeline.cache.format import Receipt
 from pipeline.cache.manifest import Manifest
 from pipeline.cache.stats import Stats
+from pipeline.recipe.settings import Gpus
 from pipeline.report.table import Role
 from pipeline.steps.job import Job
 
@@ -132,7 +133,7 @@ class Column:
     """The step that makes the outputs of a shard of samples."""
     manifest: Callable[[Manifest, Mapping[str, Receipt]], Manifest]
     """(samples of a split, receipts by key) -> the manifest of its outputs."""
-    gpus: float = 0.0
+    gpus: Gpus = 0.0
     """Share of a GPU that such a step gets, where several networks' outputs are put together."""
 
 

@@ -24,6 +24,7 @@ from pipeline.engine import distill as distilling
 from pipeline.engine import session
 from pipeline.engine import teach as teaching
 from pipeline.engine.ray_engine import RayEngine, call, plain_errors
+from pipeline.engine.shares import shared_out
 from pipeline.errors import FacultyError, InputError
 from pipeline.recipe.recipe import Distill, Teach
 from pipeline.steps.engines import InlineEngine
@@ -339,7 +340,7 @@ def test_actors_are_shared_out_by_cost(settings: Teach, slots: int, expected: di
 def test_trainings_run_side_by_side_as_the_cores_allow(
     settings: Distill, jobs: int, cpus: int, expected: int
 ) -> None:
-    assert distilling.concurrency(settings, jobs, cpus) == expected
+    assert distilling.concurrency(shared_out(settings, 0, jobs), jobs, cpus) == expected
 
 
 def test_a_cluster_is_not_asked_for_what_it_may_grow() -> None:

@@ -325,11 +325,11 @@ def test_a_kill_between_the_evaluation_a_trial_stops_at_and_its_end_changes_noth
 
 @pytest.mark.ray
 def test_concurrency_follows_from_what_there_is() -> None:
-    from pipeline.engine.tune import share
+    from pipeline.engine.shares import trials_at_once
     from pipeline.recipe.recipe import Distill
 
     def fits(distill: dict, trials: int | None, **have: float) -> tuple[int, float]:
-        abreast, found = share(Distill(**distill), trials, have)
+        abreast, found = trials_at_once(Distill(**distill), trials, have)
         workers = distill.get("workers", 1)
         used = abreast * (0.1 + found.cpus_per_worker * (workers if isinstance(workers, int) else workers[0]))
         assert used <= have["CPU"] + 1e-6, "all drivers and workers fit at once"
@@ -349,7 +349,7 @@ def test_concurrency_follows_from_what_there_is() -> None:
         ({"gpus_per_worker": 1}, {"CPU": 2, "GPU": 0}),
     ):
         with pytest.raises(InputError, match="distill: expected workers that fit"):
-            share(Distill(**distill), None, have)
+            trials_at_once(Distill(**distill), None, have)
 
 
 @pytest.fixture

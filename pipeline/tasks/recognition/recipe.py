@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from pipeline.recipe.recipe import Actors, Distill, Tracking
 from pipeline.recipe.recognition_methods import METHODS, RKD, Method, MethodName
-from pipeline.recipe.settings import Budget, Name, Positive, Section
+from pipeline.recipe.settings import Budget, Gpus, Name, Positive, Section
 from pipeline.tasks.recognition.settings import (
     GAPS,
     LEAST_SIDE,
@@ -48,8 +48,8 @@ class RecognitionTeacher(Section):
     """Train it on HR, as a phase of the run; needed unless there is a checkpoint."""
     batch: Positive = 64
     """Pictures per forward pass when its outputs are cached."""
-    gpus: Annotated[float, Field(ge=0)] = 0.0
-    """GPU share of the processes that cache outputs and score."""
+    gpus: Gpus = "auto"
+    """GPU share of the processes that cache outputs and score; 0 for CPUs, `auto` shares out what there is."""
     seed: Annotated[int, Field(ge=0)] | None = None
     """Seed of its training; default: the recipe's."""
 

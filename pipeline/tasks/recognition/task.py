@@ -125,8 +125,8 @@ class RecognitionTask(Task):
         return Needs(teachers, teachers and ((learning and not recipe.cache.online) or joined), several)
 
     def actors(self, recipe: Recognition) -> Teach:
-        gpus = max(teacher.gpus for teacher in recipe.seen_by)
-        return Teach(**recipe.teach.model_dump(), gpus_per_actor=gpus)
+        given = [teacher.gpus for teacher in recipe.seen_by if teacher.gpus != "auto"]
+        return Teach(**recipe.teach.model_dump(), gpus_per_actor=max(given, default="auto"))
 
     def splits(self, recipe: Recognition, samples: Samples) -> Sequence[str]:
         return ("train", "val") if fits(recipe) else ("train",)

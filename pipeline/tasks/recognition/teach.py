@@ -21,6 +21,7 @@ from pipeline.cache.manifest import Manifest, write_receipt
 from pipeline.cache.store import Store
 from pipeline.cost import multiply_adds
 from pipeline.errors import FacultyError
+from pipeline.steps.batches import Halving
 from pipeline.tasks.recognition.ensemble import Ensemble, load_joining
 from pipeline.tasks.recognition.networks import Recogniser
 from pipeline.tasks.recognition.recipe import Network
@@ -120,7 +121,8 @@ class OutputTask:
         seen = [self._view(net, ids, hr, views, number, device) for number in range(views.count)]
         seconds = time.perf_counter() - begun
         found = {name: np.stack([view[name] for view in seen], axis=1) for name in seen[0]}
-        return Computed(ids, found, {"pictures": len(ids), "views": views.count, "seconds": seconds})
+        stats = {"pictures": len(ids), "views": views.count, "seconds": seconds}
+        return Computed(ids, found, {**stats, **Halving(self.folder, self.batch, 0).said})
 
     def commit(self, computed: Computed) -> tuple[Receipt, dict[str, float]]:
         """Write the shard of outputs and its statistics; its receipt comes last. Idempotent."""
@@ -139,11 +141,14 @@ class OutputTask:
         device: str,
     ) -> dict[str, np.ndarray]:
         parts: dict[str, list[Tensor]] = {}
-        for begin in range(0, len(ids), self.batch):
-            rows = slice(begin, begin + self.batch)
+        batches = Halving(self.folder, self.batch, len(ids))
+        for rows in batches:
             moves = [draw(views, i, number) for i in ids[rows]]
-            x = ViewBatch({"hr": see(hr[rows], moves)}, []).to(device)["hr"]
-            out = net(x)
+            with batches.tried():
+                x = ViewBatch({"hr": see(hr[rows], moves)}, []).to(device)["hr"]
+                out = net(x)
+            if batches.again:
+                continue
             for name in kept(self.features):
                 parts.setdefault(name, []).append(out[name].float().cpu())
         return {

@@ -21,6 +21,7 @@ from pipeline.cache.manifest import Manifest, write_receipt
 from pipeline.cache.store import Store
 from pipeline.errors import FacultyError
 from pipeline.metrics import to_y
+from pipeline.steps.batches import Halving
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +78,13 @@ class TeachTask:
         started = time.perf_counter()
         out: np.ndarray | None = None
         error, pixels = 0.0, 0
-        for begin in range(0, len(ids), self.batch):
-            sr = self._forward(teacher, lr[begin : begin + self.batch], ids[begin], device)
+        batches = Halving(self.folder, self.batch, len(ids))
+        for rows in batches:
+            begin = rows.start
+            with batches.tried():
+                sr = self._forward(teacher, lr[rows], ids[begin], device)
+            if batches.again:
+                continue
             if out is None:
                 out = np.empty((len(ids), *sr.shape[1:]), sr.dtype)
             out[begin : begin + len(sr)] = sr
@@ -88,7 +94,7 @@ class TeachTask:
         assert out is not None
         seconds = time.perf_counter() - started
         stats = {"tiles": len(ids), "seconds": seconds, "squared_error": error, "pixels": pixels}
-        return Taught(ids, out, stats)
+        return Taught(ids, out, {**stats, **batches.said})
 
     def commit(self, taught: Taught) -> tuple[Receipt, dict[str, float]]:
         """Write the output shard; its receipt comes last."""

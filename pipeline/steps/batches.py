@@ -1,0 +1,65 @@
+"""Batches that become smaller where a GPU has no memory for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from pipeline.errors import FacultyError
+
+HALVED = "halved_to"
+"""The statistic that tells of it."""
+_FITS: dict[str, int] = {}
+"""By network: the batch that this process found to fit."""
+
+
+class Halving:
+    """Slices of `count` rows, `batch` at a time; half as many after each that did not fit, from there on.
+
+        batches = Halving(name, batch, count)
+        for rows in batches:
+            with batches.tried():
+                ...
+            if batches.again:
+                continue
+
+    `name` is what the finding is remembered under in this process.
+    """
+
+    def __init__(self, name: str, batch: int, count: int) -> None:
+        self.name, self.wanted, self.count = name, batch, count
+        self.batch = min(_FITS.get(name, batch), batch)
+        self.again = False
+        """Whether the last slice did not fit."""
+
+    @property
+    def said(self) -> dict[str, float]:
+        """{`HALVED`: rows a batch} where there are fewer than wanted."""
+        return {HALVED: float(self.batch)} if self.batch < self.wanted else {}
+
+    def __iter__(self) -> Iterator[slice]:
+        begin = 0
+        while begin < self.count:
+            rows = slice(begin, begin + self.batch)
+            yield rows
+            if not self.again:
+                begin = rows.stop
+
+    @contextmanager
+    def tried(self) -> Iterator[None]:
+        """Raises FacultyError where even one row does not fit."""
+        self.again = False
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            if self.batch == 1:
+                raise FacultyError(
+                    f"{self.name}: one sample does not fit into the GPU's memory ({error}). Smaller tiles (data.tile), "
+                    "fewer networks on a GPU (a larger teach.gpus_per_actor), or 0 there for the CPU."
+                ) from None
+            self.batch = _FITS[self.name] = self.batch // 2
+            self.again = True
+        if self.again and torch.cuda.is_available():
+            torch.cuda.empty_cache()
