@@ -31,7 +31,7 @@ class TeacherSpec(Section):
     name: Name | None = None
     """How reports call it; default: the checkpoint's name without its suffix."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto` takes bf16 where it is measured to be faster and to cost at most 0.005 dB."""
+    """`auto` takes bf16 where the device has it, wide layers do most of the work, and it costs at most 0.005 dB."""
     gate: Literal["check", "warn", "off"] = "check"
     """`check` refuses a network that certainly does not do what is said of it and warns of what may be wrong, `warn`
     only warns, `off` does not look.
