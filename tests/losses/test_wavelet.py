@@ -248,7 +248,7 @@ def test_cuda_agrees_with_cpu(wavelet: str) -> None:
     loss = WaveletLoss(wavelet, 2, "symmetric")
     results = []
     for device in ("cpu", "cuda"):
-        p = prediction.to(device).requires_grad_()
+        p = prediction.detach().to(device).requires_grad_()  # a leaf on each device
         value = loss(p, target.to(device))
         value.backward()
         results.append((value.detach().cpu(), p.grad.cpu()))
