@@ -12,9 +12,9 @@ Crops are copied from the mapped files straight into the batch. The eight moves 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import pyarrow.compute as pc
@@ -24,6 +24,7 @@ from torch import Tensor
 from pipeline.cache.format import Receipt
 from pipeline.cache.manifest import Manifest
 from pipeline.cache.order import below, epoch_keys, permute, read_ahead, words
+from pipeline.cache.placed import Parts, Resident, block_of, moved, pictures
 from pipeline.cache.rows import Rows
 from pipeline.cache.store import Store
 from pipeline.errors import InputError
@@ -63,6 +64,10 @@ class Batch:
         """The tiles' ids."""
         return [self._rows.id(number) for number in self._numbers.tolist()]
 
+    def parts(self, device: torch.device) -> Parts:
+        """(what is sent to a device, what makes tensors of it there)."""
+        return block_of(self, device)
+
     def to(self, device: torch.device | str) -> dict[str, Tensor]:
         """`to_device` of the tensors, and `has_hr` (b,) bool."""
         tensors = to_device(self, device)
@@ -92,7 +97,7 @@ class Sampler:
         Raises CorruptShard for a shard that does not verify, InputError for sources that fit neither each
         other nor the patch.
         """
-        self._batch, self._seed, self._augment = batch, seed, augment
+        self._batch, self._seed, self._augment, self.patch = batch, seed, augment, patch
         sets = {source.set: source for source in sources.values()}
         opened = {key: Rows(source.store, source.manifest) for key, source in sets.items()}
         self._rows = {name: opened[source.set] for name, source in sources.items()}
@@ -100,6 +105,7 @@ class Sampler:
         height, width = _tile_shape("lr", self._tiles, sources["lr"].column, None)[0][:2]
         self._corners = np.array([_corners(side, patch, margin) for side in (height, width)])
         self._crops = {}
+        self._sources, self._shapes = dict(sources), {}
         for name, source in sources.items():
             rows = self._rows[name]
             _expect_same_ids(name, rows, self._tiles)
@@ -109,6 +115,7 @@ class Sampler:
                 expected = f"tiles of {height}x{width} or {scale} times that"
                 raise InputError(f"training source {name}", expected, f"{shape[0]}x{shape[1]}")
             factor = shape[0] // height
+            self._shapes[name] = shape, dtype, factor
             self._crops[name] = factor, rows.crops(source.column, shape, dtype, patch * factor)
         self._has_hr = np.zeros(len(self._tiles), bool)
         if "hr" in sources:
@@ -128,15 +135,52 @@ class Sampler:
 
         Raises InputError if the batch does not divide by `world`.
         """
-        if self._batch % world:
-            raise InputError("batch", f"a multiple of the {world} workers", str(self._batch))
-        share = self._batch // world
-        numbers, ys, xs, ops = self._samples(step * self._batch + rank * share, share)
+        numbers, ys, xs, ops, has_hr = self.where(step, rank, world)
         tensors = {}
         for name, (factor, crops) in self._crops.items():
             rows = self._rows[name]
             tensors[name] = crops.cut(rows.shard[numbers], rows.row[numbers], ys * factor, xs * factor)
-        return Batch(tensors, ops, self._has_hr[numbers], numbers, self._tiles)
+        return Batch(tensors, ops, has_hr, numbers, self._tiles)
+
+    def on(self, device: torch.device) -> Sampler | Resident:
+        """The same batches for a training on this device: from tiles that live there, where they fit."""
+        return Resident(self, device) if Resident.fits(self, device) else self
+
+    def where(self, step: int, rank: int = 0, world: int = 1) -> tuple[np.ndarray, ...]:
+        """(row, y, x in LR pixels, move, whether there is HR) of each sample of `batch`. Raises as `batch` does."""
+        if self._batch % world:
+            raise InputError("batch", f"a multiple of the {world} workers", str(self._batch))
+        share = self._batch // world
+        numbers, ys, xs, ops = self._samples(step * self._batch + rank * share, share)
+        return numbers, ys, xs, ops, self._has_hr[numbers]
+
+    def ids(self, numbers: np.ndarray) -> list[str]:
+        """Ids of the tiles in these rows."""
+        return [self._tiles.id(number) for number in numbers.tolist()]
+
+    @property
+    def nbytes(self) -> int:
+        """Of all tiles of all sources."""
+        return sum(
+            len(self._tiles) * int(np.prod(shape)) * dtype.itemsize
+            for shape, dtype, _ in self._shapes.values()
+        )
+
+    def columns(self) -> dict[str, tuple[Hashable, Callable[[], np.ndarray], int]]:
+        """Name -> (what tells it from others, all its tiles (n, height, width, 3) in rows, its factor to LR)."""
+        return {
+            name: ((source.set, source.column), partial(self._whole, name), self._shapes[name][2])
+            for name, source in self._sources.items()
+        }
+
+    def _whole(self, name: str) -> np.ndarray:
+        """A copy of a column; zeros where rows lack it."""
+        shape, dtype, _ = self._shapes[name]
+        known = self._rows[name].known(self._sources[name].column)
+        tiles = np.zeros((len(self._tiles), *shape), dtype)
+        if len(found := np.flatnonzero(known)):
+            tiles[found] = self._rows[name].take(self._sources[name].column, found)
+        return tiles
 
     def iterate(self, start: int, stop: int, rank: int = 0, world: int = 1) -> Iterator[tuple[int, Batch]]:
         """Yield (step, batch) for the steps of [start, stop) while one thread prepares the next batch."""
@@ -165,21 +209,10 @@ def to_device(
     batch: Batch, device: torch.device | str, dtype: torch.dtype = torch.float32
 ) -> dict[str, Tensor]:
     """Return the tensors as (b, 3, side, side) in [0, 1] and channels_last, each sample's move done."""
-    moved = _moved_on_cpu if torch.device(device).type == "cpu" else _moved
-    result = {}
-    for name, crops in batch.tensors.items():
-        x = moved(crops.to(device), batch.ops)
-        x = x.to(dtype).div_(255) if crops.dtype == torch.uint8 else x.to(dtype)
-        result[name] = x.permute(0, 3, 1, 2)
-    return result
-
-
-def _moved(x: Tensor, ops: np.ndarray) -> Tensor:
-    """Move each square of (b, side, side, 3): few kernels, whatever the batch."""
-    moves = torch.from_numpy(ops).to(x.device).view(-1, 1, 1, 1)
-    x = torch.where(moves & 1 > 0, x.flip(2), x)
-    x = torch.where(moves & 2 > 0, x.flip(1), x)
-    return torch.where(moves & 4 > 0, x.transpose(1, 2), x)
+    if torch.device(device).type == "cpu":
+        return {n: pictures(_moved_on_cpu(crops, batch.ops), dtype) for n, crops in batch.tensors.items()}
+    ops = torch.from_numpy(batch.ops).to(device)
+    return {n: pictures(moved(crops.to(device), ops), dtype) for n, crops in batch.tensors.items()}
 
 
 def _moved_on_cpu(x: Tensor, ops: np.ndarray) -> Tensor:

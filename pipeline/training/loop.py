@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from pipeline.cache.store import Store
 from pipeline.errors import FacultyError
-from pipeline.methods.base import Adversary, Phase
-from pipeline.recipe.schedule import Weight, weight_at
+from pipeline.methods.base import Phase
 from pipeline.recipe.settings import Budget
 from pipeline.training import checkpoint, cpu
-from pipeline.training.surroundings import Batches, Curves, Hooks
+from pipeline.training.graphed import Graphed, obstacle
+from pipeline.training.parts import Opponent, optimiser_of, shared, weighed
+from pipeline.training.surroundings import Batch, Batches, Curves, Hooks
 
 
 def learning_rate(settings: Budget, step: int) -> float:
@@ -59,17 +60,17 @@ def train(
     """
     hooks = hooks or Hooks()
     cpu.prepare()
-    loop = _Loop(phase, device, world)
+    loop = Loop(phase, device, world)
     start = 0
     if (found := checkpoint.load_latest(folder, fingerprint=fingerprint)) is not None:
         start, state = found
         loop.load(state)
     settings = phase.settings
     check_every = settings.log_every if device.type == "cuda" else 1
+    sampler = getattr(sampler, "on", lambda _: sampler)(device)
     for step, batch in sampler.iterate(start, settings.steps, rank, world):
-        tensors = batch.to(device)
         torch.manual_seed((seed << 40) + (step << 10) + rank)
-        loop.step(step, tensors)
+        loop.step(step, batch)
         done = step + 1
         boundary = done % settings.evaluate_every == 0 or done == settings.steps
         if boundary or done % settings.log_every == 0 or len(loop.pending) >= check_every:
@@ -91,13 +92,13 @@ def train(
     return loop.curves
 
 
-def _log(loop: _Loop, step: int, values: dict[str, float], hooks: Hooks) -> None:
+def _log(loop: Loop, step: int, values: dict[str, float], hooks: Hooks) -> None:
     loop.curves.add(step, values)
     if hooks.log is not None:
         hooks.log(values, step)
 
 
-class _Loop:
+class Loop:
     """The state of one training and its step."""
 
     def __init__(self, phase: Phase, device: torch.device, world: int) -> None:
@@ -107,7 +108,6 @@ class _Loop:
         for module in phase.frozen.values():
             module.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)
         self.parameters = [p for m in phase.modules.values() for p in m.parameters() if p.requires_grad]
-        self.optimiser = _optimiser(self.parameters, self.settings)
         self.scaler = torch.amp.GradScaler(enabled=self.settings.amp == "fp16" and device.type == "cuda")
         artefact = phase.modules[phase.artefact]
         self.ema = (
@@ -117,22 +117,33 @@ class _Loop:
         if self.settings.compile:
             self.live = {k: torch.compile(m) for k, m in self.live.items()}  # type: ignore[misc]
         if world > 1:
-            self.live = {k: _shared(m, device) for k, m in self.live.items()}
-        self.opponent = _Opponent(phase.adversary, device, world) if phase.adversary else None
+            self.live = {k: shared(m, device) for k, m in self.live.items()}
+        self.opponent = Opponent(phase.adversary, device, world) if phase.adversary else None
+        self.ungraphed = obstacle(self)
+        """Why its steps are no CUDA graph; nothing where they may be one."""
+        self.optimiser = optimiser_of(self.parameters, self.settings, capturable=not self.ungraphed)
+        self._graphed = None if self.ungraphed else Graphed(self)
         self.curves = Curves()
         self.pending: list[tuple[int, Tensor]] = []
         self.sums: Tensor | None = None
         self.count = 0
         self.names: list[str] = []
 
-    def step(self, step: int, tensors: dict[str, Tensor]) -> None:
-        rate = learning_rate(self.settings, step)
+    def step(self, step: int, batch: Batch) -> None:
+        if self._graphed is not None:
+            values = self._graphed.step(step, batch)
+        else:
+            values = self.eager(step, batch.to(self.device))
+        self.pending.append((step, values))
+
+    def eager(self, step: int, tensors: dict[str, Tensor]) -> Tensor:
+        """One step, kernel by kernel: the values of `names`."""
+        rate = self.rate(step)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         progress = step / self.settings.steps
-        with self._autocast():
-            terms = self.phase.losses(self.live, tensors)
-        total = _weighed(terms, self.phase.weights, progress)
+        terms = self.terms(tensors)
+        total = weighed(terms, self.phase.weights, progress)
         self.scaler.scale(total).backward()
         if self.settings.clip:
             self.scaler.unscale_(self.optimiser)
@@ -146,7 +157,27 @@ class _Loop:
             with self._autocast():
                 values |= self.opponent.step(tensors, progress)
         self.names = list(values)
-        self.pending.append((step, torch.stack(list(values.values())).detach()))
+        return torch.stack(list(values.values())).detach()
+
+    def terms(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The phase's losses of a batch."""
+        with self._autocast():
+            return self.phase.losses(self.live, tensors)
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step."""
+        return learning_rate(self.settings, step)
+
+    def decay(self, step: int) -> float:
+        """Decay of the average at a step: short at first, so that the random start does not linger in short runs."""
+        return min(self.settings.ema, (1 + step) / (10 + step))
+
+    def averaged(self) -> tuple[list[Tensor], list[Tensor]]:
+        """(averages, live tensors) of the artefact's floating-point tensors."""
+        assert self.ema is not None
+        current = self.phase.modules[self.phase.artefact].state_dict()
+        floats = [k for k, v in current.items() if v.is_floating_point()]
+        return [self.ema[k] for k in floats], [current[k] for k in floats]
 
     def _autocast(self) -> Any:
         if self.device.type != "cuda" or self.settings.amp == "off":
@@ -157,11 +188,8 @@ class _Loop:
     def _average(self, step: int) -> None:
         if self.ema is None:
             return
-        # A short warm-up of the decay, so that the random initial weights do not linger in short runs.
-        decay = min(self.settings.ema, (1 + step) / (10 + step))
-        current = self.phase.modules[self.phase.artefact].state_dict()
-        floats = [k for k, v in current.items() if v.is_floating_point()]
-        torch._foreach_lerp_([self.ema[k] for k in floats], [current[k] for k in floats], 1 - decay)
+        averages, current = self.averaged()
+        torch._foreach_lerp_(averages, current, 1 - self.decay(step))
 
     def require_finite(self, sampler: Batches, rank: int, world: int) -> None:
         """Move pending terms to the running sums; raise where one is not finite."""
@@ -209,16 +237,30 @@ class _Loop:
         return {
             "modules": {k: m.state_dict() for k, m in self.phase.modules.items()},
             "ema": self.ema or {},
-            "optimiser": self.optimiser.state_dict(),
+            "optimiser": self._plain_optimiser(),
             "scaler": self.scaler.state_dict(),
             "curves": json.dumps(self.curves.values),
             **({"adversary": self.opponent.state()} if self.opponent else {}),
         }
 
+    def _plain_optimiser(self) -> dict[str, Any]:
+        """Its state as a training without a graph has it, so that a checkpoint goes on on any device."""
+        state = self.optimiser.state_dict()
+        plain = [
+            {**g, "lr": float(g["lr"]), **({"capturable": False} if "capturable" in g else {})}
+            for g in state["param_groups"]
+        ]
+        return {**state, "param_groups": plain}
+
     def load(self, state: dict[str, Any]) -> None:
         for name, module in self.phase.modules.items():
             module.load_state_dict(state["modules"][name])
         self.optimiser.load_state_dict(state["optimiser"])
+        if not self.ungraphed:
+            for group in self.optimiser.param_groups:
+                group["capturable"] = True
+            for each in self.optimiser.state.values():
+                each["step"] = each["step"].to(self.device)
         self.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:
             self.ema = {k: v.to(self.device) for k, v in state["ema"].items()}
@@ -233,57 +275,3 @@ class _Loop:
             module.load_state_dict(self.ema)
         for each in self.phase.modules.values():
             each.eval()
-
-
-class _Opponent:
-    """An adversary's side of the step: its own networks and optimiser, after the phase's own have moved."""
-
-    def __init__(self, adversary: Adversary, device: torch.device, world: int) -> None:
-        self.adversary = adversary
-        for module in adversary.modules.values():
-            module.to(device).train()
-        self.live = dict(adversary.modules)
-        if world > 1:
-            self.live = {k: _shared(m, device) for k, m in self.live.items()}
-        parameters = [p for m in adversary.modules.values() for p in m.parameters()]
-        self.optimiser = torch.optim.Adam(parameters, lr=adversary.lr, betas=adversary.betas)
-
-    def step(self, tensors: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
-        with torch.enable_grad():
-            terms = self.adversary.losses(self.live, tensors)
-            _weighed(terms, dict.fromkeys(terms, 1.0), progress).backward()
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
-        return terms
-
-    def state(self) -> dict[str, Any]:
-        modules = {k: m.state_dict() for k, m in self.adversary.modules.items()}
-        return {"modules": modules, "optimiser": self.optimiser.state_dict()}
-
-    def load(self, state: dict[str, Any]) -> None:
-        for name, module in self.adversary.modules.items():
-            module.load_state_dict(state["modules"][name])
-        self.optimiser.load_state_dict(state["optimiser"])
-
-
-def _optimiser(parameters: list[nn.Parameter], settings: Budget) -> torch.optim.Optimizer:
-    decay = settings.weight_decay
-    if settings.optimiser == "sgd":
-        momentum = settings.betas[0]
-        return torch.optim.SGD(
-            parameters, settings.lr, momentum, weight_decay=decay, nesterov=momentum > 0, fused=True
-        )
-    make = torch.optim.AdamW if settings.optimiser == "adamw" else torch.optim.Adam
-    return make(parameters, lr=settings.lr, betas=settings.betas, weight_decay=decay, fused=True)
-
-
-def _shared(module: nn.Module, device: torch.device) -> nn.Module:
-    """The module with its gradients averaged over the workers."""
-    ids = [device.index] if device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
-
-
-def _weighed(terms: Mapping[str, Tensor], weights: Mapping[str, Weight], progress: float) -> Tensor:
-    total = sum(weight_at(weights[k], progress) * v for k, v in terms.items())
-    assert isinstance(total, Tensor)
-    return total

@@ -13,6 +13,7 @@ import torch
 from pipeline.cache.format import CorruptShard, write_shard
 from pipeline.cache.manifest import Manifest, save
 from pipeline.cache.order import below, epoch_keys, permute, words
+from pipeline.cache.placed import Resident
 from pipeline.cache.sampler import Batch, Sampler, Source, to_device
 from pipeline.cache.store import LocalStore
 from pipeline.errors import InputError
@@ -231,11 +232,13 @@ def test_moves_of_lr_and_hr_agree(tiles):
 
 
 def test_the_moves_of_the_gpu_path_equal_those_of_the_cpu_path(tiles):
-    from pipeline.cache.sampler import _moved, _moved_on_cpu
+    from pipeline.cache.placed import moved as moved_there
+    from pipeline.cache.sampler import _moved_on_cpu
 
     batch = tiles.sampler(batch=37).batch(0)
     for crops in (*batch.tensors.values(), batch.tensors["hr"].to(torch.float16)):
-        assert torch.equal(_moved(crops, batch.ops), _moved_on_cpu(crops, batch.ops))
+        there = moved_there(crops, torch.from_numpy(batch.ops))
+        assert there.is_contiguous() and torch.equal(there, _moved_on_cpu(crops, batch.ops))
 
 
 def test_float16_outputs_keep_their_values(tiles):
@@ -398,3 +401,44 @@ def test_memory_stays_flat_as_the_cache_grows(store):
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     _, small, large = (int(line) * 1024 for line in result.stdout.split())
     assert large - small < 30_000 * 400
+
+
+def equal(ours: dict, theirs: dict) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        assert ours[name].dtype == tensor.dtype and torch.equal(ours[name].cpu(), tensor.cpu())
+        if name != "has_hr":
+            assert ours[name].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("world", [1, 2])
+def test_tiles_that_live_on_a_device_give_the_same_batches(store, device, world):
+    some = Tiles(store, lr_only=(3, 4, 11, *range(20, 30)))
+    sampler = some.sampler(batch=16)
+    resident = Resident(sampler, torch.device(device))
+    for rank in range(world):
+        pairs = zip(resident.iterate(0, 9, rank, world), sampler.iterate(0, 9, rank, world), strict=True)
+        for (step, placed), (same, batch) in pairs:
+            assert step == same and placed.ids == batch.ids
+            equal(placed.to(device), batch.to("cpu"))
+
+
+def test_a_column_lives_there_once(tiles):
+    sources = {**tiles.sources(), "again": tiles.sources()["target"]}
+    resident = Resident(tiles.sampler(sources=sources), torch.device("cpu"))
+    places = {name: pixels.data_ptr() for name, (pixels, _, _) in resident.columns.items()}
+    assert places["again"] == places["target"] and len(set(places.values())) == 3
+    assert tiles.sampler().nbytes == 37 * 3 * (TILE**2 + 2 * (2 * TILE) ** 2)
+    assert tiles.sampler().on(torch.device("cpu")).__class__ is Sampler  # nothing is gained there
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_one_block_of_bytes_is_the_whole_batch(store, device):
+    some = Tiles(store, lr_only=(3, 4))
+    half = (some.out / 255).astype(np.float16)
+    sources = {**some.sources(), "half": Source(store, some.pack("half", 10, {"sr": half}), "sr")}
+    batch = some.sampler(sources=sources, batch=37).batch(0)
+    raw, unpack = batch.parts(torch.device(device))
+    assert set(raw) == {"block"} and raw["block"].device.type == device
+    equal(unpack(raw), batch.to("cpu"))

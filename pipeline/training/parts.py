@@ -1,0 +1,73 @@
+"""What a training loop is made of beside its step: optimiser, shared gradients, the adversary's side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.methods.base import Adversary
+from pipeline.recipe.schedule import Weight, weight_at
+from pipeline.recipe.settings import Budget
+
+
+def optimiser_of(
+    parameters: list[nn.Parameter], settings: Budget, capturable: bool = False
+) -> torch.optim.Optimizer:
+    """The optimiser of these settings; `capturable`: its step may be part of a CUDA graph."""
+    decay = settings.weight_decay
+    if settings.optimiser == "sgd":
+        momentum = settings.betas[0]
+        return torch.optim.SGD(
+            parameters, settings.lr, momentum, weight_decay=decay, nesterov=momentum > 0, fused=True
+        )
+    make = torch.optim.AdamW if settings.optimiser == "adamw" else torch.optim.Adam
+    return make(
+        parameters, settings.lr, settings.betas, weight_decay=decay, fused=True, capturable=capturable
+    )
+
+
+def shared(module: nn.Module, device: torch.device) -> nn.Module:
+    """The module with its gradients averaged over the workers."""
+    ids = [device.index] if device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
+
+
+def weighed(terms: Mapping[str, Tensor], weights: Mapping[str, Weight], progress: float) -> Tensor:
+    """The terms by their weights at `progress`."""
+    total = sum(weight_at(weights[k], progress) * v for k, v in terms.items())
+    assert isinstance(total, Tensor)
+    return total
+
+
+class Opponent:
+    """An adversary's side of the step: its own networks and optimiser, after the phase's own have moved."""
+
+    def __init__(self, adversary: Adversary, device: torch.device, world: int) -> None:
+        self.adversary = adversary
+        for module in adversary.modules.values():
+            module.to(device).train()
+        self.live = dict(adversary.modules)
+        if world > 1:
+            self.live = {k: shared(m, device) for k, m in self.live.items()}
+        parameters = [p for m in adversary.modules.values() for p in m.parameters()]
+        self.optimiser = torch.optim.Adam(parameters, lr=adversary.lr, betas=adversary.betas)
+
+    def step(self, tensors: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
+        with torch.enable_grad():
+            terms = self.adversary.losses(self.live, tensors)
+            weighed(terms, dict.fromkeys(terms, 1.0), progress).backward()
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        return terms
+
+    def state(self) -> dict[str, Any]:
+        modules = {k: m.state_dict() for k, m in self.adversary.modules.items()}
+        return {"modules": modules, "optimiser": self.optimiser.state_dict()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        for name, module in self.adversary.modules.items():
+            module.load_state_dict(state["modules"][name])
+        self.optimiser.load_state_dict(state["optimiser"])

@@ -1,0 +1,128 @@
+"""What a CUDA graph holds is the eager step: tested where there is no GPU by running it uncaptured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from test_train import SETTINGS, make_cache, phase, run, sampler
+
+from pipeline.cache.store import Store
+from pipeline.errors import FacultyError
+from pipeline.losses.pixel import l1
+from pipeline.methods.base import Phase
+from pipeline.recipe.schedule import Ramp
+from pipeline.recipe.settings import Train
+from pipeline.training import checkpoint
+from pipeline.training.graphed import SWITCH, Graphed, obstacle
+from pipeline.training.loop import Loop, train
+
+CPU = torch.device("cpu")
+SCHEDULED = {"hr": Ramp(kind="linear", start=0.2, end=1.0), "smooth": 0.1}
+
+
+@pytest.fixture
+def tiles(tiny_pictures: Path, tmp_path: Path) -> tuple:
+    return make_cache(tiny_pictures, tmp_path / "cache")
+
+
+def two_terms(settings: Train) -> Phase:
+    def losses(m: dict, b: dict) -> dict[str, torch.Tensor]:
+        sr = m["student"](b["lr"])
+        return {"hr": l1(sr, b["hr"]), "smooth": sr.diff(dim=2).abs().mean()}
+
+    return phase(settings, losses=losses, weights=SCHEDULED)
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "adamw"])
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_the_captured_step_is_the_eager_one(tiles: tuple, optimiser: str, ema: float) -> None:
+    settings = SETTINGS.model_copy(
+        update={"optimiser": optimiser, "ema": ema, "warmup": 3, "weight_decay": 0.01}
+    )
+    eager, graphed = (Loop(two_terms(settings), CPU, 1) for _ in range(2))
+    steps = Graphed(graphed)
+    steps.prepare()
+    for step, batch in sampler(tiles).iterate(0, 12):
+        expected = eager.eager(step, batch.to(CPU))
+        steps.set_numbers(step)
+        graphed.optimiser.zero_grad(set_to_none=True)  # a replay writes gradients anew
+        found = steps.body(batch.to(CPU))
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    assert eager.names == ["hr", "smooth", "loss"]
+    ours, theirs = graphed.phase.modules["student"].state_dict(), eager.phase.modules["student"].state_dict()
+    for name in theirs:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-5)
+        if ema and theirs[name].is_floating_point():
+            torch.testing.assert_close(graphed.ema[name], eager.ema[name], rtol=1e-3, atol=1e-5)
+    assert graphed.state()["optimiser"]["param_groups"][0]["lr"] == pytest.approx(graphed.rate(11))
+
+
+def test_why_there_is_no_graph_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert obstacle(Loop(phase(), CPU, 1)) == "no GPU"
+    monkeypatch.setenv(SWITCH, "0")
+    assert obstacle(Loop(phase(), CPU, 1)) == f"{SWITCH}=0"
+
+
+def test_a_checkpoint_says_nothing_of_the_device(tiles: tuple, tmp_path: Path) -> None:
+    run(tiles, tmp_path, phase())
+    _, state = checkpoint.load_latest(Store.open(tmp_path), fingerprint="f")
+    (group,) = state["optimiser"]["param_groups"]
+    assert isinstance(group["lr"], float) and group["capturable"] is False
+
+
+def on_gpu(tiles: tuple, folder: Path, made: Phase, hooks: object = None) -> Phase:
+    device = torch.device("cuda")
+    store = Store.open(folder)
+    train(made, sampler(tiles), folder=store, fingerprint="f", seed=5, device=device, hooks=hooks)
+    return made
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+def test_a_graph_trains_as_eager_steps_do(
+    tiles: tuple,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    amp: str,
+) -> None:
+    settings = SETTINGS.model_copy(update={"steps": 40, "amp": amp})
+    graphed = on_gpu(tiles, tmp_path / "a", two_terms(settings))
+    monkeypatch.setenv(SWITCH, "0")
+    eager = on_gpu(tiles, tmp_path / "b", two_terms(settings))
+    for name, value in eager.modules["student"].state_dict().items():
+        found = graphed.modules["student"].state_dict()[name]
+        torch.testing.assert_close(found, value, rtol=0.02, atol=2e-3)
+
+
+@pytest.mark.gpu
+def test_a_resumed_graph_goes_on(tiles: tuple, tmp_path: Path) -> None:
+    from pipeline.training.surroundings import Hooks
+
+    settings = SETTINGS.model_copy(update={"steps": 24})
+    whole = on_gpu(tiles, tmp_path / "whole", two_terms(settings))
+
+    def die(metrics: dict, step: int) -> None:
+        if step == 12:
+            raise FacultyError("killed")
+
+    with pytest.raises(FacultyError, match="killed"):
+        on_gpu(tiles, tmp_path / "cut", two_terms(settings), Hooks(sync=die))
+    resumed = on_gpu(tiles, tmp_path / "cut", two_terms(settings))
+    for name, value in whole.modules["student"].state_dict().items():
+        torch.testing.assert_close(resumed.modules["student"].state_dict()[name], value, rtol=0.02, atol=2e-3)
+
+
+@pytest.mark.gpu
+def test_what_cannot_be_captured_is_trained_eagerly_and_said(
+    tiles: tuple,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def losses(m: dict, b: dict) -> dict[str, torch.Tensor]:
+        value = l1(m["student"](b["lr"]), b["hr"])
+        return {"hr": value * (2.0 if value.item() > 1e9 else 1.0)}  # asks the device, which a graph cannot
+
+    on_gpu(tiles, tmp_path, phase(losses=losses, weights={"hr": 1.0}))
+    assert "runs without a CUDA graph" in caplog.text
