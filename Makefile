@@ -10,7 +10,7 @@ CODE := pipeline teachers students tune_spaces
 UV := $(VENV)/lock/bin/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help install run run-realworld run-pisr run-recognition test test-all bench check format ui lock clean distclean
+.PHONY: help install run run-realworld run-pisr run-recognition test test-all bench bench-gpu check format ui lock clean distclean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -62,6 +62,9 @@ bench: $(STAMP)  ## measure against the usual ways, write benchmarks/results.md
 
 # After the tools, two searches: no folder of somebody's machine is named, and ray and mlflow stay in the engine
 # and the command.
+bench-gpu: $(STAMP)  ## the same for what a GPU does, printed with the card's name
+	@$(BIN)/python -m benchmarks gpu
+
 check: $(STAMP)  ## lint, format, types
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .

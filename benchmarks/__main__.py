@@ -17,16 +17,23 @@ from pathlib import Path
 from typing import Any
 
 SUBJECTS = ("wavelet", "sampler", "training", "recognition", "teaching", "scaling", "engine", "rates")
+ON_GPU = ("gpu",)
+"""Asked for by name alone."""
 RESULTS = Path(__file__).parent / "results.md"
 
 
 def main() -> int:
     options = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    options.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SUBJECTS)} (default: all)")
+    options.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"of {', '.join((*SUBJECTS, *ON_GPU))} (default: all but {ON_GPU[0]})",
+    )
     options.add_argument("--json", metavar="FILE", help="also write the rows as JSON; - for standard output")
     chosen = options.parse_args()
     names = chosen.names or SUBJECTS
-    if unknown := set(names) - set(SUBJECTS):
+    if unknown := set(names) - {*SUBJECTS, *ON_GPU}:
         options.error(f"no benchmark named {', '.join(sorted(unknown))}")
     found: list[dict[str, Any]] = []
     for name in names:

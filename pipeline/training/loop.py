@@ -182,7 +182,9 @@ class Loop:
     def _autocast(self) -> Any:
         if self.device.type != "cuda" or self.settings.amp == "off":
             return nullcontext()
-        return torch.autocast("cuda", torch.bfloat16 if self.settings.amp == "bf16" else torch.float16)
+        dtype = torch.bfloat16 if self.settings.amp == "bf16" else torch.float16
+        # A graph casts the weights anew in every step; what was kept of another step would be stale.
+        return torch.autocast("cuda", dtype, cache_enabled=bool(self.ungraphed))
 
     @torch.no_grad()
     def _average(self, step: int) -> None:

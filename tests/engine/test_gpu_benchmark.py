@@ -1,0 +1,35 @@
+"""The GPU benchmark's rows come about; what they say needs a GPU."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from road_kit import REPOSITORY
+
+from benchmarks import gpu
+
+
+def test_every_row_is_made_of_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = [
+        (what, name, options, 2, 8, amp, target) for what, name, options, _, _, amp, target in gpu.STEPS[:2]
+    ]
+    monkeypatch.setattr(gpu, "STEPS", tuple(tiny))
+    found = gpu.rows("cpu", gpu.Size(few=2, many=6, pictures=2, side=200, rounds=1))
+    assert [each["what"].split(",")[0] for each in found] == [
+        "step of compact 24x8",
+        "step of fsrcnn",
+        "step of PISR with fsrcnn",
+        "teach",
+    ]
+    assert all(each["theirs"] > 0 and each["note"].startswith("CPU") for each in found)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_gpu_it_says_so() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "gpu"], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and done.stderr.strip() == "benchmarks gpu: needs a CUDA device"
