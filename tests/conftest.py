@@ -84,37 +84,44 @@ def tiny_pictures(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ray_local() -> Iterator[None]:
-    """A local Ray of two CPUs for the whole session, in a folder of its own, stopped and removed at the end.
+def ray_folder() -> Iterator[str]:
+    """A folder for this session's Ray, which ends with it; the path is short, as sockets below it must be."""
+    import ray
 
-    The folder's path is short because Ray puts Unix sockets below it (limit 107 characters). RAY_TMPDIR is
-    set too: it is where Ray looks for an address file that another cluster may have left. The dashboard runs
-    because Ray Train and Tune ask it for the state of their actors.
+    folder, before = tempfile.mkdtemp(prefix="fray-"), os.environ.get("RAY_TMPDIR")
+    yield folder
+    ray.shutdown()
+    if before is None:
+        os.environ.pop("RAY_TMPDIR", None)
+    else:
+        os.environ["RAY_TMPDIR"] = before
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def ray_local(ray_folder: str) -> None:
+    """A local Ray of two CPUs: the session's, begun anew where a test has ended it.
+
+    RAY_TMPDIR is set too: it is where Ray looks for an address file that another cluster may have left. The dashboard
+    runs because Ray Train and Tune ask it for the state of their actors.
     """
     import ray
 
-    folder = tempfile.mkdtemp(prefix="fray-")
+    os.environ["RAY_TMPDIR"] = ray_folder
+    if ray.is_initialized():
+        return
     tests = REPOSITORY / "tests"  # what is sent to a worker may be defined in any of its folders
     path = os.pathsep.join(map(str, [REPOSITORY, tests, *sorted(p for p in tests.iterdir() if p.is_dir())]))
-    before = os.environ.get("RAY_TMPDIR")
-    os.environ["RAY_TMPDIR"] = folder
     ray.init(
         address="local",
         num_cpus=2,
         include_dashboard=True,
         object_store_memory=200 * 2**20,
-        _temp_dir=folder,
+        _temp_dir=ray_folder,
         log_to_driver=False,
         logging_level="warning",
         runtime_env={"env_vars": {"PYTHONPATH": path}},
     )
-    yield
-    ray.shutdown()
-    if before is None:
-        del os.environ["RAY_TMPDIR"]
-    else:
-        os.environ["RAY_TMPDIR"] = before
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

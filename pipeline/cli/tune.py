@@ -57,6 +57,7 @@ def _tune(options: argparse.Namespace) -> int:
     task.comparable(recipe)
     engine = make_engine(options)
     try:
+        engine.device_kind("auto")  # a cluster that does not let us in is no fault of the space's
         space = load_space(options.space, recipe, checker(engine, reporter))
         for note in space.notes:
             reporter.warn(note)
