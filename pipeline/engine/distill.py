@@ -24,6 +24,7 @@ from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipeline.engine import session
 from pipeline.engine.board import Board
 from pipeline.engine.shares import settled
 from pipeline.engine.tracking import resume
@@ -187,7 +188,7 @@ def concurrency(settings: Distill, jobs: int, cpus: int) -> int:
     if settings.side_by_side != "auto":
         return max(1, min(settings.side_by_side, jobs))
     if gpus := settled(settings.gpus_per_worker):
-        fit = int((ray.cluster_resources().get("GPU", 0) + 1e-9) / (gpus * most))
+        fit = int((session.most("GPU") + 1e-9) / (gpus * most))
     else:
         fit = (
             cpus // most

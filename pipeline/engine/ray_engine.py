@@ -57,11 +57,14 @@ class RayEngine:
         session.start(self.address)
 
     def gpus(self) -> float:
-        """GPUs of the cluster. A local Ray is not started for the answer, a cluster is joined."""
+        """GPUs of the cluster, those included that it adds for work that waits.
+
+        A local Ray is not started for the answer, a cluster is joined.
+        """
         if not ray.is_initialized() and not (self.address or os.environ.get("RAY_ADDRESS")):
             return float(torch.cuda.device_count())
         self._start()
-        return float(ray.cluster_resources().get("GPU", 0.0))
+        return session.most("GPU")
 
     def device_kind(self, gpus: Gpus) -> str:
         return "cuda" if share(gpus, self.gpus() if gpus == "auto" else 0.0, 1) else "cpu"

@@ -196,6 +196,16 @@ def _own_folder() -> str:
     )
 
 
+def most(name: str) -> float:
+    """How much of a resource the cluster has, or would have with all the nodes that it may add for work that waits."""
+    have = float(ray.cluster_resources().get(name, 0.0))
+    if ray.util.client.ray.is_connected():  # what may be added is not told through a client
+        return have
+    from ray._private.state import state
+
+    return max(have, float((state.get_max_resources_from_cluster_config() or {}).get(name, 0)))
+
+
 def resources(address: str) -> dict[str, float]:
     """What the cluster at `address` has, asked for and left again. Raises FacultyError where it does not answer."""
     start(address)

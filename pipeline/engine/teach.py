@@ -16,6 +16,7 @@ import torch
 
 from pipeline.cache.format import Receipt
 from pipeline.cache.stats import Stats
+from pipeline.engine import session
 from pipeline.engine.shares import settled
 from pipeline.recipe.recipe import Teach
 from pipeline.steps.engines import Taught
@@ -97,7 +98,7 @@ def needs(settings: Teach) -> dict[str, float]:
 def run(tasks: Mapping[str, tuple[Network, Sequence[OutputStep]]], settings: Teach, taught: Taught) -> None:
     """Teach everything. Raises what a teacher raised, or RayActorError when an actor died more often than allowed."""
     resources = ray.cluster_resources()
-    cpus, gpus = int(resources.get("CPU", 1)), resources.get("GPU", 0.0)
+    cpus, gpus = int(resources.get("CPU", 1)), session.most("GPU")
     each = settled(settings.gpus_per_actor)
     slots = int((gpus + 1e-9) / each) if each else cpus
     counts = sizes(settings, tasks, slots)
