@@ -8,7 +8,8 @@ are not.
 `bsrgan`: Zhang et al., "Designing a Practical Degradation Model for Deep Blind Image Super-Resolution", ICCV 2021
 (arXiv 2103.14006), section 3: two blurs, shrinking, Gaussian noise and JPEG in a random order, and a last JPEG. Left
 out: its camera noise (raw sensor and processing), its nearest-neighbour shrinking, and noise correlated between
-channels other than grey. Its blur ranges were not checked against the authors' code; x3 lies between, x1 has x2's.
+channels other than grey. Blurs as in the authors' code (utils_blindsr.py): a standard deviation up to 2 + 0.2 s at
+scale s, along the axes of an anisotropic one variances up to 4 + s.
 
 `web` and `video` are ours: mild, for pictures that were shrunk and saved once, and for frames of compressed video.
 """
@@ -57,14 +58,14 @@ def realesrgan(scale: int) -> tuple[AnyStep, ...]:
 
 def bsrgan(scale: int) -> tuple[AnyStep, ...]:
     """BSRGAN's shuffled model."""
-    round_, long = {1: (2.4, 6.0), 2: (2.4, 6.0), 3: (2.6, 7.0), 4: (2.8, 8.0)}[scale]
+    round_, long = 2 + 0.2 * scale, (4 + scale) ** 0.5
     half = Resize(kind="resize", p=0.25, down=1.0, factor=(0.5, 1.0))
     return (
         Shuffle(
             kind="shuffle",
             groups=(
-                (Blur(kind="blur", shapes={"iso": 1.0}, size=(7, 21), sigma=(0.1, round_)),),
-                (Blur(kind="blur", shapes={"aniso": 1.0}, size=(7, 21), sigma=(0.5, long)),),
+                (Blur(kind="blur", shapes={"iso": 1.0}, size=(7, 25), sigma=(0.1, round_)),),
+                (Blur(kind="blur", shapes={"aniso": 1.0}, size=(7, 25), sigma=(0.5, long)),),
                 (half, Fit(kind="fit", filters=("bilinear", "bicubic"))),
                 (Noise(kind="noise", sigma=(1, 25), grey=0.4),),
                 (Compression(kind="jpeg", p=0.75, quality=(30, 95)),),

@@ -22,6 +22,7 @@ from pipeline.cache.store import Store
 from pipeline.errors import FacultyError
 from pipeline.metrics import to_y
 from pipeline.steps.batches import Halving
+from pipeline.tasks.super_resolution.streaming import through
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,8 @@ class TeachTask:
         ids, lr = shard.columns["id"], shard.columns["lr"]
         hr = shard.columns.get("hr")
         started = time.perf_counter()
+        if torch.device(device).type == "cuda":
+            return self._streamed(ids, lr, hr, teacher, device, started)
         out: np.ndarray | None = None
         error, pixels = 0.0, 0
         batches = Halving(self.folder, self.batch, len(ids))
@@ -95,6 +98,27 @@ class TeachTask:
         seconds = time.perf_counter() - started
         stats = {"tiles": len(ids), "seconds": seconds, "squared_error": error, "pixels": pixels}
         return Taught(ids, out, {**stats, **batches.said})
+
+    def _streamed(
+        self,
+        ids: list[str],
+        lr: np.ndarray,
+        hr: np.ndarray | None,
+        teacher: Callable[[torch.Tensor], torch.Tensor],
+        device: str,
+        started: float,
+    ) -> Taught:
+        """As `compute`, without waiting for a batch before the next one."""
+        dtype = torch.uint8 if self.dtype == "uint8" else torch.float16
+        batches = Halving(self.folder, self.batch, len(ids))
+        try:
+            out, error, pixels = through(teacher, lr, hr, self.scale, dtype, batches, torch.device(device))
+        except FacultyError as wrong:
+            raise FacultyError(
+                f"{self.folder}: the teacher, on the tiles from {ids[0]} on: {wrong}"
+            ) from None
+        stats = {"tiles": len(ids), "seconds": time.perf_counter() - started, "squared_error": error}
+        return Taught(ids, out, {**stats, "pixels": pixels, **batches.said})
 
     def commit(self, taught: Taught) -> tuple[Receipt, dict[str, float]]:
         """Write the output shard; its receipt comes last."""
