@@ -306,6 +306,7 @@ def test_the_commands_take_a_recognition_recipe(tmp_path: Path, capsys: pytest.C
     assert found["teachers"]["teacher"]["views"] == 2 and found["shards_written"] == 0
 
 
+@pytest.mark.slow  # tests/road/test_toy_task.py asks the same of several teachers and their fusion
 @pytest.mark.ray
 def test_ray_gives_the_inline_engines_weights_and_outputs(tmp_path: Path, ray_local: None) -> None:
     from pipeline.engine.ray_engine import RayEngine

@@ -59,7 +59,12 @@ def test_a_graph_is_the_teacher_that_it_was_made_of(exported: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [("edsr", {"features": 8, "blocks": 1}), ("swinir_light", {}), ("fsrcnn", {})]
+    ("name", "options"),
+    [
+        ("edsr", {"features": 8, "blocks": 1}),
+        pytest.param("swinir_light", {}, marks=pytest.mark.slow),
+        ("fsrcnn", {}),
+    ],
 )
 def test_operations_are_counted_as_for_a_module(tmp_path: Path, name: str, options: dict) -> None:
     network = build(name, 2, **options).eval()
