@@ -53,6 +53,9 @@ class Convention:
     """Blue comes first, in and out."""
     luma: bool = False
     """One channel, the Y of full-range YCbCr; colour is upscaled by bicubic."""
+    self_ensemble: bool = False
+    """Mean of what it makes of the picture's eight moves, each moved back: eight calls (EDSR+; Timofte et al., "Seven
+    ways to improve example-based single image super resolution", CVPR 2016)."""
 
 
 PLAIN = Convention()
@@ -129,6 +132,8 @@ class Teacher:
         if lr.ndim != 4 or lr.shape[1] != 3 or not lr.is_floating_point():
             found = f"{tuple(lr.shape)} {lr.dtype}"
             raise InputError(f"input of teacher {info.name}", "(N, 3, H, W) floats in [0, 1]", found)
+        if self.convention.self_ensemble:
+            return self._ensembled(lr)
         height, width = lr.shape[-2] * info.scale, lr.shape[-1] * info.scale
         with torch.inference_mode():
             x = pad(lr.to(self.device, torch.float32), info.minimum_side, info.multiple_of)
@@ -141,6 +146,18 @@ class Teacher:
                 )
                 raise InputError(f"teacher {info.name}", wanted, f"{tuple(y.shape)}", remedy)
             return y[..., :height, :width]
+
+    def _ensembled(self, lr: Tensor) -> Tensor:
+        alone = self.with_convention(self_ensemble=False)
+        with torch.inference_mode():
+            total: Tensor | float = 0.0
+            for turns in range(4):
+                for mirrored in (False, True):
+                    moved = torch.rot90(lr.flip(3) if mirrored else lr, turns, (2, 3))
+                    back = torch.rot90(alone(moved), -turns, (2, 3))
+                    total = total + (back.flip(3) if mirrored else back)
+            assert isinstance(total, Tensor)
+            return total / 8
 
     def _run(self, x: Tensor) -> Tensor:
         convention = self.convention

@@ -40,6 +40,10 @@ class TeacherSpec(Section):
     """Order of channels that the network wants; default: what is known of it."""
     value_range: Literal[1, 255] | None = None
     """What white is for the network; default: what is known of it."""
+    self_ensemble: bool = False
+    """Teach the mean of what it makes of each tile's eight moves (mirrored, turned): better by some hundredths of a dB,
+    at eight times the time, once.
+    """
 
     @model_validator(mode="after")
     def _one_source(self) -> TeacherSpec:
@@ -51,21 +55,22 @@ class TeacherSpec(Section):
 
     @property
     def changed(self) -> dict[str, Any]:
-        """Of the gate, the channels and the value range, what is not the default."""
-        names = ("gate", "channels", "value_range")
+        """Of the gate, the channels, the value range and the ensemble, what is not the default."""
+        names = ("gate", "channels", "value_range", "self_ensemble")
         return {n: v for n in names if (v := getattr(self, n)) != type(self).model_fields[n].default}
 
     @property
     def convention(self) -> dict[str, Any]:
         """What of the network's `Convention` the recipe sets."""
-        return convention(self.channels, self.value_range)
+        ensemble = {"self_ensemble": True} if self.self_ensemble else {}
+        return convention(self.channels, self.value_range) | ensemble
 
     @model_serializer(mode="wrap")
     def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Sweeps, sheets and records of before know nothing of these keys: at their defaults they are left out."""
         dumped: dict[str, Any] = handler(self)
         kept = self.changed
-        later = {"gate": "gate" in kept, "channels": "channels" in kept, "value_range": "value_range" in kept}
+        later = {name: name in kept for name in ("gate", "channels", "value_range", "self_ensemble")}
         later |= {
             "factory": bool(self.factory),
             "options": bool(self.options),

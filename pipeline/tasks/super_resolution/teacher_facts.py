@@ -93,14 +93,15 @@ def find_facts(spec: TeacherSpec, scale: int, cache: str, device: str = "cpu") -
     path, sha256 = identified(spec)
     as_known = opened(spec, scale).to(device)
     teacher = as_known.with_convention(**spec.convention)
-    findings = tuple(check(teacher)) if spec.gate != "off" else ()
+    once = teacher.with_convention(self_ensemble=False)
+    findings = tuple(check(once)) if spec.gate != "off" else ()
     for finding in findings:
         if finding.certain and spec.gate == "check":
             raise finding.error(name(teacher))
     precision = spec.precision
     if precision == "auto":
-        precision = precision_gate(teacher)
-    teacher.precision(precision)
+        precision = precision_gate(once)
+    once.precision(precision)
     info = teacher.info
     facts = TeacherFacts(
         label=spec.label,
@@ -121,10 +122,12 @@ def find_facts(spec: TeacherSpec, scale: int, cache: str, device: str = "cpu") -
 
 def operations(teacher: Teacher) -> int | None:
     """Multiply-adds for one 48 x 48 LR tile; None where a graph, or code of one's own, does not tell."""
+    times = 8 if teacher.convention.self_ensemble else 1
     if isinstance(teacher.network, OnnxNetwork):
-        return teacher.network.multiply_adds(SIDE)
+        once = teacher.network.multiply_adds(SIDE)
+        return None if once is None else times * once
     try:
-        return multiply_adds(teacher.network, (1, 1 if teacher.convention.luma else 3, SIDE, SIDE))
+        return times * multiply_adds(teacher.network, (1, 1 if teacher.convention.luma else 3, SIDE, SIDE))
     except Exception as error:  # code that looks at values: shapes alone, which are counted by, have none
         log.info("%r: multiply-adds are not known: %s", teacher, error)
         return None
@@ -193,6 +196,7 @@ def resolve(checkpoint: str) -> tuple[Path, str]:
 
 def _facts_file(sha256: str, scale: int, spec: TeacherSpec, kind: str) -> str:
     settings = [str(v) for k in ("gate", "channels", "value_range") if (v := spec.changed.get(k)) is not None]
+    settings += ["ensemble"] if spec.self_ensemble else []
     return f"teachers/{'-'.join([sha256[:16], f'x{scale}', spec.precision, kind, *settings])}.json"
 
 
