@@ -26,6 +26,8 @@ from pipeline.errors import InputError, shown
 
 EVERY = 15.0
 """Seconds between two plain lines of one piece of work; the variable FACULTY_LOG_EVERY sets others, 0 none at all."""
+STILL = 4
+"""How many times as long the pause is while there is nothing new to tell."""
 HELD_OUT = "held-out"
 """How notes of an evaluation begin."""
 
@@ -188,7 +190,8 @@ class _Plain(_Live):
         self._say, self._every, self._total, self._unit = say, every, total, unit
         self._done = 0.0
         self._since: tuple[float, float] | None = None
-        """(time, done) of the last line: what came before, perhaps in another run, says nothing of the pace."""
+        """(time, done) of the last line with news: what came before, perhaps in another run, says nothing of the pace."""
+        self._said = time.monotonic()
         self._judged = ""
 
     def advance(self, amount: float = 1, note: str = "") -> None:
@@ -207,7 +210,8 @@ class _Plain(_Live):
         then, before = self._since
         judged = note.startswith(HELD_OUT) and note != self._judged
         self._judged = note if judged else self._judged
-        if not self._every or done >= self._total or not (judged or now - then >= self._every):
+        pause = self._every * (1 if done != before else STILL)
+        if not self._every or done >= self._total or not (judged or now - max(then, self._said) >= pause):
             return  # the last one is told at the end
         rate = (done - before) / (now - then) if now - then > 0.5 else 0.0
         words = [f"{done:g}/{self._total:g} {self._unit}".rstrip()]
@@ -217,7 +221,9 @@ class _Plain(_Live):
                 f"{lasting((self._total - done) / rate)} left",
             ]
         self._say(", ".join([*words, *([self.note] if self.note else [])]))
-        self._since = now, done
+        self._said = now
+        if done != before:
+            self._since = now, done
 
 
 def lasting(seconds: float) -> str:

@@ -41,6 +41,21 @@ def test_a_log_gets_a_line_every_fifteen_seconds(log: tuple[Terminal, io.StringI
     assert len(lines) == 7 and lines[-1].startswith("teach: 700/1000 tiles in ")
 
 
+def test_a_line_without_anything_new_waits_longer(log: tuple[Terminal, io.StringIO, Clock]) -> None:
+    terminal, sink, clock = log
+    with terminal.line("kd", 1000, "steps") as line:
+        line.to(100, "loss 0.1")
+        for second in range(1, 241):  # posted again every second, news after 40 s and after 200 s
+            clock.now += 1
+            line.to(100 if second < 40 else 200 if second < 200 else 300, "loss 0.1")
+    assert sink.getvalue().splitlines()[:-1] == [
+        "kd: 200/1000 steps, 2.5 steps/s, 5 min left, loss 0.1",
+        "kd: 200/1000 steps, loss 0.1",
+        "kd: 200/1000 steps, loss 0.1",
+        "kd: 300/1000 steps, 0.625 steps/s, 19 min left, loss 0.1",
+    ]
+
+
 def test_every_evaluation_is_told_at_once(log: tuple[Terminal, io.StringIO, Clock]) -> None:
     terminal, sink, clock = log
     with terminal.line("kd", 4000, "steps") as line:
