@@ -190,7 +190,7 @@ class _Plain(_Live):
         self._say, self._every, self._total, self._unit = say, every, total, unit
         self._done = 0.0
         self._since: tuple[float, float] | None = None
-        """(time, done) of the last line with news: what came before, perhaps in another run, says nothing of the pace."""
+        """(time, done) of the last line with news: what came before, perhaps in another run, tells no pace."""
         self._said = time.monotonic()
         self._judged = ""
 
