@@ -7,6 +7,7 @@ The factor tau^2 keeps the gradient's size as the temperature changes.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -29,6 +30,49 @@ def soft_labels(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> T
     theirs = F.log_softmax(teacher / temperature, dim=1)
     divergence = (theirs.exp() * (theirs - mine)).sum(dim=1)
     return divergence.mean() * temperature**2
+
+
+def standardised(logits: Tensor) -> Tensor:
+    """(B, K) or (B, K, h, w) logits with mean 0 and standard deviation 1 over the classes, in float32.
+
+    Soft labels of these ask for the teacher's relations among classes, not for the size of its logits (Sun et al.,
+    "Logit Standardization in Knowledge Distillation", CVPR 2024, equation 8).
+    """
+    logits = logits.float()
+    return (logits - logits.mean(1, keepdim=True)) / (logits.std(1, keepdim=True) + 1e-7)
+
+
+@full_precision
+def decoupled(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    temperature: float = 4.0,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+) -> Tensor:
+    """Decoupled soft labels (Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022, equation 7), a scalar.
+
+        tau^2 ( alpha KL(b_T || b_S) + beta KL(q_T || q_S) )
+
+    b: the true class against all others together; q: the others among themselves. Logits are (B, K), labels (B,)
+    class numbers. Raises InputError where the class counts differ.
+    """
+    same_classes(student.shape[1], teacher.shape[1])
+    true = F.one_hot(labels.long(), student.shape[1]).bool()
+
+    def split(logits: Tensor) -> tuple[Tensor, Tensor]:
+        """(log b (B, 2), log q (B, K - 1))."""
+        scaled = logits.float() / temperature
+        own, others = scaled[true], scaled[~true].view(len(scaled), -1)
+        binary = torch.stack([own, others.logsumexp(1)], dim=1)
+        return F.log_softmax(binary, dim=1), F.log_softmax(others, dim=1)
+
+    terms = [
+        (theirs.exp() * (theirs - mine)).sum(1).mean()
+        for mine, theirs in zip(split(student), split(teacher.detach()), strict=True)
+    ]
+    return (alpha * terms[0] + beta * terms[1]) * temperature**2
 
 
 def same_classes(student: int, teacher: int) -> None:

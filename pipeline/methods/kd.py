@@ -1,7 +1,8 @@
 """Knowledge distillation on outputs, from one teacher or from several fused; for every task.
 
 Super-resolution:  L = distill * mean|S(x) - T(x)| + hr * mean|S(x) - y| + gradient * mean|d(S(x) - T(x))|
-Recognition:       L = L_task + soft * tau^2 KL(z_T || z_S)      (Hinton, Vinyals, Dean, 2015)
+Recognition:       L = L_task + soft * tau^2 KL(z_T || z_S)      (Hinton, Vinyals, Dean, 2015), or of standardised
+                   logits (CVPR 2024), or decoupled (CVPR 2022): losses/soft_labels.py
 
 T(x) and z_T come from the cache, so `kd` costs what `scratch` costs.
 """
@@ -14,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pipeline.losses.pixel import PIXEL, gradient
+from pipeline.losses.soft_labels import decoupled, standardised
 from pipeline.methods.base import Batch, Modules, Phase, PhaseBuilder, masked_hr, seen_by
 from pipeline.methods.outputs import Lesson, active, output_phase
 from pipeline.recipe.methods import KD
@@ -58,6 +60,11 @@ def recogniser(lesson: Lesson, student: nn.Module) -> Phase:
     weights = active({"task": method.task, "soft": method.soft})
 
     def terms(out: dict[str, Tensor], s: Tensor, batch: Any) -> dict[str, Tensor]:
-        return {"soft": lesson.imitate(out["logits"], batch["teacher/logits"], method.temperature)}
+        own, theirs, tau = out["logits"], batch["teacher/logits"], method.temperature
+        if method.logits == "decoupled":
+            return {"soft": decoupled(own, theirs, batch[lesson.truth], tau, method.alpha, method.beta)}
+        if method.logits == "standardised":
+            own, theirs = standardised(own), standardised(theirs)
+        return {"soft": lesson.imitate(own, theirs, tau)}
 
     return output_phase(lesson, student, recipe.train, "student", weights, ("teacher/logits",), terms)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Union
+from typing import Annotated, Any, Literal, Union
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from pipeline.recipe.schedule import Ramp, Weight
 from pipeline.recipe.settings import Budget, Positive, Section
@@ -34,6 +34,23 @@ class KD(Section):
     """Weight of the soft labels."""
     temperature: Annotated[float, Field(gt=0)] = 4.0
     """Their temperature tau."""
+    logits: Literal["plain", "standardised", "decoupled"] = "plain"
+    """How they are compared: as they are; with mean 0 and deviation 1 over the classes (Sun et al., CVPR 2024); or the
+    true class and the others apart (DKD, Zhao et al., CVPR 2022; classification alone).
+    """
+    alpha: Annotated[float, Field(ge=0)] = 1.0
+    """Of `decoupled`: what the true class against all others counts."""
+    beta: Annotated[float, Field(ge=0)] = 8.0
+    """Of `decoupled`: what the others among themselves count."""
+
+    @model_serializer(mode="wrap")
+    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Trainings of before know nothing of the last three: plain ones go without them."""
+        dumped: dict[str, Any] = handler(self)
+        if self.logits == "decoupled":
+            return dumped
+        left = {"alpha", "beta", *(["logits"] if self.logits == "plain" else [])}
+        return {k: v for k, v in dumped.items() if k not in left}
 
 
 class RKD(Section):

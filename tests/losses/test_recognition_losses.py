@@ -16,7 +16,7 @@ from pipeline.losses.adversarial import Discriminator, deceive, discriminator_lo
 from pipeline.losses.feature import feature_regression
 from pipeline.losses.mmd import mmd
 from pipeline.losses.pairwise import pairwise
-from pipeline.losses.soft_labels import soft_labels
+from pipeline.losses.soft_labels import decoupled, soft_labels, standardised
 
 
 def pair(rows: int = 6, width: int = 5, other: int | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -332,3 +332,49 @@ def test_one_and_two_workers_give_the_same_losses_gradients_and_statistics(tmp_p
         torch.testing.assert_close(a, b, rtol=2e-4, atol=2e-6)
     for name, value in one["state"].items():
         torch.testing.assert_close(value, two["state"][name], rtol=2e-4, atol=2e-6)
+
+
+def slow_decoupled(s: Tensor, t: Tensor, labels: Tensor, tau: float, alpha: float, beta: float) -> float:
+    """Zhao et al., equations 3 to 7, by probabilities instead of logarithms."""
+    total = 0.0
+    for a, b, label in zip(s, t, labels.tolist()):
+        p, q = ([math.exp(float(x) / tau) for x in row] for row in (b, a))
+        p, q = [x / sum(p) for x in p], [x / sum(q) for x in q]
+        true = p[label] * math.log(p[label] / q[label])
+        true += (1 - p[label]) * math.log((1 - p[label]) / (1 - q[label]))
+        rest = 0.0
+        for k in range(len(p)):
+            if k != label:
+                mine, theirs = q[k] / (1 - q[label]), p[k] / (1 - p[label])
+                rest += theirs * math.log(theirs / mine)
+        total += alpha * true + beta * rest
+    return tau**2 * total / len(s)
+
+
+def test_decoupled_soft_labels_are_those_of_the_paper() -> None:
+    s, t = pair()
+    labels = torch.tensor([0, 4, 2, 2, 1, 3])
+    found = decoupled(s, t, labels, 3.0, 0.7, 5.0).item()
+    assert found == pytest.approx(slow_decoupled(s, t, labels, 3.0, 0.7, 5.0), rel=1e-5)
+    # Equation 6: with beta the teacher's doubt about the true class, it is the usual soft label of each sample.
+    one, other, label = s[:1], t[:1], labels[:1]
+    doubt = 1 - torch.softmax(other / 4, 1)[0, 0].item()
+    assert decoupled(one, other, label, 4.0, 1.0, doubt).item() == pytest.approx(
+        slow_soft(one, other), rel=1e-4
+    )
+    s.requires_grad_()
+    decoupled(s, t, labels).backward()
+    assert s.grad.abs().sum() > 0
+
+
+def test_standardised_logits_have_no_size_of_their_own() -> None:
+    s, t = pair(width=7)
+    z = standardised(s)
+    for row, found in zip(s.tolist(), z.tolist(), strict=True):
+        mean = sum(row) / 7
+        deviation = math.sqrt(sum((x - mean) ** 2 for x in row) / 6)
+        assert found == pytest.approx([(x - mean) / deviation for x in row], abs=1e-5)
+    same = soft_labels(standardised(s), standardised(t), 2.0)
+    assert soft_labels(standardised(9 * s + 5), standardised(0.3 * t - 2), 2.0).item() == pytest.approx(
+        same.item(), rel=1e-4
+    )

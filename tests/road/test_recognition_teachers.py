@@ -189,3 +189,15 @@ def test_ray_gives_the_outputs_of_this_process(ray_local: None, tmp_path: Path) 
     for number in range(3):
         for name in ("logits", "embedding"):
             assert np.array_equal(rows(here, inline, number, name), rows(there, over_ray, number, name))
+
+
+def test_kd_compares_logits_in_the_way_that_is_asked_for(tmp_path: Path) -> None:
+    ways = {"same": "standardised", "apart": "decoupled"}
+    variants = {name: {"name": "kd", "logits": way} for name, way in ways.items()}
+    settings = recipe(tmp_path, method={"name": "kd"}, compare={"variants": variants})
+    _, outcome = done(settings, ["kd", *ways])
+    curves = {job.group: job.result()["curves"]["student"]["train/soft"] for job in outcome.jobs}
+    assert len(curves) == 3 and len({curve[0][1] for curve in curves.values()}) == 3
+    assert "logits" not in settings.model_dump()["method"]  # a plain one is what it was before
+    with pytest.raises(InputError, match="decoupled is for classification, not for verification"):
+        recipe(tmp_path, task="verification", method={"name": "kd", "logits": "decoupled"})

@@ -220,6 +220,9 @@ class Recognition(Section):
                     f"{where}: give it a `train` (its training on HR) or a `checkpoint`; `pretrained` weights have no "
                     "head for these classes, so they need `train` too"
                 )
+        for where, method in (("method", self.method), *self.compare.variants.items()):
+            if getattr(method, "logits", "") == "decoupled" and self.task != "classification":
+                raise ValueError(f"{where}: logits: decoupled is for classification, not for {self.task}")
         if len(self.teachers) > 1:
             self._fusable()
         if self.masks != (self.data.layout == "masks"):
