@@ -190,7 +190,8 @@ class _Plain(_Live):
         self._say, self._every, self._total, self._unit = say, every, total, unit
         self._done = 0.0
         self._since: tuple[float, float] | None = None
-        """(time, done) of the last line with news: what came before, perhaps in another run, tells no pace."""
+        """(time, done) from which the pace is taken: what came before, perhaps in another run, tells none."""
+        self._before = 0.0, 0.0
         self._said = time.monotonic()
         self._judged = ""
 
@@ -206,14 +207,16 @@ class _Plain(_Live):
     def _moved(self, done: float, note: str) -> None:
         self._done, now = done, time.monotonic()
         if self._since is None:
-            self._since = now, done
+            self._since = self._before = now, done
         then, before = self._since
         judged = note.startswith(HELD_OUT) and note != self._judged
         self._judged = note if judged else self._judged
         pause = self._every * (1 if done != before else STILL)
         if not self._every or done >= self._total or not (judged or now - max(then, self._said) >= pause):
             return  # the last one is told at the end
-        rate = (done - before) / (now - then) if now - then > 0.5 else 0.0
+        # What came in the moment since a line is no pace: then it is that since the line before.
+        begun, at = self._since if now - then >= self._every else self._before
+        rate = (done - at) / (now - begun) if now - begun > 0.5 else 0.0
         words = [f"{done:g}/{self._total:g} {self._unit}".rstrip()]
         if rate > 0:
             words += [
@@ -222,8 +225,8 @@ class _Plain(_Live):
             ]
         self._say(", ".join([*words, *([self.note] if self.note else [])]))
         self._said = now
-        if done != before:
-            self._since = now, done
+        if done != before and now - then >= self._every:
+            self._before, self._since = self._since, (now, done)
 
 
 def lasting(seconds: float) -> str:

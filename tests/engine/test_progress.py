@@ -56,6 +56,21 @@ def test_a_line_without_anything_new_waits_longer(log: tuple[Terminal, io.String
     ]
 
 
+def test_the_pace_is_not_that_of_a_moment(log: tuple[Terminal, io.StringIO, Clock]) -> None:
+    terminal, sink, clock = log
+    with terminal.line("kd", 2000, "steps") as line:
+        line.to(800, "loss 0.1")
+        for seconds, step, note in (
+            (16, 900, "loss 0.1"),
+            (0.8, 1000, "held-out 30.00 dB"),
+            (15, 1100, "loss 0.1"),
+        ):
+            clock.now += seconds
+            line.to(step, note)
+    paces = [re.search(r"([\d.]+) steps/s", text)[1] for text in sink.getvalue().splitlines()[:-1]]
+    assert paces == ["6.25", "11.9", "12.7"]
+
+
 def test_every_evaluation_is_told_at_once(log: tuple[Terminal, io.StringIO, Clock]) -> None:
     terminal, sink, clock = log
     with terminal.line("kd", 4000, "steps") as line:
