@@ -175,6 +175,6 @@ def test_a_full_disk_leaves_no_shard(store):
         "write_shard(Store.open(sys.argv[1]), 'x.arrow', columns, metadata={})\n"
     )
     command = [sys.executable, "-c", code, str(store.root)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert "FacultyError" in result.stderr and "x.arrow: cannot be written" in result.stderr
     assert store.list() == []

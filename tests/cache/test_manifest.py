@@ -179,17 +179,17 @@ def test_a_killed_fill_goes_on_where_it_stopped(store):
     process = start(store, 0.2)
     made = [process.stdout.readline() for _ in range(3)]
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=180)
     assert made == ["0\n", "1\n", "2\n"]
     done = set(committed(store, "tiles"))
     assert {"0", "1"} <= done <= {"0", "1", "2"}
-    rest, _ = start(store, 0).communicate(timeout=60)
+    rest, _ = start(store, 0).communicate(timeout=180)
     assert set(rest.split()) == set("012345") - done
     assert set(committed(store, "tiles")) == set("012345")
 
 
 def test_two_processes_that_fill_one_cache_make_each_shard_once(store):
     processes = [start(store, 0.01) for _ in range(2)]
-    made = sorted(i for process in processes for i in process.communicate(timeout=60)[0].split())
+    made = sorted(i for process in processes for i in process.communicate(timeout=180)[0].split())
     assert made == list("012345")
     assert len(committed(store, "tiles")) == 6

@@ -240,7 +240,7 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(place: Path) -> None:
     try:
         until(lambda: list((place / "runs").rglob("step-*.json")), work)
         work.send_signal(signal.SIGINT)
-        _, said = work.communicate(timeout=60)
+        _, said = work.communicate(timeout=180)
     finally:
         work.kill()
     assert work.returncode == 130 and "goes on" in said and "Traceback" not in said

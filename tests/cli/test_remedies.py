@@ -81,7 +81,7 @@ def test_what_a_store_did_not_get_is_uploaded_by_the_command_that_is_logged(
     database.mkdir()  # no database can be opened there
     with caplog.at_level(logging.WARNING):
         tracker.metrics({"loss": 2.0}, 1)
-        tracker.close(timeout=60)
+        tracker.close(timeout=180)
     database.rmdir()
     (folder / "away.db").rename(database)
     (line,) = [m for m in caplog.messages if "later: " in m]

@@ -116,7 +116,7 @@ def killed_at_random(tmp_path: Path, times: int, seed: int, *more: str) -> None:
             process.wait(timeout=moment)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait(timeout=60)
+            process.wait(timeout=180)
         code, said = gone_on(root, *more)
         assert code == 0, f"{number}, killed after {moment:.2f} s: {said}"
         assert tensors(root) == tensors(whole), f"{number}, killed after {moment:.2f} s"

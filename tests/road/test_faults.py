@@ -160,7 +160,7 @@ def test_ctrl_c_during_a_training_over_ray_ends_it_soon(place: Path, whole: Path
     try:
         until(lambda: checkpoints(place), work)
         os.killpg(work.pid, signal.SIGINT)  # as a terminal does
-        _, said = work.communicate(timeout=90)
+        _, said = work.communicate(timeout=200)
     finally:
         work.kill()
     assert work.returncode == 130 and "goes on" in said and "Traceback" not in said, said[-3000:]

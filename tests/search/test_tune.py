@@ -184,7 +184,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_records_go_on(root: Path, tmp_path: P
             work,
         )
         work.send_signal(signal.SIGINT)
-        _, said = work.communicate(timeout=60)
+        _, said = work.communicate(timeout=180)
     finally:
         work.kill()
     assert work.returncode == 130 and "--resume" in said and "Traceback" not in said
