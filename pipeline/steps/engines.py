@@ -81,7 +81,8 @@ class InlineEngine:
 
     def devices(self) -> str:
         gpu = f", {torch.cuda.get_device_name(self.device)}" if self.device.startswith("cuda") else ""
-        return f"this process, {torch.get_num_threads()} CPU threads{gpu or ', no GPU'}"
+        threads = torch.get_num_threads()
+        return f"this process, {threads} CPU thread{'s' * (threads != 1)}{gpu or ', no GPU'}"
 
     def warm(self) -> None:
         """Nothing to start."""
