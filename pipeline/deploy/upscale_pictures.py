@@ -33,11 +33,6 @@ class Layers:
     icc: bytes | None
     """The colour profile that the values are meant in, as stored."""
 
-    @property
-    def white(self) -> int:
-        """255 or 65535."""
-        return white_of(self.colour)
-
 
 def white_of(values: np.ndarray) -> int:
     """The greatest value of an array's type."""

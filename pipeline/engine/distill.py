@@ -101,7 +101,18 @@ def threads_of(settings: Distill) -> int:
     return 0 if settled(settings.gpus_per_worker) else max(1, int(settings.cpus_per_worker + 0.11))
 
 
-def _train(job: Job, board: Any, handle: dict[str, Any], threads: int, *, sync: Any, **where: Any) -> None:
+def _train(
+    job: Job,
+    board: Any,
+    handle: dict[str, Any],
+    threads: int,
+    *,
+    sync: Callable[[dict[str, float], int], None],
+    device: str,
+    rank: int = 0,
+    world: int = 1,
+    urgent: Callable[[], bool] | None = None,
+) -> None:
     """Run a job, its news going to the board and to its record."""
     if threads:
         torch.set_num_threads(threads)
@@ -112,9 +123,9 @@ def _train(job: Job, board: Any, handle: dict[str, Any], threads: int, *, sync: 
         note = note_of(values)
         board.post.remote(job.label, step, note, note.startswith(HELD_OUT))
 
-    urgent = where.pop("urgent", None)
+    listener = replace(tracked(tracker), log=log, sync=sync, urgent=urgent)
     try:
-        job.run(listener=replace(tracked(tracker), log=log, sync=sync, urgent=urgent), **where)
+        job.run(device=device, rank=rank, world=world, listener=listener)
     except Stopped:
         pass  # who judged knows
     finally:

@@ -12,6 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from pipeline.cache import records
 from pipeline.cache.store import Store
+from pipeline.data.decode import DAMAGE
 from pipeline.recipe.settings import Budget
 
 SHARES = (8, 4, 2)
@@ -64,7 +65,7 @@ def kept(store: Store) -> list[tuple[int, Strip]]:
                 columns = tuple(image.text[_COLUMNS].split("|"))  # type: ignore[attr-defined]
             if picture.shape[1] % len(columns):
                 raise ValueError(f"{picture.shape[1]} pixels for {len(columns)} columns")
-        except Exception as error:  # Pillow's decoder raises nearly anything on damaged bytes
+        except DAMAGE as error:
             why = str(error) or type(error).__name__
             records.set_aside(store, rel, why, then="its report goes without it")
             continue

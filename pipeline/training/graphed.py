@@ -156,9 +156,10 @@ class Graphed:
         return copy.deepcopy(self.loop.state())
 
     def _restore(self, state: dict[str, Any]) -> None:
+        """Go back to a state, which stays as it is: a loop that loads one goes on in its very tensors."""
         self.loop.optimiser.zero_grad(set_to_none=True)
         curves = self.loop.curves
-        self.loop.load(state)
+        self.loop.load(copy.deepcopy(state))
         self.loop.curves = curves
 
 

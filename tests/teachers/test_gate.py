@@ -237,7 +237,7 @@ def test_precision_is_measured_against_hr_and_put_back(shared: Path) -> None:
     ("network", "dense"),
     [
         ("animejanai_v3_compact_x2", True),  # 64 channels
-        ("animejanai_v3_superultracompact_x2", False),  # 24: bf16 took 1.4 times as long
+        ("animejanai_v3_superultracompact_x2", False),  # 24
     ],
 )
 def test_wide_layers_are_what_bf16_is_for(shared: Path, network: str, dense: bool) -> None:

@@ -59,6 +59,24 @@ def test_the_captured_step_is_the_eager_one(tiles: tuple, optimiser: str, ema: f
     assert graphed.state()["optimiser"]["param_groups"][0]["lr"] == pytest.approx(graphed.rate(11))
 
 
+def test_a_state_can_be_gone_back_to_more_than_once(tiles: tuple) -> None:
+    loop = Loop(two_terms(SETTINGS), CPU, 1)
+    steps = Graphed(loop)
+    batches = [batch.to(CPU) for _, batch in sampler(tiles).iterate(0, 3)]
+    loop.eager(0, batches[0])
+    before = steps._state()
+    values = []
+    for _ in range(3):
+        steps._restore(before)
+        loop.eager(1, batches[1])
+        loop.eager(2, batches[2])
+        values.append(
+            [v.clone() for v in (*loop.ema.values(), *loop.phase.modules["student"].state_dict().values())]
+        )
+    for other in values[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(values[0], other, strict=True))
+
+
 def test_why_there_is_no_graph_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     assert obstacle(Loop(phase(), CPU, 1)) == "no GPU"
     monkeypatch.setenv(SWITCH, "0")
