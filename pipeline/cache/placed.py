@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,8 +60,20 @@ def moved(x: Tensor, ops: Tensor) -> Tensor:
 
 def pictures(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """(b, side, side, 3) as they are cached to (b, 3, side, side) in [0, 1], channels_last."""
-    y = x.to(dtype).div_(255) if x.dtype == torch.uint8 else x.to(dtype)
+    if x.dtype != torch.uint8:
+        y = x.to(dtype)
+    elif x.device.type == "cpu":
+        y = x.to(dtype).div_(255)
+    else:
+        y = torch.div(x, _white(x.device)).to(dtype)
     return y.permute(0, 3, 1, 2)
+
+
+@lru_cache
+def _white(device: torch.device) -> Tensor:
+    """255 on a device: by a number CUDA multiplies with its reciprocal, which rounds otherwise than the CPU."""
+    with torch.inference_mode(False):
+        return torch.tensor(255.0, device=device)
 
 
 class Resident:
@@ -68,14 +81,17 @@ class Resident:
 
     def __init__(self, sampler: Sampler, device: torch.device) -> None:
         self.sampler, self.device = sampler, device
-        self.columns: dict[str, tuple[Tensor, tuple[int, int], int]] = {}
-        """Name -> (pixels of all tiles (n * height * width, 3), (height, width), how many times LR's size)."""
+        self.columns: dict[str, tuple[Tensor, tuple[int, int, int]]] = {}
+        """Name -> (pixels of all tiles (n * height * width, 3), (height, width, how many times LR's size))."""
         loaded: dict[Any, Tensor] = {}
         for name, (key, tiles, factor) in sampler.columns().items():
             if key not in loaded:
                 loaded[key] = torch.from_numpy(tiles()).to(device)
             x = loaded[key]
-            self.columns[name] = x.reshape(-1, x.shape[3]), (x.shape[1], x.shape[2]), factor
+            self.columns[name] = x.reshape(-1, x.shape[3]), (x.shape[1], x.shape[2], factor)
+        self.layouts = list(dict.fromkeys(layout for _, layout in self.columns.values()))
+        sides = {sampler.patch * factor for *_, factor in self.layouts}
+        self._lines = {side: torch.arange(side, device=device) for side in sides}
 
     @staticmethod
     def fits(sampler: Sampler, device: torch.device) -> bool:
@@ -87,30 +103,37 @@ class Resident:
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Placed:
         """As the sampler's."""
-        numbers, ys, xs, ops, has_hr = self.sampler.where(step, rank, world)
-        return Placed(np.stack([numbers, ys, xs, ops, has_hr.astype(np.int64)]), self)
+        return Placed(self, step, rank, world)
 
     def iterate(self, start: int, stop: int, rank: int = 0, world: int = 1) -> Iterator[tuple[int, Placed]]:
         """As the sampler's; nothing needs to be read ahead."""
         for step in range(start, stop):
             yield step, self.batch(step, rank, world)
 
+    def where(self, step: int, rank: int = 0, world: int = 1) -> np.ndarray:
+        """(1 + 3 * layouts, b) int64: whether there is HR; and for each layout the number of the pixel at a crop's
+        upper left corner, after its move, and how far it is from there to the pixel below and to the one at the right.
+        """
+        numbers, ys, xs, ops, has_hr = self.sampler.where(step, rank, world)
+        turned, upside_down, mirrored = ops & 4 > 0, ops & 2 > 0, ops & 1 > 0
+        rows = [has_hr.astype(np.int64)]
+        for height, width, factor in self.layouts:
+            last = self.sampler.patch * factor - 1
+            y, x = ys * factor + last * upside_down, xs * factor + last * mirrored
+            row, column = np.where(upside_down, -width, width), np.where(mirrored, -1, 1)
+            rows.append((numbers * height + y) * width + x)
+            rows += [np.where(turned, column, row), np.where(turned, row, column)]
+        return np.stack(rows)
+
     def __call__(self, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Crops and moves of {"where": (5, b) row, y, x, move, whether there is HR}: one gathering a column."""
-        number, y, x, ops, has_hr = raw["where"].unbind()
-        found = {}
-        for name, (pixels, (height, width), factor) in self.columns.items():
-            side = self.sampler.patch * factor
-            line = torch.arange(side, device=pixels.device)
-            down, across = line.view(1, -1, 1), line.view(1, 1, -1)
-            move = ops.view(-1, 1, 1)
-            # Row and column of the square that come to lie at (down, across): the moves, the last one first.
-            row = torch.where(move & 4 > 0, across, down)
-            column = torch.where(move & 4 > 0, down, across)
-            row = torch.where(move & 2 > 0, side - 1 - row, row) + (y * factor).view(-1, 1, 1)
-            column = torch.where(move & 1 > 0, side - 1 - column, column) + (x * factor).view(-1, 1, 1)
-            place = (number.view(-1, 1, 1) * height + row) * width + column
-            found[name] = pictures(pixels[place])
+        """Crops and moves of {"where": as `where` says}: one gathering a column."""
+        has_hr, *rows = raw["where"].unbind()
+        places = {}
+        for number, layout in enumerate(self.layouts):
+            first, down, right = (row.view(-1, 1, 1) for row in rows[3 * number : 3 * number + 3])
+            line = self._lines[self.sampler.patch * layout[2]]
+            places[layout] = torch.addcmul(torch.addcmul(first, down, line.view(-1, 1)), right, line)
+        found = {name: pictures(pixels[places[layout]]) for name, (pixels, layout) in self.columns.items()}
         return {**found, "has_hr": has_hr > 0}
 
 
@@ -118,14 +141,16 @@ class Resident:
 class Placed:
     """Where the crops of a batch lie in tiles on a device."""
 
-    where: np.ndarray
-    """(5, b) int64: row, y, x in LR pixels, move, whether there is HR."""
     _tiles: Resident = field(repr=False)
+    _step: int
+    _rank: int
+    _world: int
 
     @property
     def ids(self) -> list[str]:
         """The tiles' ids."""
-        return self._tiles.sampler.ids(self.where[0])
+        sampler = self._tiles.sampler
+        return sampler.ids(sampler.where(self._step, self._rank, self._world)[0])
 
     def to(self, device: torch.device | str) -> dict[str, Tensor]:
         """As a batch's that was cut on the CPU."""
@@ -134,6 +159,14 @@ class Placed:
 
     def parts(self, device: torch.device) -> tuple[dict[str, Tensor], Resident]:
         """(what is sent, what makes tensors of it there)."""
-        where = torch.from_numpy(self.where)
-        where = where.pin_memory() if device.type == "cuda" else where
-        return {"where": where.to(device, non_blocking=True)}, self._tiles
+        return {k: sent(torch.from_numpy(v[0]), device) for k, v in self.ahead(1).items()}, self._tiles
+
+    def ahead(self, count: int) -> dict[str, np.ndarray]:
+        """What is sent of this batch and of those of the steps after it, each (count, ...)."""
+        steps = range(self._step, self._step + count)
+        return {"where": np.stack([self._tiles.where(step, self._rank, self._world) for step in steps])}
+
+
+def sent(x: Tensor, device: torch.device) -> Tensor:
+    """A copy on the device, without waiting for it."""
+    return (x.pin_memory() if device.type == "cuda" else x).to(device, non_blocking=True)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.losses.precision import full_precision
+from pipeline.losses.relational import off_diagonal
 
 BANK = (0.25, 0.5, 1.0, 2.0, 4.0)
 LEAST = 1e-12
@@ -28,8 +29,7 @@ def mmd(student: Tensor, teacher: Tensor) -> Tensor:
     s, t = student.float(), teacher.detach().float()
     both = torch.cat([t, s])
     squares = _squared_distances(both)
-    off = ~torch.eye(len(both), dtype=torch.bool, device=both.device)
-    median = squares.detach()[off].median().clamp_min(LEAST)
+    median = off_diagonal(squares.detach()).median().clamp_min(LEAST)
     kernel = sum(torch.exp(-squares / (2 * factor * median)) for factor in BANK) / len(BANK)
     assert isinstance(kernel, Tensor)
     n = len(t)

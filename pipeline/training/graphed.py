@@ -1,8 +1,9 @@
 """A training step as a CUDA graph: captured once, then replayed as a whole, without a Python call for each kernel.
 
 Small students are bound by the host: a step is hundreds of kernels of a few microseconds. Whatever changes from step to
-step is a tensor on the device here (the samples, the learning rate, the weights of the terms, the average's decay), so
-that the same kernels do every step.
+step is a tensor on the device here (where the crops lie, the learning rate, the weights of the terms, the average's
+decay), so that the same kernels do every step. It is told for many steps at once and the graph counts them itself: all
+that the host does for a step is to start it.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import copy
 import logging
 import os
+import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from pipeline.cache.placed import sent
 from pipeline.recipe.schedule import weight_at
 from pipeline.training.surroundings import Batch
 
@@ -29,20 +32,18 @@ WARM = 3
 """Steps without a graph before one is captured: libraries choose their kernels in these."""
 NEAR = 0.02
 """Relative difference of the losses at which a graph is not trusted: autocast and summation order make less."""
+TURN = threading.RLock()
+"""Held by a step that may draw random numbers: trainings in threads of one process share torch's generators."""
 Unpack = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 
 def obstacle(loop: Loop) -> str:
     """Why a training has no graph; nothing where it may have one."""
-    settings = loop.settings
     reasons = {
         f"{SWITCH}=0": os.environ.get(SWITCH) == "0",
         "no GPU": loop.device.type != "cuda",
         f"{loop.world} workers exchange gradients": loop.world > 1,
-        "an adversary learns beside it": loop.opponent is not None,
-        "train.amp: fp16 scales its loss by what it finds": settings.amp == "fp16",
-        "train.optimiser: sgd": settings.optimiser == "sgd",
-        "train.compile": settings.compile,
+        "train.compile": loop.settings.compile,
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
 
@@ -54,93 +55,146 @@ class Graphed:
         self.loop = loop
         self.why = ""
         """Why there is no graph after all."""
-        self._graph: Any = None
+        self.replay: Callable[[], Any] | None = None
+        """Does the next step of those that were told."""
         self._stream = torch.cuda.Stream(loop.device) if loop.device.type == "cuda" else None
         self._warm = 0
-        self._inputs: dict[str, Tensor] = {}
-        self._values = torch.empty(0)
+        self._draws = False
+        """Whether a step draws random numbers on the device."""
+        self._told = self._done = 0
 
-    def step(self, step: int, batch: Batch) -> Tensor:
-        """One step: the terms' values, in the order of `loop.names`, on the device."""
-        raw, unpack = sent(batch, self.loop.device)
-        if self.why or any(raw[k].shape != v.shape for k, v in self._inputs.items()):
+    def step(self, step: int, batch: Batch, seed: int) -> Tensor:
+        """One step: the terms' values, in the order of `loop.names`, on the device; they stay until those of all steps
+        that were told at once have been looked at (`loop.ahead`).
+        """
+        if self.replay is None:
+            with TURN:
+                return self._without(step, batch, seed)
+        self.tell(step, batch)
+        if self._draws:
+            with TURN:
+                torch.manual_seed(seed)
+                self.replay()
+        else:
+            self.replay()
+        return self.values()
+
+    def _without(self, step: int, batch: Batch, seed: int) -> Tensor:
+        """A step before there is a graph, the one with which it comes to be, or one of a training that has none."""
+        torch.manual_seed(seed)
+        raw, unpack = parts(batch, self.loop.device)
+        if self.why:
             return self.loop.eager(step, unpack(raw))
-        if self._warm < WARM:
-            self._warm += 1
-            return self._beside(lambda: self.loop.eager(step, unpack(raw)))
-        if self._graph is None:
-            return self._first(step, raw, unpack)
-        self._replay(step, raw)
-        return self._values.clone()
+        if self._warm == WARM:
+            return self._first(step, batch, seed, raw, unpack)
+        self._warm += 1
+        before = torch.cuda.get_rng_state(self.loop.device)
+        values = self._beside(lambda: self.loop.eager(step, unpack(raw)))
+        self._draws |= not torch.equal(before, torch.cuda.get_rng_state(self.loop.device))
+        return values
 
-    def _first(self, step: int, raw: Mapping[str, Tensor], unpack: Unpack) -> Tensor:
+    def _first(self, step: int, batch: Batch, seed: int, raw: Mapping[str, Tensor], unpack: Unpack) -> Tensor:
         """Capture, replay once, and compare: a graph that computes something else is given up."""
         before = self._state()
         try:
             with torch.no_grad():
                 expected = torch.stack(list(self.loop.terms(unpack(raw)).values()))
             self._restore(before)  # running means have seen the batch
-            torch.manual_seed(torch.initial_seed())  # the same random numbers again
-            self._capture(raw, unpack)
-            self._replay(step, raw)
-            found = self._values[: len(expected)].clone()
+            self.prepare(batch, raw, unpack)
+            torch.manual_seed(seed)  # the same random numbers again
+            graph = torch.cuda.CUDAGraph()
+            # Other threads may go on with what they do on streams of their own.
+            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+                self.body()
+            self.tell(step, batch)
+            torch.manual_seed(seed)
+            graph.replay()
+            self.replay = graph.replay
+            values = self.values()
+            found = values[: len(expected)]
             if torch.allclose(found, expected, rtol=NEAR, atol=1e-5, equal_nan=True):
-                return self._values.clone()
+                return values
             self.why = f"it computed {found.tolist()} instead of {expected.tolist()}"
         except RuntimeError as error:  # what CUDA cannot capture, it says so; out of memory is one too
             self.why = str(error).splitlines()[0]
         log.warning("phase %s runs without a CUDA graph: %s", self.loop.phase.name, self.why)
-        self._graph, self._inputs = None, {}
+        self.replay, self._told, self._done = None, 0, 0
         self._restore(before)
+        torch.manual_seed(seed)
         return self.loop.eager(step, unpack(raw))
 
-    def _capture(self, raw: Mapping[str, Tensor], unpack: Unpack) -> None:
+    def prepare(self, batch: Batch, raw: Mapping[str, Tensor], unpack: Unpack) -> None:
+        """Room for what a step is told and for what it gives."""
+        self._ahead = hasattr(batch, "ahead")
+        """Whether batches say what is sent of those of later steps too."""
+        device, rows, width = self.loop.device, self.loop.look_every, len(self.loop.phase.weights)
+        self._unpack = unpack
         self._inputs = {k: v.clone() for k, v in raw.items()}
-        self.prepare()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self._stream):
-            self._values = self.body(unpack(self._inputs))
-        self._graph = graph
+        self._numbers = torch.zeros((rows, 2 + width), device=device)
+        """Of each step told: learning rate, share of the new weights in the average, weights of the terms."""
+        self._places = {
+            k: torch.zeros((rows, *v.shape), dtype=v.dtype, device=device) for k, v in raw.items()
+        }
+        self._known = torch.zeros((rows, len(self.loop.names)), device=device)
+        self._row = torch.zeros(1, dtype=torch.int64, device=device)
+        self._current = torch.zeros((1, 2 + width), device=device)
+        for group in self.loop.optimiser.param_groups:
+            group["lr"] = self._current[0, 0]
 
-    def prepare(self) -> None:
-        """Put the numbers that change into tensors, and leave gradients to be made anew."""
+    def body(self) -> None:
+        """What is captured: the step of the row that it is at."""
         loop = self.loop
-        self._numbers = torch.zeros(2 + len(loop.phase.weights), device=loop.device)
-        for group in loop.optimiser.param_groups:
-            group["lr"] = self._numbers[0]
         loop.optimiser.zero_grad(set_to_none=True)
-
-    def body(self, tensors: dict[str, Tensor]) -> Tensor:
-        """What is captured: a step by the numbers in `_numbers`. Returns the terms' values and their weighted sum."""
-        loop = self.loop
+        torch.index_select(self._numbers, 0, self._row, out=self._current)
+        if self._ahead:
+            raw = {k: v.index_select(0, self._row)[0] for k, v in self._places.items()}
+        else:
+            raw = self._inputs
+        tensors = self._unpack(raw)
         terms = loop.terms(tensors)
-        weights = dict(zip(loop.phase.weights, self._numbers[2:].unbind(), strict=True))
+        weights = dict(zip(loop.phase.weights, self._current[0, 2:].unbind(), strict=True))
         total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
-        total.backward()
-        if loop.settings.clip:
-            nn.utils.clip_grad_norm_(loop.parameters, loop.settings.clip)
-        loop.optimiser.step()
+        loop.descend(total)
         if loop.ema is not None:
             averaged, current = loop.averaged()
             off = torch._foreach_sub(current, averaged)
-            torch._foreach_mul_(off, self._numbers[1])
+            torch._foreach_mul_(off, self._current[0, 1])
             torch._foreach_add_(averaged, off)
-        return torch.stack([*terms.values(), total]).detach()
+        values = loop.opposed({**terms, "loss": total}, tensors, 0.0)
+        self._known.index_copy_(0, self._row, torch.stack(list(values.values())).detach().float()[None])
+        self._row.add_(1)
 
-    def set_numbers(self, step: int) -> None:
-        """The numbers of a step: learning rate, share of the new weights in the average, weights of the terms."""
+    def tell(self, step: int, batch: Batch) -> None:
+        """Make ready on the device what a step needs: its samples, and its numbers with those of the steps after it."""
+        if self._done == self._told:
+            count = self.loop.ahead(step)
+            self._numbers[:count] = sent(
+                torch.tensor([self._of(step + n) for n in range(count)]), self.loop.device
+            )
+            if self._ahead:
+                for name, rows in batch.ahead(count).items():  # type: ignore[attr-defined]
+                    self._places[name][:count] = sent(torch.from_numpy(rows), self.loop.device)
+            self._row.zero_()
+            self._told, self._done = count, 0
+        if not self._ahead:
+            raw, _ = parts(batch, self.loop.device)
+            for name, tensor in self._inputs.items():
+                tensor.copy_(raw[name], non_blocking=True)
+        self._done += 1
+
+    def _of(self, step: int) -> list[float]:
+        """The numbers of a step."""
         loop = self.loop
         progress = step / loop.settings.steps
-        weights = [weight_at(weight, progress) for weight in loop.phase.weights.values()]
-        values = torch.tensor([loop.rate(step), 1 - loop.decay(step), *weights])
-        values = values.pin_memory() if loop.device.type == "cuda" else values
-        self._numbers.copy_(values, non_blocking=True)
+        return [
+            loop.rate(step),
+            1 - loop.decay(step),
+            *(weight_at(w, progress) for w in loop.phase.weights.values()),
+        ]
 
-    def _replay(self, step: int, raw: Mapping[str, Tensor]) -> None:
-        for name, tensor in self._inputs.items():
-            tensor.copy_(raw[name], non_blocking=True)
-        self.set_numbers(step)
-        self._graph.replay()
+    def values(self) -> Tensor:
+        """What the last step gave."""
+        return self._known[self._done - 1]
 
     def _beside(self, work: Callable[[], Tensor]) -> Tensor:
         """Run on a stream of its own, as what is to be captured wants it."""
@@ -163,9 +217,9 @@ class Graphed:
         self.loop.curves = curves
 
 
-def sent(batch: Batch, device: torch.device) -> tuple[Mapping[str, Tensor], Unpack]:
+def parts(batch: Batch, device: torch.device) -> tuple[Mapping[str, Tensor], Unpack]:
     """(what is copied to the device, how the losses' tensors are made of it there)."""
-    parts = getattr(batch, "parts", None)
-    if parts is None:
+    of_its_own = getattr(batch, "parts", None)
+    if of_its_own is None:
         return batch.to(device), dict
-    return parts(device)
+    return of_its_own(device)

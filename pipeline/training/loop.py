@@ -23,9 +23,12 @@ from pipeline.errors import FacultyError
 from pipeline.methods.base import Phase
 from pipeline.recipe.settings import Budget
 from pipeline.training import checkpoint, cpu
-from pipeline.training.graphed import Graphed, obstacle
-from pipeline.training.parts import Opponent, optimiser_of, shared, weighed
+from pipeline.training.graphed import TURN, Graphed, obstacle
+from pipeline.training.parts import Opponent, optimiser_of, plain, restore, shared, weighed
 from pipeline.training.surroundings import Batch, Batches, Curves, Hooks
+
+AHEAD = 100
+"""Steps at most that are told to a GPU at once."""
 
 
 def learning_rate(settings: Budget, step: int) -> float:
@@ -66,14 +69,12 @@ def train(
         start, state = found
         loop.load(state)
     settings = phase.settings
-    check_every = settings.log_every if device.type == "cuda" else 1
     sampler = getattr(sampler, "on", lambda _: sampler)(device)
     for step, batch in sampler.iterate(start, settings.steps, rank, world):
-        torch.manual_seed((seed << 40) + (step << 10) + rank)
-        loop.step(step, batch)
+        loop.step(step, batch, (seed << 40) + (step << 10) + rank)
         done = step + 1
         boundary = done % settings.evaluate_every == 0 or done == settings.steps
-        if boundary or done % settings.log_every == 0 or len(loop.pending) >= check_every:
+        if boundary or done % settings.log_every == 0 or len(loop.pending) >= loop.look_every:
             loop.require_finite(sampler, rank, world)
         if boundary or done % settings.log_every == 0:
             _log(loop, done, loop.drain(), hooks if rank == 0 else Hooks())
@@ -118,10 +119,13 @@ class Loop:
             self.live = {k: torch.compile(m) for k, m in self.live.items()}  # type: ignore[misc]
         if world > 1:
             self.live = {k: shared(m, device) for k, m in self.live.items()}
-        self.opponent = Opponent(phase.adversary, device, world) if phase.adversary else None
         self.ungraphed = obstacle(self)
         """Why its steps are no CUDA graph; nothing where they may be one."""
-        self.optimiser = optimiser_of(self.parameters, self.settings, capturable=not self.ungraphed)
+        capturable = not self.ungraphed
+        self.opponent = Opponent(phase.adversary, device, world, capturable) if phase.adversary else None
+        self.optimiser = optimiser_of(self.parameters, self.settings, capturable)
+        self.look_every = min(self.settings.log_every, AHEAD) if device.type == "cuda" else 1
+        """Steps after which at the latest it is looked whether all terms were finite; a GPU waits for a look."""
         self._graphed = None if self.ungraphed else Graphed(self)
         self.curves = Curves()
         self.pending: list[tuple[int, Tensor]] = []
@@ -129,12 +133,21 @@ class Loop:
         self.count = 0
         self.names: list[str] = []
 
-    def step(self, step: int, batch: Batch) -> None:
+    def step(self, step: int, batch: Batch, seed: int) -> None:
+        """Step number `step`; what it draws at random is drawn from `seed`."""
         if self._graphed is not None:
-            values = self._graphed.step(step, batch)
+            values = self._graphed.step(step, batch, seed)
         else:
-            values = self.eager(step, batch.to(self.device))
+            with TURN:
+                torch.manual_seed(seed)
+                values = self.eager(step, batch.to(self.device))
         self.pending.append((step, values))
+
+    def ahead(self, step: int) -> int:
+        """How many steps there are from `step` on until it is looked at what they gave."""
+        s = self.settings
+        ends = [s.steps - step, *(n - step % n for n in (s.log_every, s.evaluate_every))]
+        return max(1, min(*ends, self.look_every - len(self.pending)))
 
     def eager(self, step: int, tensors: dict[str, Tensor]) -> Tensor:
         """One step, kernel by kernel: the values of `names`."""
@@ -144,20 +157,30 @@ class Loop:
         progress = step / self.settings.steps
         terms = self.terms(tensors)
         total = weighed(terms, self.phase.weights, progress)
+        self.descend(total)
+        self.optimiser.zero_grad(set_to_none=True)
+        self._average(step)
+        values = self.opposed({**terms, "loss": total}, tensors, progress)
+        self.names = list(values)
+        return torch.stack(list(values.values())).detach()
+
+    def descend(self, total: Tensor) -> None:
+        """Backward, clipping, and the optimiser's step."""
         self.scaler.scale(total).backward()
         if self.settings.clip:
             self.scaler.unscale_(self.optimiser)
             nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
         self.scaler.step(self.optimiser)
         self.scaler.update()
-        self.optimiser.zero_grad(set_to_none=True)
-        self._average(step)
-        values = {**terms, "loss": total}
-        if self.opponent is not None:
-            with self._autocast():
-                values |= self.opponent.step(tensors, progress)
-        self.names = list(values)
-        return torch.stack(list(values.values())).detach()
+
+    def opposed(
+        self, values: dict[str, Tensor], tensors: dict[str, Tensor], progress: float
+    ) -> dict[str, Tensor]:
+        """The values, and the adversary's after its own step."""
+        if self.opponent is None:
+            return values
+        with self._autocast():
+            return values | self.opponent.step(tensors, progress)
 
     def terms(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """The phase's losses of a batch."""
@@ -239,30 +262,16 @@ class Loop:
         return {
             "modules": {k: m.state_dict() for k, m in self.phase.modules.items()},
             "ema": self.ema or {},
-            "optimiser": self._plain_optimiser(),
+            "optimiser": plain(self.optimiser),
             "scaler": self.scaler.state_dict(),
             "curves": json.dumps(self.curves.values),
             **({"adversary": self.opponent.state()} if self.opponent else {}),
         }
 
-    def _plain_optimiser(self) -> dict[str, Any]:
-        """Its state as a training without a graph has it, so that a checkpoint goes on on any device."""
-        state = self.optimiser.state_dict()
-        plain = [
-            {**g, "lr": float(g["lr"]), **({"capturable": False} if "capturable" in g else {})}
-            for g in state["param_groups"]
-        ]
-        return {**state, "param_groups": plain}
-
     def load(self, state: dict[str, Any]) -> None:
         for name, module in self.phase.modules.items():
             module.load_state_dict(state["modules"][name])
-        self.optimiser.load_state_dict(state["optimiser"])
-        if not self.ungraphed:
-            for group in self.optimiser.param_groups:
-                group["capturable"] = True
-            for each in self.optimiser.state.values():
-                each["step"] = each["step"].to(self.device)
+        restore(self.optimiser, state["optimiser"], self.device)
         self.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:
             self.ema = {k: v.to(self.device) for k, v in state["ema"].items()}

@@ -29,6 +29,28 @@ def optimiser_of(
     )
 
 
+def plain(optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+    """Its state as an optimiser outside a graph has it, so that a checkpoint goes on on any device."""
+    state = optimiser.state_dict()
+    groups = [
+        {**g, "lr": float(g["lr"]), **({"capturable": False} if "capturable" in g else {})}
+        for g in state["param_groups"]
+    ]
+    return {**state, "param_groups": groups}
+
+
+def restore(optimiser: torch.optim.Optimizer, state: dict[str, Any], device: torch.device) -> None:
+    """Load what `plain` gave; an optimiser that may be part of a graph stays one."""
+    capturable = optimiser.defaults.get("capturable", False)
+    optimiser.load_state_dict(state)
+    if not capturable:
+        return
+    for group in optimiser.param_groups:
+        group["capturable"] = True
+    for each in optimiser.state.values():
+        each["step"] = each["step"].to(device)
+
+
 def shared(module: nn.Module, device: torch.device) -> nn.Module:
     """The module with its gradients averaged over the workers."""
     ids = [device.index] if device.type == "cuda" else None
@@ -45,15 +67,19 @@ def weighed(terms: Mapping[str, Tensor], weights: Mapping[str, Weight], progress
 class Opponent:
     """An adversary's side of the step: its own networks and optimiser, after the phase's own have moved."""
 
-    def __init__(self, adversary: Adversary, device: torch.device, world: int) -> None:
-        self.adversary = adversary
+    def __init__(
+        self, adversary: Adversary, device: torch.device, world: int, capturable: bool = False
+    ) -> None:
+        self.adversary, self.device = adversary, device
         for module in adversary.modules.values():
             module.to(device).train()
         self.live = dict(adversary.modules)
         if world > 1:
             self.live = {k: shared(m, device) for k, m in self.live.items()}
         parameters = [p for m in adversary.modules.values() for p in m.parameters()]
-        self.optimiser = torch.optim.Adam(parameters, lr=adversary.lr, betas=adversary.betas)
+        self.optimiser = torch.optim.Adam(
+            parameters, lr=adversary.lr, betas=adversary.betas, capturable=capturable
+        )
 
     def step(self, tensors: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
         with torch.enable_grad():
@@ -65,9 +91,9 @@ class Opponent:
 
     def state(self) -> dict[str, Any]:
         modules = {k: m.state_dict() for k, m in self.adversary.modules.items()}
-        return {"modules": modules, "optimiser": self.optimiser.state_dict()}
+        return {"modules": modules, "optimiser": plain(self.optimiser)}
 
     def load(self, state: dict[str, Any]) -> None:
         for name, module in self.adversary.modules.items():
             module.load_state_dict(state["modules"][name])
-        self.optimiser.load_state_dict(state["optimiser"])
+        restore(self.optimiser, state["optimiser"], self.device)

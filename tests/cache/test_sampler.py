@@ -427,7 +427,7 @@ def test_tiles_that_live_on_a_device_give_the_same_batches(store, device, world)
 def test_a_column_lives_there_once(tiles):
     sources = {**tiles.sources(), "again": tiles.sources()["target"]}
     resident = Resident(tiles.sampler(sources=sources), torch.device("cpu"))
-    places = {name: pixels.data_ptr() for name, (pixels, _, _) in resident.columns.items()}
+    places = {name: pixels.data_ptr() for name, (pixels, _) in resident.columns.items()}
     assert places["again"] == places["target"] and len(set(places.values())) == 3
     assert tiles.sampler().nbytes == 37 * 3 * (TILE**2 + 2 * (2 * TILE) ** 2)
     assert tiles.sampler().on(torch.device("cpu")).__class__ is Sampler  # nothing is gained there

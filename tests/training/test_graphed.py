@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from test_train import SETTINGS, make_cache, phase, run, sampler
 
+from pipeline.cache.placed import Resident
 from pipeline.cache.store import Store
 from pipeline.errors import FacultyError
 from pipeline.losses.pixel import l1
-from pipeline.methods.base import Phase
+from pipeline.methods.base import Adversary, Phase
 from pipeline.recipe.schedule import Ramp
 from pipeline.recipe.settings import Train
 from pipeline.training import checkpoint
-from pipeline.training.graphed import SWITCH, Graphed, obstacle
+from pipeline.training.graphed import SWITCH, Graphed, obstacle, parts
 from pipeline.training.loop import Loop, train
 
 CPU = torch.device("cpu")
@@ -35,27 +38,61 @@ def two_terms(settings: Train) -> Phase:
     return phase(settings, losses=losses, weights=SCHEDULED)
 
 
-@pytest.mark.parametrize("optimiser", ["adam", "adamw"])
+def hinge(m: dict, b: dict) -> dict[str, torch.Tensor]:
+    return {"critic": (m["critic"](b["hr"]).mean() - m["critic"](b["sr"]).mean()).square()}
+
+
+def opposed(settings: Train) -> Phase:
+    """With an adversary that learns beside it."""
+
+    def losses(m: dict, b: dict) -> dict[str, torch.Tensor]:
+        b["sr"] = m["student"](b["lr"])
+        return {"hr": l1(b["sr"], b["hr"]), "smooth": b["sr"].mean().square()}
+
+    torch.manual_seed(3)
+    made = phase(settings, losses=losses, weights=SCHEDULED)
+    critic = torch.nn.Conv2d(3, 1, 3)
+
+    def contest(m: dict, b: dict) -> dict[str, torch.Tensor]:
+        return hinge(m, {**b, "sr": b["sr"].detach()})
+
+    return replace(made, adversary=Adversary({"critic": critic}, contest, lr=1e-3))
+
+
+@pytest.mark.parametrize("make", [two_terms, opposed])
+@pytest.mark.parametrize("resident", [False, True])
+@pytest.mark.parametrize("optimiser", ["adam", "adamw", "sgd"])
 @pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_the_captured_step_is_the_eager_one(tiles: tuple, optimiser: str, ema: float) -> None:
-    settings = SETTINGS.model_copy(
-        update={"optimiser": optimiser, "ema": ema, "warmup": 3, "weight_decay": 0.01}
-    )
-    eager, graphed = (Loop(two_terms(settings), CPU, 1) for _ in range(2))
+def test_the_captured_step_is_the_eager_one(
+    tiles: tuple, optimiser: str, ema: float, resident: bool, make: Callable[[Train], Phase]
+) -> None:
+    update = {"optimiser": optimiser, "ema": ema, "warmup": 3, "weight_decay": 0.01, "log_every": 5}
+    settings = SETTINGS.model_copy(update=update)
+    eager, graphed = (Loop(make(settings), CPU, 1) for _ in range(2))
+    graphed.look_every = 4
     steps = Graphed(graphed)
-    steps.prepare()
-    for step, batch in sampler(tiles).iterate(0, 12):
+    cut = sampler(tiles)
+    batches = Resident(cut, CPU) if resident else cut
+    for step, batch in batches.iterate(0, 12):
         expected = eager.eager(step, batch.to(CPU))
-        steps.set_numbers(step)
-        graphed.optimiser.zero_grad(set_to_none=True)  # a replay writes gradients anew
-        found = steps.body(batch.to(CPU))
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
-    assert eager.names == ["hr", "smooth", "loss"]
-    ours, theirs = graphed.phase.modules["student"].state_dict(), eager.phase.modules["student"].state_dict()
-    for name in theirs:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-5)
-        if ema and theirs[name].is_floating_point():
-            torch.testing.assert_close(graphed.ema[name], eager.ema[name], rtol=1e-3, atol=1e-5)
+        if step == 0:
+            graphed.names = eager.names
+            steps.prepare(batch, *parts(batch, CPU))
+            steps.replay = steps.body  # what a replay does, uncaptured
+        graphed.pending.append((step, steps.step(step, batch, 0)))
+        torch.testing.assert_close(graphed.pending[-1][1], expected, rtol=1e-4, atol=1e-6)
+        if (step + 1) % 5 == 0 or len(graphed.pending) == 4:
+            graphed.require_finite(cut, 0, 1)
+    assert eager.names[:3] == ["hr", "smooth", "loss"]
+    for module in ("student", "critic"):
+        ours, theirs = (
+            {**loop.phase.modules, **(loop.opponent.live if loop.opponent else {})}
+            for loop in (graphed, eager)
+        )
+        for name, value in theirs[module].state_dict().items() if module in theirs else ():
+            torch.testing.assert_close(ours[module].state_dict()[name], value, rtol=1e-3, atol=1e-5)
+            if ema and module == "student" and value.is_floating_point():
+                torch.testing.assert_close(graphed.ema[name], eager.ema[name], rtol=1e-3, atol=1e-5)
     assert graphed.state()["optimiser"]["param_groups"][0]["lr"] == pytest.approx(graphed.rate(11))
 
 
@@ -98,17 +135,23 @@ def on_gpu(tiles: tuple, folder: Path, made: Phase, hooks: object = None) -> Pha
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("amp", ["off", "bf16"])
+@pytest.mark.parametrize("make", [two_terms, opposed])
+@pytest.mark.parametrize(
+    "update", [{}, {"amp": "bf16"}, {"amp": "fp16", "clip": 1.0}, {"optimiser": "sgd"}, {"log_every": 7}]
+)
 def test_a_graph_trains_as_eager_steps_do(
     tiles: tuple,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    amp: str,
+    caplog: pytest.LogCaptureFixture,
+    update: dict,
+    make: Callable[[Train], Phase],
 ) -> None:
-    settings = SETTINGS.model_copy(update={"steps": 40, "amp": amp})
-    graphed = on_gpu(tiles, tmp_path / "a", two_terms(settings))
+    settings = SETTINGS.model_copy(update={"steps": 40, **update})
+    graphed = on_gpu(tiles, tmp_path / "a", make(settings))
+    assert "without a CUDA graph" not in caplog.text
     monkeypatch.setenv(SWITCH, "0")
-    eager = on_gpu(tiles, tmp_path / "b", two_terms(settings))
+    eager = on_gpu(tiles, tmp_path / "b", make(settings))
     for name, value in eager.modules["student"].state_dict().items():
         found = graphed.modules["student"].state_dict()[name]
         torch.testing.assert_close(found, value, rtol=0.02, atol=2e-3)
