@@ -1,4 +1,4 @@
-"""Trainings under Ray Train: the worker function, its news, and several trainings side by side.
+"""Trainings under Ray Train, several side by side.
 
 Ray Train (V2) starts the workers, their process group and their restarts. Checkpoints are ours
 (pipeline/training/checkpoint.py): complete or absent, the same with or without Ray, so a restarted worker group goes
@@ -10,32 +10,26 @@ from __future__ import annotations
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 import ray
 import ray.train
-import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.collective import broadcast_from_rank_zero
-from ray.train.torch import TorchTrainer, get_device
+from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.engine import session
 from pipeline.engine.board import Board
 from pipeline.engine.shares import settled
-from pipeline.engine.tracking import resume
+from pipeline.engine.together import abreast as within
+from pipeline.engine.workers import threads_of, worker
 from pipeline.errors import FacultyError
-from pipeline.progress import HELD_OUT, Line
+from pipeline.progress import Line
 from pipeline.recipe.recipe import Distill
-from pipeline.steps.engines import note_of, tracked
-from pipeline.steps.job import Job, Stopped
-
-SAVE_AGAIN_S = 20.0
-"""Between two checkpoints of a machine that is about to go: grace periods are 30 s to 2 minutes."""
+from pipeline.steps.job import Job
 
 
 def here() -> NodeAffinitySchedulingStrategy:
@@ -43,130 +37,23 @@ def here() -> NodeAffinitySchedulingStrategy:
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
-class Preemption:
-    """Whether a node of this training has been told that it will be taken away (a spot machine, a drained node).
-
-    Ray Train asks every worker the same number of times; a failure of the node itself afterwards costs no attempt.
-    """
-
-    def __init__(self) -> None:
-        self._saved = float("-inf")
-
-    def __call__(self) -> bool:
-        info = ray.train.get_preemption_info()
-        if info is None or time.monotonic() - self._saved < SAVE_AGAIN_S:
-            return False
-        self._saved = time.monotonic()
-        return True
-
-
-def worker(config: dict[str, Any]) -> None:
-    """What every worker of Ray Train runs."""
-    job: Job = config["job"]
-    board = config["board"]
-    context = ray.train.get_context()
-    try:
-        _train(
-            job,
-            board,
-            config["handle"],
-            config["threads"],
-            device=str(get_device()),
-            rank=context.get_world_rank(),
-            world=context.get_world_size(),
-            sync=_judged(job.label, board) if config["judged"] else _report,
-            urgent=Preemption(),
-        )
-    except FacultyError as error:
-        # Trying again would end the same way: tell the driver, and with one worker end without a "failure".
-        ray.get(board.fail.remote(job.label, error))
-        if context.get_world_size() > 1:
-            raise
-
-
-def alone(job: Job, settings: Distill, board: Any, handle: dict[str, Any]) -> None:
-    """Train a job that is judged in this process, without Ray Train: it starts at once. Raises what it raises."""
-    gpus = settled(settings.gpus_per_worker)
-
-    def sync(metrics: dict[str, float], step: int) -> None:
-        if ray.get(board.judge.remote(job.label, step, metrics)):
-            raise Stopped
-
-    _train(job, board, handle, threads_of(settings), device="cuda" if gpus else "cpu", sync=sync)
-
-
-def threads_of(settings: Distill) -> int:
-    """Of a worker with a number of CPUs, 0 for torch's own: a trial's driver has taken a tenth out of its share."""
-    assert settings.cpus_per_worker != "auto"
-    return 0 if settled(settings.gpus_per_worker) else max(1, int(settings.cpus_per_worker + 0.11))
-
-
-def _train(
-    job: Job,
-    board: Any,
-    handle: dict[str, Any],
-    threads: int,
-    *,
-    sync: Callable[[dict[str, float], int], None],
-    device: str,
-    rank: int = 0,
-    world: int = 1,
-    urgent: Callable[[], bool] | None = None,
-) -> None:
-    """Run a job, its news going to the board and to its record."""
-    if threads:
-        torch.set_num_threads(threads)
-    tracker = resume(handle)
-
-    def log(values: dict[str, float], step: int) -> None:
-        tracker.metrics(values, step)
-        note = note_of(values)
-        board.post.remote(job.label, step, note, note.startswith(HELD_OUT))
-
-    listener = replace(tracked(tracker), log=log, sync=sync, urgent=urgent)
-    try:
-        job.run(device=device, rank=rank, world=world, listener=listener)
-    except Stopped:
-        pass  # who judged knows
-    finally:
-        tracker.close()
-
-
-def _report(metrics: dict[str, float], step: int) -> None:
-    ray.train.report({"step": step, **metrics})
-
-
-def _judged(label: str, board: Any) -> Callable[[dict[str, float], int], None]:
-    """Report, then ask the board (rank 0 does) whether to go on; all workers stop at the same step."""
-
-    def sync(metrics: dict[str, float], step: int) -> None:
-        _report(metrics, step)
-        context = ray.train.get_context()
-        stop = ray.get(board.judge.remote(label, step, metrics)) if context.get_world_rank() == 0 else False
-        if context.get_world_size() > 1:
-            stop = broadcast_from_rank_zero(stop)
-        if stop:
-            raise Stopped
-
-    return sync
-
-
 def run(
-    jobs: Sequence[Job],
+    bundles: Sequence[Sequence[Job]],
     settings: Distill,
     lines: Mapping[str, Line],
     handles: Mapping[str, dict[str, Any]],
 ) -> None:
-    """Train all jobs, as many side by side as the recipe says or the machine carries. Raises the first job's
-    failure.
+    """Train all jobs, a bundle in one process, as many side by side as the recipe says or the machine carries. Raises
+    the first job's failure.
     """
     cpus = int(ray.cluster_resources().get("CPU", 1))
-    abreast = concurrency(settings, len(jobs), cpus)
+    abreast = concurrency(settings, len(bundles), cpus)
     board = Board.options(scheduling_strategy=here()).remote()
     pool = ThreadPoolExecutor(abreast)
     try:
         running = [
-            pool.submit(fit, job, settings, board, cpus / abreast, handles.get(job.label, {})) for job in jobs
+            pool.submit(fit, jobs, settings, board, cpus / abreast, handles, within(settings, len(bundles)))
+            for jobs in bundles
         ]
         while not all(f.done() for f in running):
             _show(board, lines)
@@ -225,14 +112,16 @@ class _Trainer(TorchTrainer):
 
 
 def fit(
-    job: Job,
+    jobs: Sequence[Job],
     settings: Distill,
     board: Any,
     cpus: float,
-    handle: dict[str, Any],
+    handles: Mapping[str, dict[str, Any]],
+    abreast: int = 1,
     judged: bool = False,
 ) -> None:
-    """Train one job, its workers sharing `cpus` where the settings leave that open. Raises what a worker raised.
+    """Train the jobs of a process, `abreast` at a time, its workers sharing `cpus` where the settings leave that open.
+    Raises what a worker raised.
 
     `judged`: after each evaluation the board's `judge(label, step, metrics)` says whether to stop there.
     """
@@ -240,16 +129,17 @@ def fit(
     gpus, share = settled(settings.gpus_per_worker), settings.cpus_per_worker
     if share == "auto":
         share = cpus // most or cpus / most  # whole cores where there are enough
-    name = f"{job.label}-{uuid.uuid4().hex[:8]}"
+    name = f"{jobs[0].label}-{uuid.uuid4().hex[:8]}"
     # Ray's own record of a run; nothing of ours depends on it. Each attempt has a new name, so none is
     # continued by accident.
     with tempfile.TemporaryDirectory(prefix="faculty-train-") as storage:
         trainer = _Trainer(
             worker,
             train_loop_config={
-                "job": job,
+                "jobs": jobs,
                 "board": board,
-                "handle": handle,
+                "handles": {job.label: handles.get(job.label, {}) for job in jobs},
+                "abreast": abreast,
                 "judged": judged,
                 "threads": threads_of(settings.model_copy(update={"cpus_per_worker": share})),
             },
@@ -271,13 +161,18 @@ def fit(
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
-            _, failures = ray.get(board.read.remote())
-            raise failures.get(job.label) or FacultyError(
-                f"training {job.label} failed: {cause(error)}"
+            labels = ", ".join(job.label for job in jobs)
+            raise _failure(jobs, board) or FacultyError(
+                f"training {labels} failed: {cause(error)}"
             ) from error
+    if (failure := _failure(jobs, board)) is not None:
+        raise failure
+
+
+def _failure(jobs: Sequence[Job], board: Any) -> Exception | None:
+    """The first that a worker told of."""
     _, failures = ray.get(board.read.remote())
-    if job.label in failures:
-        raise failures[job.label]
+    return next((failures[job.label] for job in jobs if job.label in failures), None)
 
 
 def cause(error: BaseException) -> str:

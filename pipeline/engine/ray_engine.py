@@ -12,7 +12,7 @@ import ray
 import torch
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from pipeline.engine import distill, session, teach
+from pipeline.engine import distill, session, teach, together
 from pipeline.engine.shares import share, shared_out
 from pipeline.errors import FacultyError
 from pipeline.progress import Line
@@ -113,9 +113,11 @@ class RayEngine:
         self, jobs: Sequence[Job], lines: Mapping[str, Line], handles: Mapping[str, dict[str, Any]]
     ) -> None:
         self._start()
-        settings = shared_out(jobs[0].spec.distill, self.gpus(), len(jobs))
+        asked, gpus = jobs[0].spec.distill, self.gpus()
+        bundles = together.bundles(jobs, asked, gpus)
+        settings = shared_out(asked, gpus, len(bundles))
         session.require(self.address, "the workers of `distill`", distill.needs(settings))
-        distill.run(jobs, settings, lines, handles)
+        distill.run(bundles, settings, lines, handles)
 
     def close(self) -> None:
         if self._starting is not None:

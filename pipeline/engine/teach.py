@@ -1,18 +1,16 @@
 """Teacher actors: one pool a teacher, one shard in, one shard out, results written by the actor, receipts returned.
 
-An actor takes two calls at a time and lets one compute: while it does, the other reads its samples or writes
-its shard. A call is idempotent, so a dead actor is restarted and its shard taught again.
+An actor takes several calls at a time and lets few compute: while these do, the others read their samples or write
+their shards. A call is idempotent, so a dead actor is restarted and its shard taught again.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-import torch
 
 from pipeline.cache.format import Receipt
 from pipeline.cache.stats import Stats
@@ -20,9 +18,8 @@ from pipeline.engine import session
 from pipeline.engine.shares import settled
 from pipeline.recipe.recipe import Teach
 from pipeline.steps.engines import Taught
+from pipeline.steps.overlap import UNDER_WAY, Overlapped
 from pipeline.steps.values import Network, OutputStep
-
-CALLS = 2
 
 
 @ray.remote
@@ -30,20 +27,14 @@ class TeacherActor:
     """A loaded network."""
 
     def __init__(self, network: Network, cache: str) -> None:
-        self.device = "cuda" if ray.get_gpu_ids() else "cpu"
-        self.network = network.open(cache, self.device)
-        self.compute = threading.Lock()
+        self.network = Overlapped(network, cache, "cuda" if ray.get_gpu_ids() else "cpu")
 
     def ready(self) -> None:
         """Answers once the network is loaded."""
 
     def teach(self, step: OutputStep, threads: int) -> tuple[Receipt, Stats]:
         """Teach one shard with `threads` CPU threads."""
-        shard = step.read()
-        with self.compute:
-            torch.set_num_threads(threads)
-            computed = step.compute(shard, self.network, self.device)
-        return step.commit(computed)
+        return self.network(step, threads)
 
 
 @dataclass(slots=True)
@@ -106,10 +97,11 @@ def run(tasks: Mapping[str, tuple[Network, Sequence[OutputStep]]], settings: Tea
     if share == "auto":
         # All actors must fit at once, or the teachers would run one after the other; threads are set per call.
         share = min(1.0, cpus / max(sum(counts.values()), 1))
+    calls = UNDER_WAY["cuda" if each else "cpu"]
     actor = TeacherActor.options(
         num_cpus=float(share),
         num_gpus=each,
-        max_concurrency=CALLS,
+        max_concurrency=calls,
         max_restarts=settings.max_restarts,
         # Calls to a node that has just gone fail in quick succession, long before Ray knows that it has; how often an
         # actor may die is what `max_restarts` bounds.
@@ -120,21 +112,21 @@ def run(tasks: Mapping[str, tuple[Network, Sequence[OutputStep]]], settings: Tea
         for label, (network, todo) in tasks.items():
             actors = [actor.remote(network, todo[0].cache) for _ in range(counts[label])]
             pools.append(Pool(label, list(todo), {each.ready.remote(): each for each in actors}))
-        _drive(pools, cpus, settings.threads, taught)
+        _drive(pools, cpus, settings.threads, calls, taught)
     finally:
         for pool in pools:
             pool.end()
 
 
-def _drive(pools: list[Pool], cpus: int, fixed: int | str, taught: Taught) -> None:
-    """Keep every actor two calls deep; hand each finished shard's receipt on."""
+def _drive(pools: list[Pool], cpus: int, fixed: int | str, calls: int, taught: Taught) -> None:
+    """Keep every actor `calls` calls deep; hand each finished shard's receipt on."""
     while any(p.todo or p.busy for p in pools):
         running = sum(min(len(p.actors) + len(p.starting), len(p.todo) + len(p.busy)) for p in pools)
         threads = fixed if isinstance(fixed, int) else max(1, cpus // max(running, 1))
         for pool in pools:
-            for _ in range(CALLS):
+            for _ in range(calls):
                 for each in pool.actors:
-                    if pool.todo and pool.load_of(each) < CALLS:
+                    if pool.todo and pool.load_of(each) < calls:
                         task = pool.todo.pop(0)
                         pool.busy[each.teach.remote(task, threads)] = (each, task)
         (ref,), _ = ray.wait([ref for p in pools for ref in (*p.starting, *p.busy)], num_returns=1)

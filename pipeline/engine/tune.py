@@ -20,7 +20,7 @@ from ray import tune
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.search import Searcher
 
-from pipeline.engine import distill, session
+from pipeline.engine import distill, session, workers
 from pipeline.engine.board import Progress
 from pipeline.engine.shares import resources_of, trials_at_once
 from pipeline.errors import FacultyError
@@ -56,9 +56,10 @@ def drive(config: dict[str, Any], board: Any) -> None:
             "training.lock"
         ):  # a trial with the same values waits, then goes on from there
             if settings.workers == 1:
-                distill.alone(order.job, settings, board, order.handle)
+                workers.alone(order.job, settings, board, order.handle)
             else:
-                distill.fit(order.job, settings, board, 1.0, order.handle, judged=True)
+                handles = {order.job.label: order.handle}
+                distill.fit([order.job], settings, board, 1.0, handles, judged=True)
     except FacultyError as error:
         cause = str(error)
     except Exception as error:  # trying again would end the same way; Tune retries what died without a word

@@ -17,6 +17,7 @@ from pipeline.progress import Line
 from pipeline.recipe.recipe import Teach
 from pipeline.recipe.settings import Gpus
 from pipeline.steps.job import Job, Listener
+from pipeline.steps.overlap import Overlapped
 from pipeline.steps.values import Network, OutputStep
 from pipeline.tracking import NullTracker, RunTracker
 
@@ -95,9 +96,7 @@ class InlineEngine:
         self, tasks: Mapping[str, tuple[Network, Sequence[OutputStep]]], settings: Teach, taught: Taught
     ) -> None:
         for label, (network, todo) in tasks.items():
-            loaded = network.open(todo[0].cache, self.device)
-            for step in todo:
-                receipt, stats = step.commit(step.compute(step.read(), loaded, self.device))
+            for receipt, stats in Overlapped(network, todo[0].cache, self.device).all(todo):
                 taught(label, receipt, stats)
 
     def train(

@@ -19,6 +19,7 @@ from pipeline.recipe.settings import Budget, Section
 from pipeline.steps import seen
 from pipeline.steps.seen import Strip
 from pipeline.training import weights
+from pipeline.training.graphed import TURN
 from pipeline.training.loop import train
 from pipeline.training.surroundings import Batches, Curves, Hooks
 
@@ -29,6 +30,10 @@ STUDENT = "student"
 OBSERVED_ONLY = ("log_every", "evaluate_every", "keep")
 Judge = Callable[[nn.Module], tuple[dict[str, float], Strip | None]]
 """(artefact) -> ({"held_out/<metric>": value}, pictures to look at or None)."""
+
+
+class DoesNotFit(FacultyError):
+    """A training for which a GPU's memory is too small, alone or beside what else is there."""
 
 
 class Stopped(Exception):
@@ -148,15 +153,16 @@ class Job(ABC):
         if (done := self.result()) is not None:
             return done
         listener, output = listener or Listener(), self.output()
-        artefacts = self.given(device)
         curves: dict[str, Any] = {}
-        makers = self.phases(device)
+        with TURN:
+            artefacts, makers = self.given(device), self.phases(device)
         for number, make in enumerate(makers):
-            torch.manual_seed(self.seed)
-            phase = make(artefacts)
+            with TURN:  # random weights
+                torch.manual_seed(self.seed)
+                phase = make(artefacts)
+                judge = self.judge(phase, device) if rank == 0 else None
             if world > 1:
                 globalise(phase.modules[phase.artefact])
-            judge = self.judge(phase, device) if rank == 0 else None
             folder = Store.open(output.where(f"{number}-{phase.name}"))
             look = _Look(judge, listener, folder, seen.moments(phase.settings)) if judge else None
             hooks = Hooks(
@@ -178,7 +184,7 @@ class Job(ABC):
                     hooks=hooks,
                 )
             except torch.OutOfMemoryError as error:
-                raise FacultyError(_too_large(self.label, phase.settings, device, error)) from None
+                raise DoesNotFit(_too_large(self.label, phase.settings, device, error)) from None
             artefacts[phase.name] = phase.modules[phase.artefact]
             curves[phase.name] = result.values
         if rank != 0:

@@ -23,6 +23,7 @@ from pipeline.cache.node import CorruptShard
 from pipeline.engine import distill as distilling
 from pipeline.engine import session
 from pipeline.engine import teach as teaching
+from pipeline.engine import together as bundling
 from pipeline.engine.ray_engine import RayEngine, call, plain_errors
 from pipeline.engine.shares import shared_out
 from pipeline.errors import FacultyError, InputError
@@ -172,9 +173,17 @@ def test_a_teacher_that_dies_too_often_ends_the_run_with_what_to_do(ray_local: N
 
 
 @pytest.mark.ray
+@pytest.mark.parametrize("together", [False, True])
 def test_trainings_side_by_side_have_the_bits_of_this_process_though_a_worker_is_killed(
-    ray_local: None, inline: Path, cached: Path, killer: Callable
+    ray_local: None,
+    inline: Path,
+    cached: Path,
+    killer: Callable,
+    together: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if together:  # as threads of one worker, which they are on a GPU
+        monkeypatch.setattr(bundling, "bundles", lambda jobs, settings, gpus: [jobs])
     train = {"steps": STEPS, "evaluate_every": 2}
     here = Road(settings(inline, train=train)).distill("scratch", "mtkd")[3]
     saved: list[int] = []
@@ -195,15 +204,18 @@ def test_trainings_side_by_side_have_the_bits_of_this_process_though_a_worker_is
 
 
 @pytest.mark.ray
+@pytest.mark.parametrize("together", [False, True])
 def test_a_loss_that_is_not_finite_reaches_the_driver_with_step_and_term(
-    ray_local: None, cached: Path, monkeypatch: pytest.MonkeyPatch
+    ray_local: None, cached: Path, monkeypatch: pytest.MonkeyPatch, together: bool
 ) -> None:
+    if together:
+        monkeypatch.setattr(bundling, "bundles", lambda jobs, settings, gpus: [jobs])
     monkeypatch.chdir(cached)
     road = on_ray(Path("."), train={"lr": 1e30, "steps": 8})
     with pytest.raises(
-        FacultyError, match=r"^phase distill, step \d+: the term `(distill|hr|loss)` is"
+        FacultyError, match=r"^phase (distill|train), step \d+: the term `(distill|hr|loss)` is"
     ) as caught:
-        road.distill()
+        road.distill(*(["scratch", "mtkd"] if together else []))
     assert type(caught.value) is FacultyError and "ray" not in str(caught.value).lower()
     assert not list((cached / "runs").rglob("result.json"))
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.cache.placed import pictures as as_pictures
 from pipeline.errors import FacultyError
 from pipeline.metrics import LUMA
 from pipeline.steps.batches import Halving
@@ -40,7 +41,7 @@ def through(
     pixels = 0
     for rows in batches:
         with batches.tried():
-            sr = network(_sent(lr[rows], device).permute(0, 3, 1, 2).float().div_(255))
+            sr = network(as_pictures(_sent(lr[rows], device)))
             if tuple(sr.shape) != (len(lr[rows]), 3, *wanted[1:3]):
                 raise FacultyError(f"an output of shape {tuple(sr.shape)} instead of {wanted}")
             good &= torch.isfinite(sr).all()
@@ -53,15 +54,15 @@ def through(
             error += off.square().sum(dtype=torch.float64)
             pixels += off.numel()
     if pinned:
-        torch.cuda.synchronize(device)
+        torch.cuda.current_stream(device).synchronize()
     if not bool(good):
         raise FacultyError("an output that is not finite; precision: fp32 may help")
     return out.numpy(), float(error), pixels
 
 
 def _sent(pictures: np.ndarray, device: torch.device) -> Tensor:
-    x = torch.from_numpy(np.ascontiguousarray(pictures))
-    x = x.pin_memory() if device.type == "cuda" else x.clone()
+    x = torch.empty(pictures.shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    np.copyto(x.numpy(), pictures)
     return x.to(device, non_blocking=True)
 
 

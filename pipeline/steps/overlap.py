@@ -1,0 +1,66 @@
+"""Shards through one loaded network: while some are computed, others are read, hashed and written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from queue import SimpleQueue
+from typing import Any
+
+import torch
+
+from pipeline.cache.format import Receipt
+from pipeline.cache.stats import Stats
+from pipeline.steps.values import Network, OutputStep
+
+COMPUTED = {"cpu": 1, "cuda": 2}
+"""Shards that a device computes at a time: a GPU begins the next while the last one's outputs are copied back."""
+UNDER_WAY = {"cpu": 2, "cuda": 6}
+"""Shards at a time, those included that are read or written: a GPU makes more than one thread can hash."""
+
+
+class Overlapped:
+    """A network on a device, to be called from `UNDER_WAY` threads."""
+
+    def __init__(self, network: Network, cache: str, device: str) -> None:
+        """Load it. Raises what loading raises."""
+        self.device, self.kind = device, torch.device(device).type
+        self.calls = 1 if self.kind == "cpu" else UNDER_WAY[self.kind]
+        """Threads of `all`; one is this thread."""
+        self.network = network.open(cache, device)
+        self._places: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(COMPUTED[self.kind]):
+            self._places.put(torch.cuda.Stream(device) if self.kind == "cuda" else None)
+        if self.kind == "cuda":
+            torch.cuda.synchronize(device)  # the weights are there before another stream reads them
+
+    def __call__(self, step: OutputStep, threads: int = 0) -> tuple[Receipt, Stats]:
+        """Read, compute with `threads` CPU threads (0: as many as there are), commit. Raises what the step raises."""
+        shard = step.read()
+        with self._place():
+            if threads:
+                torch.set_num_threads(threads)
+            computed = step.compute(shard, self.network, self.device)
+        return step.commit(computed)
+
+    def all(self, steps: Sequence[OutputStep]) -> Iterator[tuple[Receipt, Stats]]:
+        """Every step, in the order in which they finish. Raises the first failure, once what is under way has ended."""
+        if self.calls == 1:
+            yield from map(self, steps)
+            return
+        pool = ThreadPoolExecutor(self.calls)
+        try:
+            for done in as_completed([pool.submit(self, step) for step in steps]):
+                yield done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        stream = self._places.get()
+        try:
+            with torch.cuda.stream(stream):
+                yield
+        finally:
+            self._places.put(stream)
