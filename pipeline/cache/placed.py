@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -110,6 +110,14 @@ class Resident:
         for step in range(start, stop):
             yield step, self.batch(step, rank, world)
 
+    def ids(self, step: int, rank: int, world: int) -> list[str]:
+        """The tiles' ids."""
+        return self.sampler.ids(self.sampler.where(step, rank, world)[0])
+
+    def ahead(self, step: int, count: int, rank: int, world: int) -> dict[str, np.ndarray]:
+        """{"where": (count, ...) as `where` says}."""
+        return {"where": np.stack([self.where(n, rank, world) for n in range(step, step + count)])}
+
     def where(self, step: int, rank: int = 0, world: int = 1) -> np.ndarray:
         """(1 + 3 * layouts, b) int64: whether there is HR; and for each layout the number of the pixel at a crop's
         upper left corner, after its move, and how far it is from there to the pixel below and to the one at the right.
@@ -137,34 +145,45 @@ class Resident:
         return {**found, "has_hr": has_hr > 0}
 
 
+class Place(Protocol):
+    """What lives on a device, and makes batches of it there."""
+
+    def ids(self, step: int, rank: int, world: int) -> list[str]:
+        """Of a batch's samples."""
+
+    def ahead(self, step: int, count: int, rank: int, world: int) -> dict[str, np.ndarray]:
+        """What is sent for the batches of `count` steps, each (count, ...); what it points at is there then."""
+
+    def __call__(self, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The losses' tensors from what was sent for a batch."""
+
+
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Where the crops of a batch lie in tiles on a device."""
+    """A batch of samples that live on a device."""
 
-    _tiles: Resident = field(repr=False)
+    _place: Place = field(repr=False)
     _step: int
     _rank: int
     _world: int
 
     @property
     def ids(self) -> list[str]:
-        """The tiles' ids."""
-        sampler = self._tiles.sampler
-        return sampler.ids(sampler.where(self._step, self._rank, self._world)[0])
+        """The samples' ids."""
+        return self._place.ids(self._step, self._rank, self._world)
 
     def to(self, device: torch.device | str) -> dict[str, Tensor]:
-        """As a batch's that was cut on the CPU."""
+        """As a batch's that was made on the CPU."""
         raw, unpack = self.parts(torch.device(device))
         return unpack(raw)
 
-    def parts(self, device: torch.device) -> tuple[dict[str, Tensor], Resident]:
+    def parts(self, device: torch.device) -> tuple[dict[str, Tensor], Place]:
         """(what is sent, what makes tensors of it there)."""
-        return {k: sent(torch.from_numpy(v[0]), device) for k, v in self.ahead(1).items()}, self._tiles
+        return {k: sent(torch.from_numpy(v[0]), device) for k, v in self.ahead(1).items()}, self._place
 
     def ahead(self, count: int) -> dict[str, np.ndarray]:
         """What is sent of this batch and of those of the steps after it, each (count, ...)."""
-        steps = range(self._step, self._step + count)
-        return {"where": np.stack([self._tiles.where(step, self._rank, self._world) for step in steps])}
+        return self._place.ahead(self._step, count, self._rank, self._world)
 
 
 def sent(x: Tensor, device: torch.device) -> Tensor:

@@ -45,16 +45,22 @@ def shared_out(settings: Distill, gpus: float, trainings: int) -> Distill:
     return settings.model_copy(update={"gpus_per_worker": each})
 
 
-def trials_at_once(settings: Distill, trials: int | None, resources: dict[str, float]) -> tuple[int, Distill]:
+def trials_at_once(
+    settings: Distill, trials: int | None, resources: dict[str, float], in_halls: int = 0
+) -> tuple[int, Distill]:
     """(trials at a time, worker settings) that fit these resources together.
 
-    `trials` is the most that the user wants. A worker's share includes its part of the driver's tenth. Raises
-    InputError where not even one trial fits.
+    `trials` is the most that the user wants, `in_halls` for how many there is room in processes that trials share; what
+    these need made first has the GPUs' shares and cores for itself. A worker's share includes its part of the driver's
+    tenth. Raises InputError where not even one trial fits.
     """
     workers = settings.workers if isinstance(settings.workers, int) else settings.workers[1]
     least = settings.workers if isinstance(settings.workers, int) else settings.workers[0]
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     settings = shared_out(settings, gpus, trials or MOST * int(gpus))
+    if in_halls:
+        own = {"cpus_per_worker": min(1.0, cpus)} if settings.cpus_per_worker == "auto" else {}
+        return min(trials or in_halls, in_halls), settings.model_copy(update=own)
     each = 1.0 if settings.cpus_per_worker == "auto" else settings.cpus_per_worker
     if settings.cpus_per_worker == "auto" and workers > cpus:
         each = cpus / workers
@@ -74,9 +80,9 @@ def trials_at_once(settings: Distill, trials: int | None, resources: dict[str, f
     return abreast, settings.model_copy(update={"cpus_per_worker": each - DRIVER_CPUS / workers})
 
 
-def resources_of(settings: Distill) -> dict[str, float]:
+def resources_of(settings: Distill, elsewhere: bool = False) -> dict[str, float]:
     """What Tune reserves for a trial: all of it where it trains in its own process, else what its driver needs."""
-    if settings.workers != 1:
+    if settings.workers != 1 or elsewhere:
         return {"cpu": DRIVER_CPUS}
     assert settings.cpus_per_worker != "auto"
     found = {"cpu": settings.cpus_per_worker + DRIVER_CPUS, **settings.resources}

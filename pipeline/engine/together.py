@@ -7,13 +7,19 @@ its own, and one that ends or stops leaves the others as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import gc
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import nullcontext
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+import ray
 import torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipeline.errors import FacultyError
 from pipeline.recipe.recipe import Distill
 from pipeline.steps.job import DoesNotFit, Job
 
@@ -42,6 +48,41 @@ def abreast(settings: Distill, bundles: int) -> int:
     return max(1, settings.side_by_side // bundles)
 
 
+class Room:
+    """How many trainings a GPU has room for: at most so many, and fewer once one did not fit."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.running = most, 0
+        self._changed = threading.Condition()
+
+    def train(
+        self, train: Callable[[], None], device: str, waits: Callable[[], object] = lambda: None
+    ) -> None:
+        """Call `train` on a stream of its own as soon as there is room, from its newest checkpoint where it did not fit
+        beside others; `waits` is called then. Raises what it raises, DoesNotFit only where it was alone.
+        """
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self.running < self.most)
+                self.running += 1
+            try:
+                with _stream(device):
+                    return train()
+            except DoesNotFit:
+                with self._changed:
+                    if self.running == 1:
+                        raise
+                    self.most = min(self.most, self.running - 1)
+                waits()
+            finally:
+                with self._changed:
+                    self.running -= 1
+                    self._changed.notify_all()
+            gc.collect()  # a graph and its training refer to each other
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+
 def train_all(
     jobs: Sequence[Job],
     train: Callable[[Job], None],
@@ -49,40 +90,66 @@ def train_all(
     most: int,
     look: Callable[[], object] = lambda: None,
     waits: Callable[[Job], object] = lambda job: None,
+    failed: Callable[[Job, FacultyError], object] | None = None,
 ) -> None:
-    """`train` every job in a thread, `most` at a time; those that do not fit beside others go on alone after them.
+    """`train` every job in a thread, at most `most` at a time, as `Room.train` does.
 
-    `look` is called in this thread once a `LOOK_S`, `waits` for each job that did not fit. Raises the first failure of
-    all, when none is under way.
+    `look` is called in this thread once a `LOOK_S`, `failed` for each job that ended with a FacultyError. Raises the
+    first other failure (of all, where there is no `failed`) when none is under way.
     """
-    again: list[Job] = []
-    failed: list[BaseException] = []
-    with ThreadPoolExecutor(most) as pool:
-        running: dict[Any, Job] = {pool.submit(_beside, job, train, device): job for job in jobs}
-        while running:
-            done, _ = wait(running, LOOK_S, FIRST_COMPLETED)
-            look()
-            for future in done:
-                job, error = running.pop(future), future.exception()
-                if isinstance(error, DoesNotFit) and most > 1 and len(jobs) > 1:
-                    waits(job)
-                    again.append(job)
-                elif error is not None:
-                    failed.append(error)
-    if again:
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    room = Room(most)
+
+    def one(job: Job) -> None:
         try:
-            train_all(again, train, device, 1, look)
-        except Exception as error:
-            failed.append(error)
-    if failed:
-        raise failed[0]
+            room.train(partial(train, job), device, partial(waits, job))
+        except FacultyError as error:
+            if failed is None:
+                raise
+            failed(job, error)
+
+    with ThreadPoolExecutor(most) as pool:
+        running = [pool.submit(one, job) for job in jobs]
+        left: set[Any] = set(running)
+        while left:
+            _, left = wait(left, LOOK_S, FIRST_COMPLETED)
+            look()
+    for error in (future.exception() for future in running):
+        if error is not None:
+            raise error
 
 
-def _beside(job: Job, train: Callable[[Job], None], device: str) -> None:
-    cuda = torch.device(device).type == "cuda"
-    if cuda:
-        torch.cuda.set_device(device)
-    with torch.cuda.stream(torch.cuda.Stream(device)) if cuda else nullcontext():
-        train(job)
+@contextmanager
+def _stream(device: str) -> Iterator[None]:
+    if torch.device(device).type != "cuda":
+        yield
+        return
+    torch.cuda.set_device(device)  # this thread's
+    with torch.cuda.stream(torch.cuda.Stream(device)):
+        yield
+
+
+@ray.remote(num_cpus=0)
+class Hall:
+    """A process on a GPU in which trials train that come and go."""
+
+    def __init__(self, device: str) -> None:
+        self.device, self.room = device, Room(ABREAST)
+
+    def train(self, train: Callable[[str], None]) -> None:
+        """Call `train(device)`. Raises what it raises."""
+        self.room.train(partial(train, self.device), self.device)
+
+
+def halls(settings: Distill) -> list[Any]:
+    """One for each GPU of the cluster where the recipe leaves a GPU's share open, beside Ray's count of GPUs: what
+    trials need made first asks Ray for its own share, and would wait for ever for one that is kept.
+    """
+    if settings.gpus_per_worker != "auto" or settings.workers != 1:
+        return []
+    found = []
+    for node in ray.nodes():
+        for number in range(int(node["Resources"].get("GPU", 0)) if node["Alive"] else 0):
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            options = Hall.options(scheduling_strategy=there, max_concurrency=ABREAST, max_restarts=-1)
+            found.append(options.remote(f"cuda:{number}"))
+    return found

@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import ray
@@ -20,7 +21,7 @@ from ray import tune
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.search import Searcher
 
-from pipeline.engine import distill, session, workers
+from pipeline.engine import distill, session, together, workers
 from pipeline.engine.board import Progress
 from pipeline.engine.shares import resources_of, trials_at_once
 from pipeline.errors import FacultyError
@@ -49,19 +50,23 @@ def drive(config: dict[str, Any], board: Any) -> None:
     of a driver that Tune kills are left to a helper of Ray's, which on a busy machine misses some.
     """
     number = config["number"]
-    order, settings = ray.get(board.order.remote(number))
+    order, settings, hall = ray.get(board.order.remote(number))
     cause = ""
     try:
         with order.job.output().lock(
             "training.lock"
         ):  # a trial with the same values waits, then goes on from there
-            if settings.workers == 1:
+            if hall is not None:
+                ray.get(hall.train.remote(partial(workers.alone, order.job, settings, board, order.handle)))
+            elif settings.workers == 1:
                 workers.alone(order.job, settings, board, order.handle)
             else:
                 handles = {order.job.label: order.handle}
                 distill.fit([order.job], settings, board, 1.0, handles, judged=True)
     except FacultyError as error:
-        cause = str(error)
+        cause = str(
+            getattr(error, "cause", error)
+        )  # what came from another process has its trace in its text
     except Exception as error:  # trying again would end the same way; Tune retries what died without a word
         cause = f"{type(error).__name__}: {error}"
     ray.get(board.over.remote(number, cause))
@@ -74,19 +79,20 @@ class Desk(Progress):
     def __init__(self, halving: Halving, pareto: bool) -> None:
         super().__init__()
         self.halving, self.pareto = halving, pareto
-        self.orders: dict[int, tuple[Order, Distill]] = {}
+        self.orders: dict[int, tuple[Order, Distill, Any]] = {}
         self.events: list[Event] = []
         self.causes: dict[int, str] = {}
 
-    def put(self, number: int, order: Order, settings: Distill) -> None:
-        self.orders[number] = (order, settings)
+    def put(self, number: int, order: Order, settings: Distill, hall: Any) -> None:
+        self.orders[number] = (order, settings, hall)
 
-    def order(self, number: int) -> tuple[Order, Distill]:
+    def order(self, number: int) -> tuple[Order, Distill, Any]:
+        """(what to train, its share, the process that it trains in where that is not the trial's own)."""
         return self.orders[number]
 
     def judge(self, label: str, step: int, metrics: dict[str, float]) -> bool:
         """Take an evaluation in; True where the trial should stop."""
-        order = next(order for order, _ in self.orders.values() if order.job.label == label)
+        order = next(order for order, *_ in self.orders.values() if order.job.label == label)
         trial = order.trial
         if (found := accuracy(metrics, order.metric)) is None:
             return False
@@ -111,15 +117,18 @@ def run(conductor: Conductor, address: str | None, concurrency: int | None) -> N
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     session.start(address, dashboard=True)
     sweep = conductor.sweep
-    abreast, settings = trials_at_once(sweep.plan.recipe.distill, concurrency, ray.cluster_resources())
+    halls = together.halls(sweep.plan.recipe.distill)
+    abreast, settings = trials_at_once(
+        sweep.plan.recipe.distill, concurrency, ray.cluster_resources(), len(halls) * together.ABREAST
+    )
     conductor.distill = settings  # what a trial needs trained first fits where the trial will fit
     desk = Desk.options(scheduling_strategy=distill.here()).remote(
         sweep.halving, sweep.plan.objective == "pareto"
     )
     with tempfile.TemporaryDirectory(prefix="faculty-tune-") as storage, ExitStack() as stack:
-        trials = _Trials(conductor, desk, settings, stack)
+        trials = _Trials(conductor, desk, settings, halls, stack)
         tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(drive, board=desk), resources_of(settings)),
+            tune.with_resources(tune.with_parameters(drive, board=desk), resources_of(settings, bool(halls))),
             tune_config=tune.TuneConfig(
                 search_alg=_Values(trials),
                 num_samples=sweep.wanted,
@@ -142,8 +151,10 @@ def run(conductor: Conductor, address: str | None, concurrency: int | None) -> N
 class _Trials:
     """What the searcher, the scheduler and the callback share."""
 
-    def __init__(self, conductor: Conductor, desk: Any, settings: Distill, stack: ExitStack) -> None:
-        self.conductor, self.desk, self.settings = conductor, desk, settings
+    def __init__(
+        self, conductor: Conductor, desk: Any, settings: Distill, halls: list[Any], stack: ExitStack
+    ) -> None:
+        self.conductor, self.desk, self.settings, self.halls = conductor, desk, settings, halls
         self.numbers: dict[str, int] = {}
         """Tune's trial id -> number."""
         self.lines: dict[int, tuple[Line, ExitStack]] = {}
@@ -182,7 +193,8 @@ class _Trials:
     def start(self, trial_id: str, order: Order) -> None:
         number = order.trial.number
         self.numbers[trial_id] = number
-        ray.get(self.desk.put.remote(number, order, self.settings))
+        hall = self.halls[number % len(self.halls)] if self.halls else None
+        ray.get(self.desk.put.remote(number, order, self.settings, hall))
         if number not in self.lines:
             stack = self._stack.enter_context(ExitStack())
             line = self.conductor.reporter.line(order.trial.label, self.conductor.sweep.plan.budget, "steps")

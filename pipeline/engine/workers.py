@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import ray
@@ -21,7 +20,7 @@ from pipeline.errors import FacultyError
 from pipeline.progress import HELD_OUT
 from pipeline.recipe.recipe import Distill
 from pipeline.steps.engines import note_of, tracked
-from pipeline.steps.job import DoesNotFit, Job, Stopped
+from pipeline.steps.job import Job, Stopped
 
 SAVE_AGAIN_S = 20.0
 """Between two checkpoints of a machine that is about to go: grace periods are 30 s to 2 minutes."""
@@ -68,48 +67,49 @@ def worker(config: dict[str, Any]) -> None:
             sync: Callable[[dict[str, float], int], None] = _nobody
         else:
             sync = _judged(job.label, board) if config["judged"] else _report
-        try:
-            _train(
-                job,
-                board,
-                handles.get(job.label, {}),
-                config["threads"],
-                device=device,
-                rank=context.get_world_rank(),
-                world=context.get_world_size(),
-                sync=sync,
-                urgent=warned if alone else warned.for_one(),
-            )
-        except FacultyError as error:
-            if isinstance(error, DoesNotFit) and not alone and job.label not in waited:
-                waited.add(job.label)
-                raise
-            # Trying again would end the same way: tell the driver, and with one worker end without a "failure".
-            ray.get(board.fail.remote(job.label, error))
-            if context.get_world_size() > 1:
-                raise
+        _train(
+            job,
+            board,
+            handles.get(job.label, {}),
+            config["threads"],
+            device=device,
+            rank=context.get_world_rank(),
+            world=context.get_world_size(),
+            sync=sync,
+            urgent=warned if alone else warned.for_one(),
+        )
 
-    waited: set[str] = set()
+    def waits(job: Job) -> None:
+        board.post.remote(job.label, 0, "waits: no room on the GPU beside the others")
+
+    def told(job: Job, error: FacultyError) -> None:
+        # Trying again would end the same way: tell the driver, and with one worker end without a "failure".
+        ray.get(board.fail.remote(job.label, error))
+        if context.get_world_size() > 1:
+            raise error
+
     if alone:
-        one(jobs[0])
+        try:
+            one(jobs[0])
+        except FacultyError as error:
+            told(jobs[0], error)
     else:
-        waits = partial(board.post.remote, step=0, note="waits: no room on the GPU beside the others")
-        train_all(jobs, one, device, config["abreast"], warned, lambda job: waits(job.label))
+        train_all(jobs, one, device, config["abreast"], warned, waits, told)
 
 
 def _nobody(metrics: dict[str, float], step: int) -> None:
     """Nobody waits for an evaluation."""
 
 
-def alone(job: Job, settings: Distill, board: Any, handle: dict[str, Any]) -> None:
+def alone(job: Job, settings: Distill, board: Any, handle: dict[str, Any], device: str | None = None) -> None:
     """Train a job that is judged in this process, without Ray Train: it starts at once. Raises what it raises."""
-    gpus = settled(settings.gpus_per_worker)
+    device = device or ("cuda" if settled(settings.gpus_per_worker) else "cpu")
 
     def sync(metrics: dict[str, float], step: int) -> None:
         if ray.get(board.judge.remote(job.label, step, metrics)):
             raise Stopped
 
-    _train(job, board, handle, threads_of(settings), device="cuda" if gpus else "cpu", sync=sync)
+    _train(job, board, handle, threads_of(settings), device=device, sync=sync)
 
 
 def threads_of(settings: Distill) -> int:

@@ -17,6 +17,7 @@ from ray_kit import end_ray, of_ray, placement_groups
 from road_kit import command, content, environment, faculty, picture, recipe, require_front, snapshot
 
 from pipeline.cache.store import Store
+from pipeline.engine import together
 from pipeline.errors import InputError
 from pipeline.progress import Quiet
 from pipeline.search.run import Conductor
@@ -404,7 +405,13 @@ class Heard(Quiet):
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_over_ray_one_trial_diverges_and_the_others_go_on(ray_local: None, on_ray) -> None:
+@pytest.mark.parametrize("shared", [False, True])
+def test_over_ray_one_trial_diverges_and_the_others_go_on(
+    ray_local: None, on_ray, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shared:  # as on a GPU: trials in threads of one process
+        hall = together.Hall.options(max_concurrency=together.ABREAST)
+        monkeypatch.setattr(together, "halls", lambda settings: [hall.remote("cpu")])
     space = "SPACE = {'train.lr': ('choice', 1e30, 1e-3)}"
     sweep, said = on_ray(2, 2, space, train={"lr": 1e30})  # a budget too short for rungs
     first, second = sweep.trials.values()

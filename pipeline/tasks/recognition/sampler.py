@@ -17,14 +17,15 @@ from torch import Tensor
 
 from pipeline.cache.manifest import Manifest
 from pipeline.cache.order import below, epoch_keys, mix, permute, read_ahead, words
+from pipeline.cache.placed import sent
 from pipeline.cache.rows import Rows
 from pipeline.cache.store import Store
 from pipeline.errors import InputError
 from pipeline.tasks.recognition.recipe import Sampling
+from pipeline.tasks.recognition.resident import ResidentViews, as_read
 from pipeline.tasks.recognition.settings import Views
 from pipeline.tasks.recognition.views import Move, draw, enlarge, see, shrink
 
-PICTURES = ("lr", "hr")
 KEPT_BYTES = 256 * 2**20
 """Of the student's pictures that a sampler keeps once they are made."""
 
@@ -39,17 +40,8 @@ class ViewBatch:
 
     def to(self, device: torch.device | str) -> dict[str, Tensor]:
         """Pictures as (b, 3, h, w) float32 in [0, 1], channels_last; outputs as float32; labels and masks as int64."""
-        result = {}
-        for name, values in self.tensors.items():
-            x = torch.from_numpy(values).to(device)
-            if name in PICTURES:
-                x = x.float().div_(255).permute(0, 3, 1, 2)
-            elif x.is_floating_point():
-                x = x.float()
-            else:
-                x = x.long()
-            result[name] = x
-        return result
+        where = torch.device(device)
+        return {name: as_read(name, sent(torch.from_numpy(x), where)) for name, x in self.tensors.items()}
 
 
 class Gallery:
@@ -120,6 +112,11 @@ class ViewSampler:
 
         Raises InputError if the batch does not divide by `world`.
         """
+        numbers, chosen = self.where(step, rank, world)
+        return ViewBatch(self.read(numbers, chosen), [self.gallery.ids[n] for n in numbers])
+
+    def where(self, step: int, rank: int = 0, world: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """(picture, view) numbers (b,) of the samples of `batch`. Raises as it does."""
         if self.size % world:
             raise InputError("batch", f"a multiple of the {world} workers", str(self.size))
         share = self.size // world
@@ -128,8 +125,11 @@ class ViewSampler:
         )
         numbers = self._identities(samples) if self.sampling else self._shuffled(samples)
         draws = words(self.seed, int(samples[0]), share)
-        chosen = below(draws[0], self.views.count)
-        return ViewBatch(self._read(numbers, chosen), [self.gallery.ids[n] for n in numbers])
+        return numbers, below(draws[0], self.views.count)
+
+    def on(self, device: torch.device) -> ViewSampler | ResidentViews:
+        """The same batches for a training on this device: from views that live there, where they fit."""
+        return ResidentViews(self, device) if ResidentViews.fits(self, device) else self
 
     def iterate(
         self, start: int, stop: int, rank: int = 0, world: int = 1
@@ -154,7 +154,8 @@ class ViewSampler:
             numbers[i] = own[permute(wrapped, len(own), np.array([key], np.uint64))[0]]
         return numbers
 
-    def _read(self, numbers: np.ndarray, chosen: np.ndarray) -> dict[str, np.ndarray]:
+    def read(self, numbers: np.ndarray, chosen: np.ndarray) -> dict[str, np.ndarray]:
+        """The columns of these views of these pictures."""
         moves = self._moves(numbers, chosen)
         result: dict[str, np.ndarray] = {}
         if "hr" in self.columns:
