@@ -1,13 +1,13 @@
-"""On a GPU: a training step against the same captured by hand as a CUDA graph on one batch, and the teach stage's
-shard against the bare forward pass. Both sides in one process, only ratios count. `python -m benchmarks gpu`.
+"""On a GPU: a training step against the same captured by hand as a CUDA graph on one batch, trainings side by side
+against one such graph, and the teach stage against the bare forward pass. Both sides in one process, only ratios count.
+`python -m benchmarks gpu`.
 """
 
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -16,8 +16,11 @@ from typing import Any
 import torch
 
 from benchmarks.common import noise_pictures, row
+from benchmarks.gpu_sides import Size, against_graph, bare_step, now
+from benchmarks.recognition import prepared
 from pipeline.cache.sampler import Sampler, Source
 from pipeline.cache.store import Store
+from pipeline.engine.together import train_all
 from pipeline.methods.base import Phase
 from pipeline.methods.mtkd import mtkd
 from pipeline.methods.pisr import TEACHER, pisr, teacher
@@ -27,21 +30,10 @@ from pipeline.recipe.recipe import Recipe
 from pipeline.recipe.settings import Train
 from pipeline.road.run import Run
 from pipeline.steps.engines import InlineEngine
+from pipeline.steps.overlap import Overlapped
 from pipeline.tasks.super_resolution.teach import TeachTask, read
 from pipeline.training.loop import train
 from students import build
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """How much is measured: a GPU's, or as little as a test of this file needs."""
-
-    few: int = 100
-    many: int = 700
-    pictures: int = 12
-    side: int = 960
-    rounds: int = 3
-
 
 STEPS: tuple[tuple[str, str, dict[str, Any], int, int, str, str], ...] = (
     ("compact 24x8", "compact", {"features": 24, "convs": 8}, 16, 48, "off", "<= 1.15"),
@@ -51,6 +43,15 @@ STEPS: tuple[tuple[str, str, dict[str, Any], int, int, str, str], ...] = (
     ("EDSR-baseline", "edsr", {}, 16, 48, "bf16", "<= 1.05"),
 )
 """(what, student, options, batch, LR patch, amp, target)."""
+TOGETHER: tuple[tuple[str, str, dict[str, Any], int, int, str], ...] = (
+    ("compact 24x8", "compact", {"features": 24, "convs": 8}, 48, 6, ">= 1.5"),
+    ("fsrcnn", "fsrcnn", {}, 24, 12, ">= 3"),
+)
+"""(what, student, options, LR patch, trainings, target)."""
+TEACHERS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("EDSR-baseline", "edsr", {}),
+    ("RCAN of 16 M", "rcan", {"features": 64, "groups": 10, "blocks": 20}),
+)
 
 
 def rows(device: str = "cuda", size: Size | None = None) -> list[dict[str, Any]]:
@@ -63,7 +64,9 @@ def rows(device: str = "cuda", size: Size | None = None) -> list[dict[str, Any]]
         run = tiles_of(Path(folder), size)
         found = [_step(run, Path(folder), where, size, *asked) for asked in STEPS]
         found.append(_pisr(run, Path(folder), where, size))
-        found.append(_teach(run, where, size))
+        found += [_recognition(name, Path(folder), where, size) for name in ("rkd", "horkd")]
+        found += [_together(run, Path(folder), where, size, *asked) for asked in TOGETHER]
+        found += [_teach(run, where, size, *asked) for asked in TEACHERS]
     return [{**each, "note": f"{card}; {each.get('note', '')}".rstrip("; ")} for each in found]
 
 
@@ -112,7 +115,7 @@ def _step(
     target: str,
 ) -> dict[str, Any]:
     student = partial(build, name, 2, **options)
-    return _against_graph(
+    return against_graph(
         f"step of {what}, batch {batch}, patch {patch}, amp {amp}",
         lambda settings: mtkd(MTKD(name="mtkd"), settings, student)[0]({}),
         cached.sampler(patch, batch),
@@ -133,116 +136,113 @@ def _pisr(cached: Cached, folder: Path, device: torch.device, size: Size) -> dic
         return pisr(settings, train, student)[-1]({TEACHER: first({}).modules[TEACHER]})
 
     what, cut = "step of PISR with fsrcnn, batch 16, patch 24", {"batch": 16, "patch": 24}
-    return _against_graph(what, make, cached.sampler(24, 16), folder, device, size, cut, "<= 1.15")
+    return against_graph(what, make, cached.sampler(24, 16), folder, device, size, cut, "<= 1.15")
 
 
-def _against_graph(
-    what: str,
-    make: Callable[[Train], Phase],
-    sampler: Sampler,
+def _recognition(name: str, folder: Path, device: torch.device, size: Size) -> dict[str, Any]:
+    """RKD with its adversary, HORKD with its assistant's cached outputs: ResNet-8 at 8 x 8, batch 64."""
+    job = prepared(folder / name, False, name, str(device))
+
+    def make(train: Train) -> Phase:
+        torch.manual_seed(0)
+        given = job.given(str(device))
+        for maker in job.phases(str(device)):
+            phase = maker(given)
+        return replace(phase, settings=train)
+
+    cut = {"batch": 64}
+    sampler = job.sampler(make(Train(steps=1)))
+    what = f"step of {name.upper()}, ResNet-8 at 8 px, batch 64"
+    return against_graph(what, make, sampler, folder, device, size, cut, "<= 1.15")
+
+
+def _together(
+    cached: Cached,
     folder: Path,
     device: torch.device,
     size: Size,
-    cut: dict[str, Any],
+    what: str,
+    name: str,
+    options: dict[str, Any],
+    patch: int,
+    trainings: int,
     target: str,
 ) -> dict[str, Any]:
-    """`train` with all it does, marginal, against the bare step on one batch, the faster of eager and graph."""
+    """Steps a second of several trainings in sum, marginal, against those of one bare graph on one batch."""
+    student = partial(build, name, 2, **options)
+    sampler = cached.sampler(patch, 16)
 
-    def settings(steps: int) -> Train:
-        return Train(steps=steps, evaluate_every=10**6, log_every=100, **cut)
+    def phase(steps: int) -> Phase:
+        settings = Train(steps=steps, evaluate_every=10**6, log_every=100, batch=16, patch=patch)
+        return mtkd(MTKD(name="mtkd"), settings, student)[0]({})
 
     def ours(steps: int) -> float:
-        phase = make(settings(steps))
-        where = Store.open(tempfile.mkdtemp(dir=folder))
-        started = _now(device)
-        train(phase, sampler, folder=where, fingerprint="f", seed=0, device=device)
-        return _now(device) - started
+        phases = [phase(steps) for _ in range(trainings)]
 
-    ours(size.few)
-    marginal = [(ours(size.many) - ours(size.few)) / (size.many - size.few) for _ in range(size.rounds)]
-    bare = [_bare(make(settings(size.many)), sampler, device, size, graph) for graph in (False, True)]
-    note = f"bare eager {bare[0] * 1e3:.3f} ms, graph {bare[1] * 1e3:.3f} ms"
-    name = f"{what} / bare, the faster of eager and CUDA graph"
-    return row(name, median(marginal) * 1e3, min(bare) * 1e3, target, unit="ms", note=note)
+        def one(number: int) -> None:
+            where = Store.open(tempfile.mkdtemp(dir=folder))
+            train(phases[number], sampler, folder=where, fingerprint="f", seed=number, device=device)
 
+        started = now(device)
+        train_all(range(trainings), one, str(device), trainings)  # type: ignore[arg-type]
+        return now(device) - started
 
-def _bare(phase: Phase, sampler: Sampler, device: torch.device, size: Size, graph: bool) -> float:
-    """Seconds a step: forward, backward, Adam on one batch on the device; no sampling, no average, no checks."""
-    batch = sampler.batch(0).to(device)
-    for module in (*phase.modules.values(), *phase.frozen.values()):
-        module.to(device=device, memory_format=torch.channels_last)
-    parameters = [p for m in phase.modules.values() for p in m.parameters() if p.requires_grad]
-    graph = graph and device.type == "cuda"
-    optimiser = torch.optim.Adam(parameters, lr=2e-4, fused=True, capturable=graph)
-    bf16 = phase.settings.amp == "bf16" and device.type == "cuda"
-
-    def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=not graph):
-            terms = phase.losses(phase.modules, batch)
-        total = torch.stack([float(phase.weights[k]) * v for k, v in terms.items()]).sum()
-        total.backward()
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-
-    run = step
-    if graph:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(5):
-                step()
-        torch.cuda.current_stream().wait_stream(stream)
-        captured = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(captured):
-            step()
-        run = captured.replay
-    for _ in range(min(20, size.few)):
-        run()
-    times = []
-    count = max(size.many // 3, 1)
-    for _ in range(size.rounds):
-        started = _now(device)
-        for _ in range(count):
-            run()
-        times.append((_now(device) - started) / count)
-    return median(times)
+    few, many = size.few, size.few + max(size.many // 2, 1)
+    ours(few)
+    marginal = median((ours(many) - ours(few)) / (many - few) for _ in range(size.rounds))
+    alone = bare_step(phase(many), sampler, device, size, graph=True)
+    row_ = f"{trainings} trainings of {what} on one GPU in sum / one bare CUDA graph alone"
+    return row(row_, trainings / marginal, 1 / alone, target, unit="steps/s")
 
 
-def _teach(cached: Cached, device: torch.device, size: Size) -> dict[str, Any]:
-    """A shard through EDSR-baseline as an actor does it, read and committed, against the forward pass alone."""
-    network = build("edsr", 2).to(device, memory_format=torch.channels_last).eval()
-    receipt = cached.tiles.shards[0]
-    task = TeachTask(cached.store.uri, receipt, "outputs/bench", 2, "uint8", 32)
+class _Ready:
+    """A network that is there."""
+
+    multiply_adds = None
+
+    def __init__(self, forward: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self.forward = forward
+
+    def open(self, cache: str, device: str) -> Any:
+        return self.forward
+
+
+def _teach(
+    cached: Cached, device: torch.device, size: Size, what: str, name: str, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Shards as an actor does them, read, computed and committed side by side, against the forward pass alone."""
+    network = build(name, 2, **options).to(device, memory_format=torch.channels_last).eval()
+    receipts = cached.tiles.shards
 
     @torch.inference_mode()
     def forward(x: torch.Tensor) -> torch.Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             return network(x).float().clamp(0, 1)
 
-    lr = torch.from_numpy(read(cached.store, receipt).columns["lr"][:32].copy())
+    lr = torch.from_numpy(read(cached.store, receipts[0]).columns["lr"][:32].copy())
     x = lr.to(device).permute(0, 3, 1, 2).float().div(255)
+    overlapped = Overlapped(_Ready(forward), cached.store.uri, str(device))
 
-    def ours() -> None:
-        task.run(forward, str(device))
+    def tasks(round_: int, count: int) -> list[TeachTask]:
+        chosen = [(receipts[n % len(receipts)], n // len(receipts)) for n in range(count)]
+        return [
+            TeachTask(cached.store.uri, receipt, f"outputs/{name}-{round_}-{again}", 2, "uint8", 32)
+            for receipt, again in chosen
+        ]
 
-    def theirs() -> None:
-        for begin in range(0, receipt.rows, 32):
-            forward(x[: min(32, receipt.rows - begin)])
-
-    found = {}
-    for name, side in (("ours", ours), ("theirs", theirs)):
-        side()
-        times = []
-        for _ in range(size.rounds):
-            started = _now(device)
-            side()
-            times.append(_now(device) - started)
-        found[name] = receipt.rows / median(times)
-    what = "teach, EDSR-baseline bf16, one shard read, computed and committed / bare forward"
-    return row(what, found["ours"], found["theirs"], ">= 0.9", unit="tiles/s")
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
+    count = size.shards
+    list(overlapped.all(tasks(0, min(count, 12))))  # type: ignore[arg-type]
+    ours, theirs = [], []
+    for number in range(1, size.rounds + 1):
+        todo = tasks(number, count)
+        started = now(device)
+        list(overlapped.all(todo))  # type: ignore[arg-type]
+        tiles = sum(task.samples.rows for task in todo)
+        ours.append(tiles / (now(device) - started))
+        batches = max(tiles // 32, 1)
+        started = now(device)
+        for _ in range(batches):
+            forward(x)
+        theirs.append(batches * len(x) / (now(device) - started))
+    said = f"teach, {what} bf16, shards read, computed and committed / bare forward at batch 32"
+    return row(said, median(ours), median(theirs), ">= 0.9", unit="tiles/s")

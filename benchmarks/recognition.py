@@ -41,8 +41,9 @@ def rows() -> list[dict[str, Any]]:
     ]
 
 
-def prepared(folder: Path, online: bool) -> RecognitionJob:
+def prepared(folder: Path, online: bool, method: str = "kd", device: str = "cpu") -> RecognitionJob:
     """A student's job on random pictures of two classes, with everything that it reads in the cache."""
+    folder.mkdir(exist_ok=True)
     file = folder / "pictures.npz"
     if not file.exists():
         generator = np.random.default_rng(0)
@@ -63,13 +64,13 @@ def prepared(folder: Path, online: bool) -> RecognitionJob:
                 "views": {"count": 2, "shift": 4, "flip": True},
             },
             "teacher": {"network": {"name": "resnet14", "options": {"width": 32}}, "train": few},
-            "method": {"name": "kd"},
+            "method": {"name": method, **({"assistant_train": few} if method == "horkd" else {})},
             "train": {"batch": BATCH},
             "tracking": {"enabled": False},
         }
     )
-    run = Run(recipe, InlineEngine("cpu"), Quiet())
-    job = run.student(run.prepare(["kd"]), "kd", GAP, 0)
+    run = Run(recipe, InlineEngine(device), Quiet())
+    job = run.student(run.prepare([method]), method, GAP, 0)
     assert isinstance(job, RecognitionJob)
     return job
 

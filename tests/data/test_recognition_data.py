@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import natural_picture
 from PIL import Image
 
@@ -18,6 +19,7 @@ from pipeline.errors import InputError
 from pipeline.tasks.recognition import pictures as picturing
 from pipeline.tasks.recognition.layouts import find, market_name, read_mask
 from pipeline.tasks.recognition.recipe import Recognition, Sampling
+from pipeline.tasks.recognition.resident import ResidentViews
 from pipeline.tasks.recognition.sampler import Gallery, ViewSampler, student_pictures
 from pipeline.tasks.recognition.settings import RecognitionData, Views
 from pipeline.tasks.recognition.splits import split
@@ -393,3 +395,25 @@ def test_settings_that_do_not_fit_together_are_refused(tmp_path: Path, changes: 
     with pytest.raises(ValueError) as caught:
         recipe(tmp_path, **changes)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("world", [1, 2])
+def test_views_that_live_on_a_device_give_the_same_batches(folders: Path, device: str, world: int) -> None:
+    source = sampler(folders, columns=("lr", "hr", "label"))
+    resident = ResidentViews(source, torch.device(device))
+    assert source.on(torch.device("cpu")) is source  # nothing is gained there
+    for rank in range(world):
+        for (step, placed), (same, batch) in zip(
+            resident.iterate(2, 9, rank, world), source.iterate(2, 9, rank, world), strict=True
+        ):
+            assert step == same and placed.ids == batch.ids
+            ours, theirs = placed.to(device), batch.to("cpu")
+            assert ours.keys() == theirs.keys() == {"lr", "hr", "label"}
+            for name, x in theirs.items():
+                assert ours[name].dtype == x.dtype and torch.equal(ours[name].cpu(), x)
+    several = resident.batch(20).ahead(3)["row"]
+    assert [row.tolist() for row in several] == [
+        resident.batch(20 + n).ahead(1)["row"][0].tolist() for n in range(3)
+    ]
+    assert resident._known[several].all()
