@@ -6,7 +6,7 @@ against one such graph, and the teach stage against the bare forward pass. Both 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -54,20 +54,29 @@ TEACHERS: tuple[tuple[str, str, dict[str, Any]], ...] = (
 )
 
 
-def rows(device: str = "cuda", size: Size | None = None) -> list[dict[str, Any]]:
+def rows(device: str = "cuda", size: Size | None = None) -> Iterator[dict[str, Any]]:
     """Every row; on a CPU without graphs, for tests of this file alone."""
     if device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("benchmarks gpu: needs a CUDA device")
     size, where = size or Size(), torch.device(device)
     card = torch.cuda.get_device_name() if device == "cuda" else "CPU"
-    with tempfile.TemporaryDirectory() as folder:
-        run = tiles_of(Path(folder), size)
-        found = [_step(run, Path(folder), where, size, *asked) for asked in STEPS]
-        found.append(_pisr(run, Path(folder), where, size))
-        found += [_recognition(name, Path(folder), where, size) for name in ("rkd", "horkd")]
-        found += [_together(run, Path(folder), where, size, *asked) for asked in TOGETHER]
-        found += [_teach(run, where, size, *asked) for asked in TEACHERS]
-    return [{**each, "note": f"{card}; {each.get('note', '')}".rstrip("; ")} for each in found]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        cached = tiles_of(folder, size)
+        for each in _rows(cached, folder, where, size):
+            yield {**each, "note": f"{card}; {each.get('note', '')}".rstrip("; ")}
+
+
+def _rows(cached: Cached, folder: Path, device: torch.device, size: Size) -> Iterator[dict[str, Any]]:
+    for step in STEPS:
+        yield _step(cached, folder, device, size, *step)
+    yield _pisr(cached, folder, device, size)
+    for method in ("rkd", "horkd"):
+        yield _recognition(method, folder, device, size)
+    for trainings in TOGETHER:
+        yield _together(cached, folder, device, size, *trainings)
+    for network in TEACHERS:
+        yield _teach(cached, device, size, *network)
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,14 +115,15 @@ class Resident:
         return self.sampler.ids(self.sampler.where(step, rank, world)[0])
 
     def ahead(self, step: int, count: int, rank: int, world: int) -> dict[str, np.ndarray]:
-        """{"where": (count, ...) as `where` says}."""
-        return {"where": np.stack([self.where(n, rank, world) for n in range(step, step + count)])}
-
-    def where(self, step: int, rank: int = 0, world: int = 1) -> np.ndarray:
-        """(1 + 3 * layouts, b) int64: whether there is HR; and for each layout the number of the pixel at a crop's
-        upper left corner, after its move, and how far it is from there to the pixel below and to the one at the right.
+        """{"where": (count, 1 + 3 * layouts, b) int64}: whether there is HR; for each layout the number of the pixel at a
+        crop's upper left corner, after its move, how far from there the pixel below is, and the one at the right.
         """
-        numbers, ys, xs, ops, has_hr = self.sampler.where(step, rank, world)
+        if world == 1:
+            columns = [x.reshape(count, -1) for x in self.sampler.where(step, steps=count)]
+        else:
+            drawn = [self.sampler.where(n, rank, world) for n in range(step, step + count)]
+            columns = [np.stack(x) for x in zip(*drawn, strict=True)]
+        numbers, ys, xs, ops, has_hr = columns
         turned, upside_down, mirrored = ops & 4 > 0, ops & 2 > 0, ops & 1 > 0
         rows = [has_hr.astype(np.int64)]
         for height, width, factor in self.layouts:
@@ -131,7 +132,7 @@ class Resident:
             row, column = np.where(upside_down, -width, width), np.where(mirrored, -1, 1)
             rows.append((numbers * height + y) * width + x)
             rows += [np.where(turned, column, row), np.where(turned, row, column)]
-        return np.stack(rows)
+        return {"where": np.stack(rows, axis=1)}
 
     def __call__(self, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Crops and moves of {"where": as `where` says}: one gathering a column."""

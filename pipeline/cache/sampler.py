@@ -146,12 +146,15 @@ class Sampler:
         """The same batches for a training on this device: from tiles that live there, where they fit."""
         return Resident(self, device) if Resident.fits(self, device) else self
 
-    def where(self, step: int, rank: int = 0, world: int = 1) -> tuple[np.ndarray, ...]:
-        """(row, y, x in LR pixels, move, whether there is HR) of each sample of `batch`. Raises as `batch` does."""
+    def where(self, step: int, rank: int = 0, world: int = 1, steps: int = 1) -> tuple[np.ndarray, ...]:
+        """(row, y, x in LR pixels, move, whether there is HR) of each sample of `batch`; of those of `steps` steps, one
+        after the other, where one worker has them all. Raises as `batch` does.
+        """
         if self._batch % world:
             raise InputError("batch", f"a multiple of the {world} workers", str(self._batch))
         share = self._batch // world
-        numbers, ys, xs, ops = self._samples(step * self._batch + rank * share, share)
+        assert world == 1 or steps == 1
+        numbers, ys, xs, ops = self._samples(step * self._batch + rank * share, steps * share)
         return numbers, ys, xs, ops, self._has_hr[numbers]
 
     def ids(self, numbers: np.ndarray) -> list[str]:

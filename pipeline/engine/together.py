@@ -120,10 +120,12 @@ def train_all(
 
 @contextmanager
 def _stream(device: str) -> Iterator[None]:
-    if torch.device(device).type != "cuda":
+    place = torch.device(device)
+    if place.type != "cuda":
         yield
         return
-    torch.cuda.set_device(device)  # this thread's
+    if place.index is not None:
+        torch.cuda.set_device(place)  # this thread's
     with torch.cuda.stream(torch.cuda.Stream(device)):
         yield
 

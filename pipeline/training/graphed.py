@@ -62,6 +62,8 @@ class Graphed:
         self._draws = False
         """Whether a step draws random numbers on the device."""
         self._told = self._done = 0
+        self._later: dict[int, list[float]] = {}
+        """Numbers of steps that are told next, made while the device is busy."""
 
     def step(self, step: int, batch: Batch, seed: int) -> Tensor:
         """One step: the terms' values, in the order of `loop.names`, on the device; they stay until those of all steps
@@ -168,9 +170,8 @@ class Graphed:
         """Make ready on the device what a step needs: its samples, and its numbers with those of the steps after it."""
         if self._done == self._told:
             count = self.loop.ahead(step)
-            self._numbers[:count] = sent(
-                torch.tensor([self._of(step + n) for n in range(count)]), self.loop.device
-            )
+            numbers = [self._later.pop(n, []) or self._of(n) for n in range(step, step + count)]
+            self._numbers[:count] = sent(torch.tensor(numbers), self.loop.device)
             if self._ahead:
                 for name, rows in batch.ahead(count).items():  # type: ignore[attr-defined]
                     self._places[name][:count] = sent(torch.from_numpy(rows), self.loop.device)
@@ -181,6 +182,8 @@ class Graphed:
             for name, tensor in self._inputs.items():
                 tensor.copy_(raw[name], non_blocking=True)
         self._done += 1
+        if (later := step + self._told) < self.loop.settings.steps:
+            self._later[later] = self._of(later)
 
     def _of(self, step: int) -> list[float]:
         """The numbers of a step."""

@@ -20,7 +20,7 @@ def test_every_row_is_made_of_both_sides(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(gpu, "STEPS", tuple(tiny))
     monkeypatch.setattr(gpu, "TOGETHER", (("fsrcnn", "fsrcnn", {}, 8, 3, ">= 1.5"),))
     monkeypatch.setattr(gpu, "TEACHERS", (("EDSR", "edsr", {"features": 8, "blocks": 1}),))
-    found = gpu.rows("cpu", Size(few=2, many=6, pictures=2, side=200, rounds=1, shards=3))
+    found = list(gpu.rows("cpu", Size(few=2, many=6, pictures=2, side=200, rounds=1, shards=3)))
     assert [each["what"].split(",")[0] for each in found] == [
         "step of compact 24x8",
         "step of fsrcnn",

@@ -60,11 +60,13 @@ class ResidentViews:
 
     def ahead(self, step: int, count: int, rank: int, world: int) -> dict[str, np.ndarray]:
         """{"row": (count, b) int64}; these rows are there then."""
-        drawn = [self.sampler.where(n, rank, world) for n in range(step, step + count)]
         views = self.sampler.views.count
-        rows = np.stack(
-            [numbers.astype(np.int64) * views + chosen.astype(np.int64) for numbers, chosen in drawn]
-        )
+        if world == 1:
+            drawn = [self.sampler.where(step, steps=count)]
+        else:
+            drawn = [self.sampler.where(n, rank, world) for n in range(step, step + count)]
+        numbers, chosen = (np.concatenate(x).astype(np.int64) for x in zip(*drawn, strict=True))
+        rows = (numbers * views + chosen).reshape(count, -1)
         missing = np.unique(rows[~self._known[rows]])
         if len(missing):
             made = self.sampler.read(*np.divmod(missing, views))

@@ -115,16 +115,19 @@ class ViewSampler:
         numbers, chosen = self.where(step, rank, world)
         return ViewBatch(self.read(numbers, chosen), [self.gallery.ids[n] for n in numbers])
 
-    def where(self, step: int, rank: int = 0, world: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """(picture, view) numbers (b,) of the samples of `batch`. Raises as it does."""
+    def where(
+        self, step: int, rank: int = 0, world: int = 1, steps: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(picture, view) numbers (b,) of the samples of `batch`; of those of `steps` steps, one after the other, where
+        one worker has them all. Raises as `batch` does.
+        """
         if self.size % world:
             raise InputError("batch", f"a multiple of the {world} workers", str(self.size))
-        share = self.size // world
-        samples = np.arange(
-            step * self.size + rank * share, step * self.size + (rank + 1) * share, dtype=np.uint64
-        )
+        assert world == 1 or steps == 1
+        first, count = step * self.size + rank * (self.size // world), steps * (self.size // world)
+        samples = np.arange(first, first + count, dtype=np.uint64)
         numbers = self._identities(samples) if self.sampling else self._shuffled(samples)
-        draws = words(self.seed, int(samples[0]), share)
+        draws = words(self.seed, first, count)
         return numbers, below(draws[0], self.views.count)
 
     def on(self, device: torch.device) -> ViewSampler | ResidentViews:
