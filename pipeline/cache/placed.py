@@ -115,8 +115,8 @@ class Resident:
         return self.sampler.ids(self.sampler.where(step, rank, world)[0])
 
     def ahead(self, step: int, count: int, rank: int, world: int) -> dict[str, np.ndarray]:
-        """{"where": (count, 1 + 3 * layouts, b) int64}: whether there is HR; for each layout the number of the pixel at a
-        crop's upper left corner, after its move, how far from there the pixel below is, and the one at the right.
+        """{"where": (count, 1 + 3 * layouts, b) int64}: whether there is HR; for each layout the number of the pixel at
+        a crop's upper left corner, after its move, how far from there the pixel below is, and the one at the right.
         """
         if world == 1:
             columns = [x.reshape(count, -1) for x in self.sampler.where(step, steps=count)]

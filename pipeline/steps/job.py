@@ -19,9 +19,9 @@ from pipeline.recipe.settings import Budget, Section
 from pipeline.steps import seen
 from pipeline.steps.seen import Strip
 from pipeline.training import weights
-from pipeline.training.graphed import TURN
 from pipeline.training.loop import train
 from pipeline.training.surroundings import Batches, Curves, Hooks
+from pipeline.training.turns import TURN
 
 if TYPE_CHECKING:
     from pipeline.tasks.base import Task

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import logging
 import os
-import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from torch import Tensor
 from pipeline.cache.placed import sent
 from pipeline.recipe.schedule import weight_at
 from pipeline.training.surroundings import Batch
+from pipeline.training.turns import TURN
 
 if TYPE_CHECKING:
     from pipeline.training.loop import Loop
@@ -32,8 +32,6 @@ WARM = 3
 """Steps without a graph before one is captured: libraries choose their kernels in these."""
 NEAR = 0.02
 """Relative difference of the losses at which a graph is not trusted: autocast and summation order make less."""
-TURN = threading.RLock()
-"""Held by a step that may draw random numbers: trainings in threads of one process share torch's generators."""
 Unpack = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 
@@ -78,7 +76,8 @@ class Graphed:
                 torch.manual_seed(seed)
                 self.replay()
         else:
-            self.replay()
+            with TURN.shared():
+                self.replay()
         return self.values()
 
     def _without(self, step: int, batch: Batch, seed: int) -> Tensor:

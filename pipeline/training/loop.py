@@ -23,9 +23,10 @@ from pipeline.errors import FacultyError
 from pipeline.methods.base import Phase
 from pipeline.recipe.settings import Budget
 from pipeline.training import checkpoint, cpu
-from pipeline.training.graphed import TURN, Graphed, obstacle
+from pipeline.training.graphed import Graphed, obstacle
 from pipeline.training.parts import Opponent, optimiser_of, plain, restore, shared, weighed
 from pipeline.training.surroundings import Batch, Batches, Curves, Hooks
+from pipeline.training.turns import TURN
 
 AHEAD = 100
 """Steps at most that are told to a GPU at once."""

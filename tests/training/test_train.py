@@ -190,10 +190,9 @@ def test_learning_rates(changes: dict, expected: list[float]) -> None:
     assert [learning_rate(settings, s) for s in (0, 5, 9)] == pytest.approx(expected, abs=1e-6)
 
 
-def _rank(rank: int, world: int, port: int, pictures: str, root: str, out: str) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+def _rank(rank: int, world: int, meeting: str, pictures: str, root: str, out: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=world)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
     cache = make_cache(Path(pictures), Path(root))
     made = phase(SETTINGS.model_copy(update={"clip": 0.0}))
     train(
@@ -210,15 +209,12 @@ def _rank(rank: int, world: int, port: int, pictures: str, root: str, out: str) 
 
 
 def test_two_workers_train_as_one(cache: tuple, tiny_pictures: Path, tmp_path: Path) -> None:
-    import socket
-
     from pipeline.training import checkpoint
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     out = tmp_path / "two"
-    mp.spawn(_rank, (2, port, str(tiny_pictures), str(tmp_path / "cache"), str(out)), nprocs=2)
+    mp.spawn(
+        _rank, (2, str(tmp_path / "meeting"), str(tiny_pictures), str(tmp_path / "cache"), str(out)), nprocs=2
+    )
     made = phase(SETTINGS.model_copy(update={"clip": 0.0}))
     run(cache, tmp_path / "one", made)
     _, one = checkpoint.load_latest(Store.open(tmp_path / "one"), fingerprint="f")
