@@ -45,8 +45,9 @@ class Teach(Actors):
 
     gpus_per_actor: Gpus = "auto"
     """GPU share per actor: 0.25 puts four actors on one GPU, 0 keeps them on CPUs; `auto` shares out what there is."""
-    batch: Positive = 8
-    """Tiles per forward pass."""
+    batch: Positive | Literal["auto"] = "auto"
+    """Tiles per forward pass: `auto` is 8 on a CPU, 32 on a GPU, where up to a quarter more are taken than leave a rest.
+    """
 
 
 class Student(Section):

@@ -144,6 +144,20 @@ def test_slices_cover_all_rows_in_order() -> None:
                 raise torch.OutOfMemoryError("CUDA out of memory")
 
 
+def test_a_gpu_gets_even_slices_without_a_small_rest() -> None:
+    def sizes(count: int, batch: int = 32) -> list[int]:
+        return [len(range(count)[rows]) for rows in Halving(f"even {count} {batch}", batch, count, even=True)]
+
+    assert sizes(36) == [36] and sizes(40) == [40] and sizes(41) == [21, 20] and sizes(100) == [34, 34, 32]
+    assert sizes(5, 1) == [1] * 5 and sizes(3) == [3] and sizes(0) == []
+    full = Halving("full", 32, 36, even=True)
+    for rows in full:
+        with full.tried():
+            if len(range(36)[rows]) > 9:
+                raise torch.OutOfMemoryError
+    assert full.said == {HALVED: 9} and Halving("full", 32, 36, even=True).batch == 9
+
+
 def test_a_training_without_memory_says_what_to_do(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network = type(students.build("fsrcnn", 2))
     forward = network.forward

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,6 +24,9 @@ from pipeline.errors import FacultyError
 from pipeline.metrics import to_y
 from pipeline.steps.batches import Halving
 from pipeline.tasks.super_resolution.streaming import through
+
+BATCH = {"cpu": 8, "cuda": 32}
+"""Tiles at a time where the recipe leaves it open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,7 @@ class TeachTask:
     folder: str
     scale: int
     dtype: str
-    batch: int
+    batch: int | Literal["auto"]
 
     @property
     def unit(self) -> float:
@@ -81,7 +85,7 @@ class TeachTask:
             return self._streamed(ids, lr, hr, teacher, device, started)
         out: np.ndarray | None = None
         error, pixels = 0.0, 0
-        batches = Halving(self.folder, self.batch, len(ids))
+        batches = Halving(self.folder, BATCH["cpu"] if self.batch == "auto" else self.batch, len(ids))
         for rows in batches:
             begin = rows.start
             with batches.tried():
@@ -110,7 +114,8 @@ class TeachTask:
     ) -> Taught:
         """As `compute`, without waiting for a batch before the next one."""
         dtype = torch.uint8 if self.dtype == "uint8" else torch.float16
-        batches = Halving(self.folder, self.batch, len(ids))
+        batch = BATCH["cuda"] if self.batch == "auto" else self.batch
+        batches = Halving(self.folder, batch, len(ids), even=True)
         try:
             out, error, pixels = through(teacher, lr, hr, self.scale, dtype, batches, torch.device(device))
         except FacultyError as wrong:
