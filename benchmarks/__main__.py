@@ -1,4 +1,4 @@
-"""Run the benchmarks, print them as ratios with their targets, write benchmarks/results.md.
+"""Run the benchmarks, print them as ratios with their targets, write their part of benchmarks/results.md.
 
 python -m benchmarks [NAME ...] [--json FILE]
 """
@@ -20,6 +20,8 @@ SUBJECTS = ("wavelet", "sampler", "training", "recognition", "teaching", "scalin
 ON_GPU = ("gpu",)
 """Asked for by name alone."""
 RESULTS = Path(__file__).parent / "results.md"
+GPU_PART = "\n## On a GPU\n"
+"""Begins the second part of the results."""
 
 
 def main() -> int:
@@ -46,8 +48,8 @@ def main() -> int:
         sys.stdout.write(json.dumps({"rows": found}, indent=1) + "\n")
     elif chosen.json:
         Path(chosen.json).write_text(json.dumps({"rows": found}, indent=1) + "\n")
-    if tuple(names) == SUBJECTS:
-        RESULTS.write_text(page(found))
+    if tuple(names) in (SUBJECTS, ON_GPU):
+        RESULTS.write_text(both(page(found, tuple(names) == ON_GPU)))
         say(f"written: {RESULTS}")
     return 0 if all(row["met"] for row in found) else 1
 
@@ -61,12 +63,20 @@ def line(row: dict[str, Any]) -> str:
     return f"{mark} {row['what']}: {row['ours']} / {row['theirs']} = {row['ratio']} (target {row['target']})"
 
 
-def page(rows: list[dict[str, Any]]) -> str:
-    """results.md: the machine and the table."""
+def both(part: str) -> str:
+    """results.md with a new part, the other one as it was."""
+    old = RESULTS.read_text() if RESULTS.exists() else ""
+    cpu, mark, gpu = old.partition(GPU_PART)
+    if part.startswith(GPU_PART):
+        return cpu.rstrip() + "\n" + part
+    return part + (mark + gpu if mark else "")
+
+
+def page(rows: list[dict[str, Any]], gpu: bool = False) -> str:
+    """A part of results.md: the machine and the table."""
     head = [
-        "# Benchmarks",
-        "",
-        f"`make bench` on {date.today().isoformat()}: {machine()}.",
+        GPU_PART if gpu else "# Benchmarks\n",
+        f"`make bench{'-gpu' if gpu else ''}` on {date.today().isoformat()}: {machine()}.",
         "Both sides of a row ran in the same process or in turn in the same run; only the ratio means something.",
         "",
         "| what | ours | theirs | ratio | target | met |",

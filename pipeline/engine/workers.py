@@ -140,7 +140,10 @@ def _train(
         note = note_of(values)
         board.post.remote(job.label, step, note, note.startswith(HELD_OUT))
 
-    listener = replace(tracked(tracker), log=log, sync=sync, urgent=urgent)
+    def say(text: str) -> None:
+        board.post.remote(job.label, 0, text, True)
+
+    listener = replace(tracked(tracker), log=log, sync=sync, urgent=urgent, say=say)
     try:
         job.run(device=device, rank=rank, world=world, listener=listener)
     except Stopped:

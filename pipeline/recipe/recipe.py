@@ -46,8 +46,7 @@ class Teach(Actors):
     gpus_per_actor: Gpus = "auto"
     """GPU share per actor: 0.25 puts four actors on one GPU, 0 keeps them on CPUs; `auto` shares out what there is."""
     batch: Positive | Literal["auto"] = "auto"
-    """Tiles per forward pass: `auto` is 8 on a CPU, 32 on a GPU, where up to a quarter more are taken than leave a rest.
-    """
+    """Tiles per forward pass: `auto` is 8 on a CPU, 32 on a GPU, which takes up to a quarter more to leave no rest."""
 
 
 class Student(Section):

@@ -126,7 +126,7 @@ def with_line(listener: Listener, line: Line) -> Listener:
         if listener.log is not None:
             listener.log(values, step)
 
-    return Listener(log=log, picture=listener.picture, sync=listener.sync)
+    return Listener(log=log, picture=listener.picture, sync=listener.sync, say=lambda text: line.to(0, text))
 
 
 def note_of(values: dict[str, float]) -> str:

@@ -51,6 +51,8 @@ class Listener:
     """(metrics, step) on every rank after each checkpoint; the metrics say `last_phase` (1 or 0) too."""
     urgent: Callable[[], bool] | None = None
     """Asked on every rank now and then; True where a checkpoint is due at once, because the machine may go."""
+    say: Callable[[str], None] | None = None
+    """What people should know of how it trains."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +172,7 @@ class Job(ABC):
                 log=listener.log,
                 sync=_synced(listener, last=number == len(makers) - 1),
                 urgent=listener.urgent,
+                say=listener.say,
             )
             try:
                 result: Curves = train(

@@ -9,7 +9,6 @@ that the host does for a step is to start it.
 from __future__ import annotations
 
 import copy
-import logging
 import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,6 @@ from pipeline.training.turns import TURN
 if TYPE_CHECKING:
     from pipeline.training.loop import Loop
 
-log = logging.getLogger(__name__)
 SWITCH = "FACULTY_CUDA_GRAPHS"
 """The variable that turns graphs off, by 0."""
 WARM = 3
@@ -118,7 +116,7 @@ class Graphed:
             self.why = f"it computed {found.tolist()} instead of {expected.tolist()}"
         except RuntimeError as error:  # what CUDA cannot capture, it says so; out of memory is one too
             self.why = str(error).splitlines()[0]
-        log.warning("phase %s runs without a CUDA graph: %s", self.loop.phase.name, self.why)
+        self.loop.say(f"plain steps instead of a CUDA graph: {self.why}")
         self.replay, self._told, self._done = None, 0, 0
         self._restore(before)
         torch.manual_seed(seed)

@@ -64,7 +64,7 @@ def train(
     """
     hooks = hooks or Hooks()
     cpu.prepare()
-    loop = Loop(phase, device, world)
+    loop = Loop(phase, device, world, hooks.say if rank == 0 else None)
     start = 0
     if (found := checkpoint.load_latest(folder, fingerprint=fingerprint)) is not None:
         start, state = found
@@ -103,7 +103,10 @@ def _log(loop: Loop, step: int, values: dict[str, float], hooks: Hooks) -> None:
 class Loop:
     """The state of one training and its step."""
 
-    def __init__(self, phase: Phase, device: torch.device, world: int) -> None:
+    def __init__(
+        self, phase: Phase, device: torch.device, world: int, say: Callable[[str], None] | None = None
+    ) -> None:
+        self.say = say or (lambda text: None)
         self.phase, self.device, self.settings, self.world = phase, device, phase.settings, world
         for module in phase.modules.values():
             module.to(device=device, memory_format=torch.channels_last).train()
@@ -123,6 +126,8 @@ class Loop:
         self.ungraphed = obstacle(self)
         """Why its steps are no CUDA graph; nothing where they may be one."""
         capturable = not self.ungraphed
+        if self.ungraphed and device.type == "cuda":
+            self.say(f"plain steps instead of a CUDA graph: {self.ungraphed}")
         self.opponent = Opponent(phase.adversary, device, world, capturable) if phase.adversary else None
         self.optimiser = optimiser_of(self.parameters, self.settings, capturable)
         self.look_every = min(self.settings.log_every, AHEAD) if device.type == "cuda" else 1

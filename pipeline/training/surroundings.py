@@ -56,3 +56,5 @@ class Hooks:
     """Called on every rank after each checkpoint (a barrier, for Ray Train's report)."""
     urgent: Callable[[], bool] | None = None
     """Asked on every rank every `log_every` steps; True where a machine may soon go: a checkpoint is due now."""
+    say: Callable[[str], None] | None = None
+    """What people should know of how it trains."""

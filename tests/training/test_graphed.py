@@ -20,6 +20,7 @@ from pipeline.recipe.settings import Train
 from pipeline.training import checkpoint
 from pipeline.training.graphed import SWITCH, Graphed, obstacle, parts
 from pipeline.training.loop import Loop, train
+from pipeline.training.surroundings import Hooks
 
 CPU = torch.device("cpu")
 SCHEDULED = {"hr": Ramp(kind="linear", start=0.2, end=1.0), "smooth": 0.1}
@@ -114,6 +115,20 @@ def test_a_state_can_be_gone_back_to_more_than_once(tiles: tuple) -> None:
         assert all(torch.equal(a, b) for a, b in zip(values[0], other, strict=True))
 
 
+def test_a_graph_that_is_given_up_says_so_and_the_plain_step_goes_on(tiles: tuple) -> None:
+    said: list[str] = []
+    loop, plain = Loop(two_terms(SETTINGS), CPU, 1, said.append), Loop(two_terms(SETTINGS), CPU, 1)
+    steps = Graphed(loop)
+    (_, first), (_, second) = sampler(tiles).iterate(0, 2)
+    for each in (loop, plain):
+        torch.manual_seed(7)
+        each.eager(0, first.to(CPU))
+    found = steps._first(1, second, 7, *parts(second, CPU))  # there is no CUDA to capture with
+    assert len(said) == 1 and said[0].startswith("plain steps instead of a CUDA graph: ")
+    assert steps.replay is None and torch.equal(found, plain.eager(1, second.to(CPU)))
+    assert torch.equal(steps.step(2, first, 7), plain.eager(2, first.to(CPU)))
+
+
 def test_why_there_is_no_graph_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     assert obstacle(Loop(phase(), CPU, 1)) == "no GPU"
     monkeypatch.setenv(SWITCH, "0")
@@ -143,13 +158,13 @@ def test_a_graph_trains_as_eager_steps_do(
     tiles: tuple,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
     update: dict,
     make: Callable[[Train], Phase],
 ) -> None:
     settings = SETTINGS.model_copy(update={"steps": 40, **update})
-    graphed = on_gpu(tiles, tmp_path / "a", make(settings))
-    assert "without a CUDA graph" not in caplog.text
+    said: list[str] = []
+    graphed = on_gpu(tiles, tmp_path / "a", make(settings), Hooks(say=said.append))
+    assert said == []
     monkeypatch.setenv(SWITCH, "0")
     eager = on_gpu(tiles, tmp_path / "b", make(settings))
     for name, value in eager.modules["student"].state_dict().items():
@@ -159,8 +174,6 @@ def test_a_graph_trains_as_eager_steps_do(
 
 @pytest.mark.gpu
 def test_a_resumed_graph_goes_on(tiles: tuple, tmp_path: Path) -> None:
-    from pipeline.training.surroundings import Hooks
-
     settings = SETTINGS.model_copy(update={"steps": 24})
     whole = on_gpu(tiles, tmp_path / "whole", two_terms(settings))
 
@@ -179,11 +192,12 @@ def test_a_resumed_graph_goes_on(tiles: tuple, tmp_path: Path) -> None:
 def test_what_cannot_be_captured_is_trained_eagerly_and_said(
     tiles: tuple,
     tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    said: list[str] = []
+
     def losses(m: dict, b: dict) -> dict[str, torch.Tensor]:
         value = l1(m["student"](b["lr"]), b["hr"])
         return {"hr": value * (2.0 if value.item() > 1e9 else 1.0)}  # asks the device, which a graph cannot
 
-    on_gpu(tiles, tmp_path, phase(losses=losses, weights={"hr": 1.0}))
-    assert "runs without a CUDA graph" in caplog.text
+    on_gpu(tiles, tmp_path, phase(losses=losses, weights={"hr": 1.0}), Hooks(say=said.append))
+    assert len(said) == 1 and said[0].startswith("plain steps instead of a CUDA graph: ")
