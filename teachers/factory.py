@@ -82,13 +82,11 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(each)
 
 
-def make(place: str, options: Mapping[str, Any], *, scale: int, name: str) -> Teacher:
-    """The teacher that a factory makes, on the CPU in float32. What it draws at random is the same each time.
+def call(place: str, options: Mapping[str, Any], where: str) -> nn.Module:
+    """The network that a factory makes. What it draws at random is the same each time.
 
-    Raises InputError where it raises, returns no module, or one that does not take (N, 3, h, w) in [0, 1] to
-    (N, 3, scale*h, scale*w).
+    Raises InputError naming `where` where it raises or returns no module.
     """
-    where = f"teacher {name} (factory {place})"
     function = function_of(place)
     try:
         with torch.random.fork_rng(devices=[]):
@@ -98,6 +96,17 @@ def make(place: str, options: Mapping[str, Any], *, scale: int, name: str) -> Te
         raise InputError(where, f"a network of options {dict(options)}", reason(error)) from error
     if not isinstance(network, nn.Module):
         raise InputError(where, "a torch.nn.Module", type(network).__name__)
+    return network
+
+
+def make(place: str, options: Mapping[str, Any], *, scale: int, name: str) -> Teacher:
+    """The teacher that a factory makes, on the CPU in float32. What it draws at random is the same each time.
+
+    Raises InputError where it raises, returns no module, or one that does not take (N, 3, h, w) in [0, 1] to
+    (N, 3, scale*h, scale*w).
+    """
+    where = f"teacher {name} (factory {place})"
+    network = call(place, options, where)
     info = TeacherInfo(
         name=name,
         architecture=place.partition(":")[2],

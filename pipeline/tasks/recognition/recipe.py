@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -16,6 +17,7 @@ from pipeline.tasks.recognition.settings import (
     LEAST_SIDE,
     RecognitionCache,
     RecognitionData,
+    Size,
 )
 
 
@@ -34,6 +36,19 @@ class Network(Section):
         return re.sub(r"[^A-Za-z0-9._-]", "-", self.name)
 
 
+class Boundary(Section):
+    """What a classifier made elsewhere is given; what is left out it says itself, or gets as it is."""
+
+    size: Size | tuple[Size, Size] | None = None
+    """Side, or [height, width], that pictures are resized to."""
+    mean: tuple[float, float, float] | None = None
+    """Of red, green and blue, taken away from values up to `value_range`."""
+    std: tuple[float, float, float] | None = None
+    """What is left is divided by."""
+    value_range: Annotated[float, Field(gt=0)] = 1.0
+    """White: 1 or 255."""
+
+
 class RecognitionTeacher(Section):
     """A network that sees HR."""
 
@@ -41,9 +56,22 @@ class RecognitionTeacher(Section):
     """How tables call it where there are several; default: its network's name."""
     network: Network = Network(name="resnet14", options={"width": 32})
     checkpoint: str | None = None
-    """A file with its weights (safetensors, or .pth read as tensors alone)."""
+    """A file with its weights (safetensors, or .pth read as tensors alone), an ONNX file, or a CIFAR ResNet's state
+    dict, which is built as its tensors say."""
     pretrained: bool = False
-    """Start from timm's published weights of the backbone; the head is trained."""
+    """Start from timm's published weights of the backbone, whose head is trained; of `timm`, take them as they are."""
+    timm: str | None = None
+    """A whole classifier of timm by name, with its own head: `pretrained`, or its weights as `checkpoint`."""
+    factory: str | None = None
+    """`package.module:function` that returns a classifier of one's own, or one of {"logits": ..., "embedding": ...}."""
+    options: dict[str, Any] = {}
+    """Keywords of the factory."""
+    input: Boundary = Boundary()
+    """What a classifier made elsewhere is given."""
+    classes: tuple[str, ...] = ()
+    """Names of its answers in its order, where they are not the data's classes in theirs."""
+    outputs: dict[Literal["logits", "embedding"], str] = {}
+    """Of an ONNX file: which output is which; by default the first, and what its last product gets."""
     train: Budget | None = None
     """Train it on HR, as a phase of the run; needed unless there is a checkpoint."""
     batch: Positive = 64
@@ -55,7 +83,13 @@ class RecognitionTeacher(Section):
 
     @property
     def label(self) -> str:
-        return self.name or self.network.label
+        if self.name:
+            return self.name
+        stem = (
+            Path(self.checkpoint).stem if self.checkpoint and "network" not in self.model_fields_set else ""
+        )
+        own = (self.factory or "").rpartition(":")[2] or self.timm or stem
+        return re.sub(r"[^A-Za-z0-9._-]", "-", own) if own else self.network.label
 
 
 class OutputFusion(Section):
@@ -215,6 +249,14 @@ class Recognition(Section):
             where = f"teachers.{number}" if self.teachers else "teacher"
             if teacher.checkpoint and teacher.pretrained:
                 raise ValueError(f"{where}: `checkpoint` or `pretrained`, not both")
+            if teacher.factory and (teacher.checkpoint or teacher.timm):
+                raise ValueError(f"{where}: `factory`, or `timm` and `checkpoint`, not both")
+            if (teacher.factory or teacher.timm) and self.task != "classification":
+                raise ValueError(f"{where}: `timm` and `factory` are for classification, not for {self.task}")
+            if teacher.timm and not (teacher.checkpoint or teacher.pretrained):
+                raise ValueError(f"{where}: timm: {teacher.timm} needs `pretrained: true` or a `checkpoint`")
+            if teacher.factory or teacher.timm:
+                continue
             if not teacher.checkpoint and teacher.train is None:
                 raise ValueError(
                     f"{where}: give it a `train` (its training on HR) or a `checkpoint`; `pretrained` weights have no "

@@ -35,8 +35,8 @@ class Scored:
     curves: dict[str, Any]
     """`confusion`, `roc` or `cmc`, as the task has it."""
     parameters: int
-    multiply_adds: int
-    """Of one picture at the network's own input size."""
+    multiply_adds: int | None
+    """Of one picture at the network's own input size; None where nobody knows."""
     latency_ms: float
     """Of one picture on the machine that scored it, one thread: the median."""
     dropped: int
@@ -76,13 +76,15 @@ class ScoreTask:
         net = self.source.load(Store.open(self.root), device)
         values, curves = self.task.scores(net, gallery, recipe, self.gap, device)
         shape = (1, 3, *self.source.size)
+        # Of an ONNX file no module tells.
+        counts = self.source.network if self.source.public else {}
         return Scored(
             label=self.label,
             identity=self.identity,
             values=values,
             curves=curves,
-            parameters=parameters(net),
-            multiply_adds=multiply_adds(net, shape),
+            parameters=counts["parameters"] if counts else parameters(net),
+            multiply_adds=counts["multiply_adds"] if counts else multiply_adds(net, shape),
             latency_ms=latency(net, shape, device),
             dropped=net.dropped,
         )

@@ -29,6 +29,7 @@ from pipeline.tasks.recognition.sampler import ViewBatch
 from pipeline.tasks.recognition.settings import Views
 from pipeline.tasks.recognition.views import draw, see
 from pipeline.training import weights
+from teachers.classifier import Classifier, Public, open_classifier
 
 if TYPE_CHECKING:
     from pipeline.tasks.recognition.task import RecognitionTask
@@ -57,21 +58,29 @@ class Source:
     """Of several teachers together; `weights` say then how they are joined."""
     temperature: float = 1.0
     """At which the members' soft labels are averaged."""
+    public: Public | None = None
+    """Of a classifier made elsewhere; `weights` are the file that it is opened from then."""
 
     @property
-    def multiply_adds(self) -> int:
-        """Of one picture."""
+    def multiply_adds(self) -> int | None:
+        """Of one picture; None where nobody knows."""
+        if self.public is not None:
+            known: int | None = self.network["multiply_adds"]
+            return known
         net = self.task.build(Network(**self.network), self.size, self.classes)
         return multiply_adds(net, (1, 3, *self.size))
 
-    def open(self, cache: str, device: str) -> Recogniser | Ensemble:
+    def open(self, cache: str, device: str) -> Recogniser | Ensemble | Classifier:
         """The network, ready to run."""
         return self.load(Store.open(cache), device)
 
-    def load(self, store: Store, device: str = "cpu") -> Recogniser | Ensemble:
+    def load(self, store: Store, device: str = "cpu") -> Recogniser | Ensemble | Classifier:
         """In eval mode."""
         from safetensors.torch import load
 
+        if self.public is not None:
+            data = weights.read(store, self.weights) if self.weights else b""
+            return open_classifier(self.public, data, self.network["name"], self.size).to(device).eval()
         if self.members:
             members = [member.load(store) for member in self.members]
             joining = load_joining(store, self.weights)
@@ -113,7 +122,7 @@ class OutputTask:
         """The pictures, verified."""
         return open_verified(Store.open(self.cache), self.samples)
 
-    def compute(self, shard: Shard, net: Recogniser | Ensemble, device: str) -> Computed:
+    def compute(self, shard: Shard, net: Recogniser | Ensemble | Classifier, device: str) -> Computed:
         """All views of all pictures. Raises FacultyError for outputs that are not finite."""
         ids, hr = shard.columns["id"], shard.columns["hr"]
         views = Views(**self.views)
@@ -133,7 +142,7 @@ class OutputTask:
     @torch.inference_mode()
     def _view(
         self,
-        net: Recogniser | Ensemble,
+        net: Recogniser | Ensemble | Classifier,
         ids: list[str],
         hr: np.ndarray,
         views: Views,

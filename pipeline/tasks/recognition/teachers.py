@@ -9,6 +9,7 @@ from pipeline.cache import stamps
 from pipeline.cache.fingerprint import file_sha256
 from pipeline.cache.store import Store
 from pipeline.steps.values import Samples
+from pipeline.tasks.recognition.elsewhere import Found, found_elsewhere
 from pipeline.tasks.recognition.jobs import RecognitionJob, make_job
 from pipeline.tasks.recognition.networks import load_weights
 from pipeline.tasks.recognition.recipe import Recognition, RecognitionTeacher
@@ -38,7 +39,7 @@ def teacher_job(
     task: RecognitionTask, recipe: Recognition, spec: RecognitionTeacher, samples: Samples
 ) -> RecognitionJob | None:
     """A teacher's training; None where its weights are given."""
-    if spec.checkpoint is not None:
+    if spec.checkpoint is not None or spec.timm or spec.factory:
         return None
     label, seed = label_of(recipe, spec), recipe.seed if spec.seed is None else spec.seed
     if recipe.teachers:
@@ -50,6 +51,8 @@ def imported(
     task: RecognitionTask, recipe: Recognition, spec: RecognitionTeacher, samples: Samples, store: Store
 ) -> Source:
     """A checkpoint's tensors, copied into the cache after a look whether they fit. Raises InputError."""
+    if (found := found_elsewhere(spec, recipe, samples.classes)) is not None:
+        return _elsewhere(task, recipe, samples, store, found)
     assert spec.checkpoint is not None
     answers = task.answers(samples.classes)
     net = load_weights(task.build(spec.network, recipe.hr_size, answers), spec.checkpoint)
@@ -60,3 +63,18 @@ def imported(
         store.write_bytes(rel, pack(net.state_dict()))
         stamps.put(store, f"{folder}/stamp.json", digest, [rel])
     return Source(task, TEACHER, spec.network.model_dump(), recipe.hr_size, answers, rel, digest)
+
+
+def _elsewhere(
+    task: RecognitionTask, recipe: Recognition, samples: Samples, store: Store, found: Found
+) -> Source:
+    """A classifier made elsewhere; its file is copied into the cache."""
+    folder = f"networks/elsewhere-{found.identity}"
+    rel = f"{folder}/network" if found.data else ""
+    if rel and not stamps.intact(store, f"{folder}/stamp.json", found.identity):
+        store.write_bytes(rel, found.data)
+        stamps.put(store, f"{folder}/stamp.json", found.identity, [rel])
+    answers = task.answers(samples.classes)
+    return Source(
+        task, TEACHER, found.facts, recipe.hr_size, answers, rel, found.identity, public=found.public
+    )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.cost import multiply_adds
 from pipeline.steps.forecast import BACKWARD, Work
+from pipeline.tasks.recognition.elsewhere import found_elsewhere
 from pipeline.tasks.recognition.recipe import Recognition
 
 if TYPE_CHECKING:
@@ -20,8 +21,13 @@ CLASSES = 10
 
 def teacher_costs(task: RecognitionTask, recipe: Recognition) -> list[int]:
     """Multiply-adds of the recipe's teachers for one picture."""
-    shape = (1, 3, *recipe.hr_size)
-    return [multiply_adds(task.build(t.network, recipe.hr_size, CLASSES), shape) for t in recipe.seen_by]
+    shape, found = (1, 3, *recipe.hr_size), []
+    for teacher in recipe.seen_by:
+        if (public := found_elsewhere(teacher, recipe, ())) is not None:
+            found.append(public.facts["multiply_adds"] or 0)
+        else:
+            found.append(multiply_adds(task.build(teacher.network, recipe.hr_size, CLASSES), shape))
+    return found
 
 
 def work(
