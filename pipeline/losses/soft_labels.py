@@ -59,12 +59,14 @@ def decoupled(
     class numbers. Raises InputError where the class counts differ.
     """
     same_classes(student.shape[1], teacher.shape[1])
-    true = F.one_hot(labels.long(), student.shape[1]).bool()
+    true = labels.long().view(-1, 1)
+    rest = torch.arange(student.shape[1] - 1, device=true.device).expand(len(true), -1)
+    rest = rest + (rest >= true)  # the classes but the true one, without asking the device how many there are
 
     def split(logits: Tensor) -> tuple[Tensor, Tensor]:
         """(log b (B, 2), log q (B, K - 1))."""
         scaled = logits.float() / temperature
-        own, others = scaled[true], scaled[~true].view(len(scaled), -1)
+        own, others = scaled.gather(1, true).squeeze(1), scaled.gather(1, rest)
         binary = torch.stack([own, others.logsumexp(1)], dim=1)
         return F.log_softmax(binary, dim=1), F.log_softmax(others, dim=1)
 

@@ -19,7 +19,7 @@ from pipeline.losses import relational
 from pipeline.losses.feature import feature_regression
 from pipeline.losses.gather import gathered
 from pipeline.methods.base import Phase
-from pipeline.methods.outputs import Lesson, active, output_phase
+from pipeline.methods.outputs import Lesson, active, output_phase, soft_term
 from pipeline.recipe.recognition_methods import HORKD
 from pipeline.recipe.schedule import Weight
 
@@ -37,7 +37,8 @@ def assistant_phase(lesson: Lesson, assistant: nn.Module) -> Phase:
         t = batch["teacher/embedding"]
         found = _relations(method, weights, a, t, a, t)
         if "soft" in weights:
-            found["soft"] = lesson.imitate(out["logits"], batch["teacher/logits"], method.temperature)
+            theirs = batch["teacher/logits"]
+            found["soft"] = soft_term(lesson, method, method.temperature, out["logits"], theirs, batch)
         return found
 
     settings = method.assistant_train or recipe.train
@@ -71,7 +72,8 @@ def recogniser(lesson: Lesson, student: nn.Module) -> Phase:
             ).items():
                 found[name] = found.get(name, 0.0) + share * value
             if "soft" in weights:
-                loss = lesson.imitate(out["logits"], batch[f"{helper}/logits"], method.temperature)
+                theirs = batch[f"{helper}/logits"]
+                loss = soft_term(lesson, method, method.temperature, out["logits"], theirs, batch)
                 found["soft"] = found.get("soft", 0.0) + share * loss
         return found
 

@@ -15,9 +15,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from pipeline.losses.pixel import PIXEL, gradient
-from pipeline.losses.soft_labels import decoupled, standardised
 from pipeline.methods.base import Batch, Modules, Phase, PhaseBuilder, masked_hr, seen_by
-from pipeline.methods.outputs import Lesson, active, output_phase
+from pipeline.methods.outputs import Lesson, active, output_phase, soft_term
 from pipeline.recipe.methods import KD
 from pipeline.recipe.recognition_methods import KD as SoftLabels
 from pipeline.recipe.settings import Train
@@ -60,11 +59,10 @@ def recogniser(lesson: Lesson, student: nn.Module) -> Phase:
     weights = active({"task": method.task, "soft": method.soft})
 
     def terms(out: dict[str, Tensor], s: Tensor, batch: Any) -> dict[str, Tensor]:
-        own, theirs, tau = out["logits"], batch["teacher/logits"], method.temperature
-        if method.logits == "decoupled":
-            return {"soft": decoupled(own, theirs, batch[lesson.truth], tau, method.alpha, method.beta)}
-        if method.logits == "standardised":
-            own, theirs = standardised(own), standardised(theirs)
-        return {"soft": lesson.imitate(own, theirs, tau)}
+        return {
+            "soft": soft_term(
+                lesson, method, method.temperature, out["logits"], batch["teacher/logits"], batch
+            )
+        }
 
     return output_phase(lesson, student, recipe.train, "student", weights, ("teacher/logits",), terms)

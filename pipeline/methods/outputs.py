@@ -10,7 +10,9 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from pipeline.losses.soft_labels import decoupled, standardised
 from pipeline.methods.base import Adversary, Batch, Modules, Phase
+from pipeline.recipe.recognition_methods import SoftLabels
 from pipeline.recipe.schedule import Weight
 from pipeline.recipe.settings import Budget
 
@@ -74,6 +76,17 @@ def output_phase(
         artefact=STUDENT,
         adversary=adversary,
     )
+
+
+def soft_term(
+    lesson: Lesson, method: SoftLabels, tau: float, own: Tensor, theirs: Tensor, batch: Any
+) -> Tensor:
+    """How far the student's soft labels at temperature `tau` are from the teacher's, as the method compares them."""
+    if method.logits == "decoupled":
+        return decoupled(own, theirs, batch[lesson.truth], tau, method.alpha, method.beta)
+    if method.logits == "standardised":
+        own, theirs = standardised(own), standardised(theirs)
+    return lesson.imitate(own, theirs, tau)
 
 
 def active(weights: dict[str, Weight]) -> dict[str, Weight]:

@@ -1,9 +1,11 @@
 """RKD: resolution-aware knowledge distillation (Feng, Lai, Xie; TIP 2021); for recognition.
 
     L = L_task + adv * L_adv(s) + soft * KL + feature * |n(s) - n(t)|^2 + pairwise * L_PW + mmd * L_MMD
+        + distances * L_D + angles * L_A + contrast * L_C
 
 Only its abstract is public: the equations here are a reconstruction from the terms that it names, and no weight is its
-own. Terms over relations see the whole batch of all workers.
+own. The second line is off by default: what others make of the embeddings (losses/relational.py, losses/contrast.py).
+Terms over relations see the whole batch of all workers.
 """
 
 from __future__ import annotations
@@ -12,14 +14,25 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pipeline.losses import relational
 from pipeline.losses.adversarial import Discriminator, deceive, discriminator_loss
+from pipeline.losses.contrast import contrast
 from pipeline.losses.feature import feature_regression
 from pipeline.losses.gather import gathered
 from pipeline.losses.mmd import mmd
 from pipeline.losses.pairwise import pairwise
 from pipeline.methods.base import Adversary, Batch, Modules, Phase
-from pipeline.methods.outputs import DISCRIMINATOR, Lesson, active, output_phase
+from pipeline.methods.outputs import DISCRIMINATOR, Lesson, active, output_phase, soft_term
 from pipeline.recipe.recognition_methods import RKD
+
+OF_THE_BATCH = {
+    "pairwise": pairwise,
+    "mmd": mmd,
+    "distances": relational.distances,
+    "angles": relational.angles,
+    "contrast": contrast,
+}
+"""Terms of (all students' embeddings, all teachers' embeddings)."""
 
 
 def recogniser(lesson: Lesson, student: nn.Module) -> Phase:
@@ -27,7 +40,7 @@ def recogniser(lesson: Lesson, student: nn.Module) -> Phase:
     recipe, width = lesson.recipe, lesson.width
     method = recipe.method
     assert isinstance(method, RKD)
-    names = ("task", "adversarial", "soft", "feature", "map", "pairwise", "mmd")
+    names = ("task", "adversarial", "soft", "feature", "map", *OF_THE_BATCH)
     weights = active({name: getattr(method, name) for name in names})
     critic = Discriminator(width) if "adversarial" in weights else None
     columns = ["teacher/logits", "teacher/embedding", *(["teacher/map"] if "map" in weights else [])]
@@ -36,17 +49,15 @@ def recogniser(lesson: Lesson, student: nn.Module) -> Phase:
         t = batch["teacher/embedding"]
         found = {}
         if "soft" in weights:
-            found["soft"] = lesson.imitate(out["logits"], batch["teacher/logits"], method.temperature)
+            theirs = batch["teacher/logits"]
+            found["soft"] = soft_term(lesson, method, method.temperature, out["logits"], theirs, batch)
         if "feature" in weights:
             found["feature"] = feature_regression(s, t)
         if "map" in weights:
             found["map"] = feature_regression(out["map"], batch["teacher/map"])
-        if "pairwise" in weights or "mmd" in weights:
+        if wanted := [name for name in OF_THE_BATCH if name in weights]:
             all_s, all_t = gathered(s.float()), gathered(t)
-            if "pairwise" in weights:
-                found["pairwise"] = pairwise(all_s, all_t)
-            if "mmd" in weights:
-                found["mmd"] = mmd(all_s, all_t)
+            found |= {name: OF_THE_BATCH[name](all_s, all_t) for name in wanted}
         if critic is not None:
             found["adversarial"] = deceive(critic, s)
             batch["student/embedding"] = s.detach()

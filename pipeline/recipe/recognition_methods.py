@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
@@ -10,6 +10,35 @@ from pipeline.recipe.schedule import Ramp, Weight
 from pipeline.recipe.settings import Budget, Positive, Section
 
 MethodName = Literal["scratch", "kd", "rkd", "horkd"]
+
+
+class Later(Section):
+    """Settings that came later: a method that leaves them as they are has the fingerprint that it had."""
+
+    later: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        dumped: dict[str, Any] = handler(self)
+        fields = type(self).model_fields
+        return {
+            k: v for k, v in dumped.items() if k not in self.later or getattr(self, k) != fields[k].default
+        }
+
+
+class SoftLabels(Later):
+    """How soft labels are compared."""
+
+    later: ClassVar[tuple[str, ...]] = ("logits", "alpha", "beta")
+
+    logits: Literal["plain", "standardised", "decoupled"] = "plain"
+    """As they are; with mean 0 and deviation 1 over the classes (Sun et al., CVPR 2024); or the true class and the
+    others apart (DKD, Zhao et al., CVPR 2022; classification alone).
+    """
+    alpha: Annotated[float, Field(ge=0)] = 1.0
+    """Of `decoupled`: what the true class against all others counts."""
+    beta: Annotated[float, Field(ge=0)] = 8.0
+    """Of `decoupled`: what the others among themselves count."""
 
 
 class Scratch(Section):
@@ -21,7 +50,7 @@ class Scratch(Section):
     """Weight of the task's loss."""
 
 
-class KD(Section):
+class KD(SoftLabels):
     """The task's loss and the HR teacher's soft labels (Hinton, Vinyals, Dean, 2015)."""
 
     name: Literal["kd"]
@@ -34,29 +63,14 @@ class KD(Section):
     """Weight of the soft labels."""
     temperature: Annotated[float, Field(gt=0)] = 4.0
     """Their temperature tau."""
-    logits: Literal["plain", "standardised", "decoupled"] = "plain"
-    """How they are compared: as they are; with mean 0 and deviation 1 over the classes (Sun et al., CVPR 2024); or the
-    true class and the others apart (DKD, Zhao et al., CVPR 2022; classification alone).
-    """
-    alpha: Annotated[float, Field(ge=0)] = 1.0
-    """Of `decoupled`: what the true class against all others counts."""
-    beta: Annotated[float, Field(ge=0)] = 8.0
-    """Of `decoupled`: what the others among themselves count."""
-
-    @model_serializer(mode="wrap")
-    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Trainings of before know nothing of the last three: plain ones go without them."""
-        dumped: dict[str, Any] = handler(self)
-        if self.logits == "decoupled":
-            return dumped
-        left = {"alpha", "beta", *(["logits"] if self.logits == "plain" else [])}
-        return {k: v for k, v in dumped.items() if k not in left}
 
 
-class RKD(Section):
+class RKD(SoftLabels):
     """Resolution-aware distillation (Feng, Lai, Xie, TIP 2021), reconstructed from its abstract: task + adversarial +
     (soft labels and feature regression, pair-wise constraint, MMD). A weight of 0 leaves its term out.
     """
+
+    later: ClassVar[tuple[str, ...]] = (*SoftLabels.later, "distances", "angles", "contrast")
 
     name: Literal["rkd"]
     """Always `rkd`."""
@@ -74,13 +88,19 @@ class RKD(Section):
     """Weight of the pair-wise constraint."""
     mmd: Weight = 1.0
     """Weight of the maximum mean discrepancy."""
+    distances: Weight = 0.0
+    """Weight of the distances between pictures (Park et al., CVPR 2019)."""
+    angles: Weight = 0.0
+    """Weight of the angles at pictures (the same)."""
+    contrast: Weight = 0.0
+    """Weight of telling each picture's HR embedding from the batch's others (CRD, ICLR 2020, without its bank)."""
     temperature: Annotated[float, Field(gt=0)] = 4.0
     """Temperature of the soft labels."""
     discriminator_lr: Annotated[float, Field(gt=0)] = 1e-4
     """Learning rate of the discriminator's own Adam (0.5, 0.999)."""
 
 
-class HORKD(Section):
+class HORKD(SoftLabels):
     """Hybrid-order relational distillation (Ge et al., AAAI 2020), reconstructed from its abstract and captions: an
     assistant of the student's structure learns at HR from the teacher, then the student at LR from both.
     """

@@ -13,9 +13,11 @@ from torch import Tensor
 from pipeline.errors import InputError
 from pipeline.losses import relational
 from pipeline.losses.adversarial import Discriminator, deceive, discriminator_loss
+from pipeline.losses.contrast import contrast
 from pipeline.losses.feature import feature_regression
 from pipeline.losses.mmd import mmd
 from pipeline.losses.pairwise import pairwise
+from pipeline.losses.relational import off_diagonal
 from pipeline.losses.soft_labels import decoupled, soft_labels, standardised
 
 
@@ -378,3 +380,22 @@ def test_standardised_logits_have_no_size_of_their_own() -> None:
     assert soft_labels(standardised(9 * s + 5), standardised(0.3 * t - 2), 2.0).item() == pytest.approx(
         same.item(), rel=1e-4
     )
+
+
+def test_contrast_is_the_log_share_of_the_own_picture() -> None:
+    s, t = torch.randn(6, 5, dtype=torch.float64), torch.randn(6, 5, dtype=torch.float64)
+    expected = 0.0
+    for i in range(6):
+        alike = [math.exp(float(s[i] @ t[j] / (s[i].norm() * t[j].norm())) / 0.2) for j in range(6)]
+        expected -= math.log(alike[i] / sum(alike)) / 6
+    assert contrast(s, t, 0.2).item() == pytest.approx(expected, rel=1e-5)
+    assert contrast(s[:1], t[:1]).item() == 0
+    assert contrast(t, t).item() < contrast(t, t.flip(0)).item()
+    t.requires_grad_()
+    contrast(s.requires_grad_(), t).backward()
+    assert s.grad is not None and t.grad is None
+
+
+def test_entries_off_the_diagonal_are_those_of_a_mask() -> None:
+    x = torch.randn(7, 7)
+    assert torch.equal(off_diagonal(x), x[~torch.eye(7, dtype=torch.bool)])

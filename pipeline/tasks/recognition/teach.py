@@ -79,7 +79,7 @@ class Source:
         from safetensors.torch import load
 
         if self.public is not None:
-            data = weights.read(store, self.weights) if self.weights else b""
+            data = store.read_bytes(self.weights) if self.weights else b""
             return open_classifier(self.public, data, self.network["name"], self.size).to(device).eval()
         if self.members:
             members = [member.load(store) for member in self.members]
