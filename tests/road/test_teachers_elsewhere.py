@@ -272,3 +272,23 @@ def test_the_public_ones_are_as_good_as_they_are_said_to_be(shared: Path, tmp_pa
         found[depth] = float((out["logits"].argmax(1) == labels).float().mean())
     assert 0.78 < found[20] < 0.85 and 0.80 < found[56] < 0.86
     assert Public("onnx", {}, Boundary()).columns == ()
+
+
+def test_a_teacher_that_knows_less_than_its_student_is_warned_of(tmp_path: Path) -> None:
+    budget = {"steps": 60, "batch": 32, "lr": 3e-3, "ema": 0.9, "evaluate_every": 60, "log_every": 20}
+    settings = recipe(tmp_path, {"checkpoint": saved(tmp_path / "net.th"), "name": "poor"}, train=budget)
+    said: list[str] = []
+
+    class Heard(Quiet):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    reporter = Heard()
+    outcome = Run(settings, InlineEngine("cpu"), reporter).everything(["scratch"], [0])
+    (line,) = [text for text in said if "held out" in text]
+    assert line.startswith("teacher, held out: accuracy 0.")
+    (warning,) = [text for text in reporter.warnings if "held out" in text]
+    assert "is below the best student's (scratch-resnet8-x2-s0: 0." in warning
+    assert {r.role for r in outcome.results} == {"teacher", "student"}, (
+        "a row each, none for the held-out look"
+    )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pipeline.cache import records
@@ -32,15 +33,59 @@ def results(
         tasks.append(
             (job, ScoreTask(task, job.label, job.recipe, job.gap, job.source(), run.output.uri, test))
         )
-    known = {t.label: records.load(run.output, _file(t.identity), lambda v: Scored(**v)) for _, t in tasks}
-    missing = [t for _, t in tasks if known[t.label] is None]
+    val = prepared.samples.path("val")
+    watched = [
+        replace(t, label=f"{t.label}, held out", pictures=val) for o, t in tasks if o in prepared.teachers
+    ]
+    known = _known(run, [*(t for _, t in tasks), *watched])
+    _judge(task, run, watched, known, jobs)
+    return [_result(owner, known[t.label], set_name) for owner, t in tasks]
+
+
+def _known(run: Run, tasks: Sequence[ScoreTask]) -> dict[str, Scored]:
+    """Scores by label; what was scored before is read."""
+    read = {t.label: records.load(run.output, _file(t.identity), lambda v: Scored(**v)) for t in tasks}
+    known = {label: found for label, found in read.items() if found is not None}
+    missing = [t for t in tasks if t.label not in known]
     gpus = run.planner.actors.gpus_per_actor
     for scored in run.planner.map(
         "evaluate", _scored, missing, "networks", note=lambda s: s.label, gpus=gpus
     ):
         known[scored.label] = scored
         records.save(run.output, _file(scored.identity), scored.plain())
-    return [_result(owner, found, set_name) for owner, t in tasks if (found := known[t.label]) is not None]
+    return known
+
+
+def _judge(
+    task: RecognitionTask,
+    run: Run,
+    watched: Sequence[ScoreTask],
+    known: Mapping[str, Scored],
+    jobs: Sequence[Job],
+) -> None:
+    """Say how good each teacher is on the held-out pictures, and warn of one that is below the best student there."""
+    metric = task.metric(run.recipe)
+    students = {job.label: found for job in jobs if (found := _held_out(job, metric.key)) is not None}
+    best = max(students, key=lambda label: students[label], default=None)
+    for each in watched:
+        value = known[each.label].values.get(metric.key)
+        if value is None:
+            continue
+        run.planner.reporter.say(f"{each.label}: {metric.label} {value:.4f}")
+        if best is not None and value < students[best]:
+            run.planner.reporter.warn(
+                f"{each.label}: {metric.label} {value:.4f} is below the best student's ({best}: {students[best]:.4f}); "
+                "a teacher that knows less has little to tell. Train it longer, or name a better one."
+            )
+
+
+def _held_out(job: Job, key: str) -> float | None:
+    """A student's last figure on the held-out pictures."""
+    curves = (job.result() or {}).get("curves", {})
+    for phase in reversed(list(curves.values())):
+        if curve := phase.get(f"held_out/{key}"):
+            return float(curve[-1][1])
+    return None
 
 
 def _result(owner: Outputs | Job, scored: Scored, set_name: str) -> Result:
