@@ -82,3 +82,28 @@ def test_pictures_without_any_defect() -> None:
         "dice": 0.0,
         "auprc": 0.0,
     }
+
+
+def test_the_calibration_error_is_that_of_its_definition() -> None:
+    generator = np.random.default_rng(3)
+    logits, labels = 2 * generator.standard_normal((400, 5)), generator.integers(0, 5, 400)
+    expected = 0.0
+    sure = [max(np.exp(z) / np.exp(z).sum()) for z in logits]
+    for b in range(15):
+        inside = [i for i in range(400) if b / 15 <= sure[i] < (b + 1) / 15]
+        if inside:
+            right = np.mean([logits[i].argmax() == labels[i] for i in inside])
+            expected += len(inside) / 400 * abs(right - np.mean([sure[i] for i in inside]))
+    assert metrics.calibration_error(logits, labels) == pytest.approx(expected, abs=1e-12)
+    certain = np.array([[60.0, 0.0], [0.0, 60.0]])
+    assert metrics.calibration_error(certain, np.array([0, 1])) == pytest.approx(0, abs=1e-12)
+    assert metrics.calibration_error(certain, np.array([1, 0])) == pytest.approx(1)
+
+
+def test_an_interval_holds_the_mean_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(0)
+    found = [metrics.interval((generator.random(150) < 0.7).astype(float), rounds=400) for _ in range(200)]
+    assert 0.89 <= np.mean([low <= 0.7 <= high for low, high in found]) <= 0.99
+    low, high = metrics.interval((np.arange(1000) < 700).astype(float))
+    assert (low, high) == pytest.approx((0.7 - 1.96 * 0.01449, 0.7 + 1.96 * 0.01449), abs=0.004)
+    assert metrics.interval(np.ones(50)) == (1.0, 1.0)

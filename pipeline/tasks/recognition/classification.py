@@ -24,7 +24,11 @@ class Classification(RecognitionTask):
     """Which of the known classes a picture shows."""
 
     name = "classification"
-    figures = (Metric("accuracy", "accuracy", 4), Metric("balanced_accuracy", "balanced", 4))
+    figures = (
+        Metric("accuracy", "accuracy", 4),
+        Metric("balanced_accuracy", "balanced", 4),
+        Metric("ece", "ECE", 4, higher_is_better=False),
+    )
 
     def scores(
         self, model: nn.Module, gallery: Gallery, recipe: Recognition, gap: int, device: str

@@ -20,7 +20,7 @@ from pipeline.tasks.recognition.teach import Source
 if TYPE_CHECKING:
     from pipeline.tasks.recognition.task import RecognitionTask
 
-VERSION = 1
+VERSION = 2
 RUNS = 20
 
 

@@ -39,9 +39,22 @@ def facts(outcome: Outcome) -> dict[str, str]:
     }
     if seconds := sum(outputs.seconds for outputs in prepared.all):
         facts["teacher outputs"] = f"{seconds:.1f} s for all views, cached"
+    if intervals := _intervals(outcome):
+        facts["95 % intervals over the test pictures"] = "; ".join(intervals)
     if dropped := max((r.curves.get("dropped", 0) for r in outcome.results), default=0):
         facts["stem"] = f"{dropped} stride(s) dropped so that small pictures keep a map of at least 2 x 2"
     return facts
+
+
+def _intervals(outcome: Outcome) -> list[str]:
+    """Of each network's accuracy: what another draw of as many test pictures would make of it (bootstrap)."""
+    (name,) = outcome.sets
+    scored = {r.name: r.sets[name] for r in outcome.results}
+    return [
+        f"{label} {values['accuracy_low']:.4f} to {values['accuracy_high']:.4f}"
+        for label, values in scored.items()
+        if "accuracy_low" in values
+    ]
 
 
 def costs(result: Result) -> dict[str, Any]:
