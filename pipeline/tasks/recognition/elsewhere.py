@@ -10,8 +10,8 @@ from typing import Any
 from pipeline.cache.fingerprint import fingerprint
 from pipeline.cost import multiply_adds, parameters
 from pipeline.errors import InputError
-from pipeline.tasks.recognition.recipe import Boundary as Asked
 from pipeline.tasks.recognition.recipe import Recognition, RecognitionTeacher
+from pipeline.tasks.recognition.settings import Boundary as Asked
 from pipeline.training.weights import pack
 from teachers import factory
 from teachers.checkpoints import read_checkpoint

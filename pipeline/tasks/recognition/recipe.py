@@ -15,9 +15,9 @@ from pipeline.recipe.settings import Budget, Gpus, Name, Positive, Section
 from pipeline.tasks.recognition.settings import (
     GAPS,
     LEAST_SIDE,
+    Boundary,
     RecognitionCache,
     RecognitionData,
-    Size,
 )
 
 
@@ -34,19 +34,6 @@ class Network(Section):
     @property
     def label(self) -> str:
         return re.sub(r"[^A-Za-z0-9._-]", "-", self.name)
-
-
-class Boundary(Section):
-    """What a classifier made elsewhere is given; what is left out it says itself, or gets as it is."""
-
-    size: Size | tuple[Size, Size] | None = None
-    """Side, or [height, width], that pictures are resized to."""
-    mean: tuple[float, float, float] | None = None
-    """Of red, green and blue, taken away from values up to `value_range`."""
-    std: tuple[float, float, float] | None = None
-    """What is left is divided by."""
-    value_range: Annotated[float, Field(gt=0)] = 1.0
-    """White: 1 or 255."""
 
 
 class RecognitionTeacher(Section):

@@ -87,3 +87,16 @@ class RecognitionCache(Section):
     """Cached beside logits and embedding: nothing, the last feature map's mean, or the map itself (float16)."""
     online: bool = False
     """Run the teacher in every step instead of reading its outputs from the cache."""
+
+
+class Boundary(Section):
+    """What a classifier made elsewhere is given; what is left out it says itself, or gets as it is."""
+
+    size: Size | tuple[Size, Size] | None = None
+    """Side, or [height, width], that pictures are resized to."""
+    mean: tuple[float, float, float] | None = None
+    """Of red, green and blue, taken away from values up to `value_range`."""
+    std: tuple[float, float, float] | None = None
+    """What is left is divided by."""
+    value_range: Annotated[float, Field(gt=0)] = 1.0
+    """White: 1 or 255."""
