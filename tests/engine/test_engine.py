@@ -204,7 +204,7 @@ def test_trainings_side_by_side_have_the_bits_of_this_process_though_a_worker_is
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("together", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_loss_that_is_not_finite_reaches_the_driver_with_step_and_term(
     ray_local: None, cached: Path, monkeypatch: pytest.MonkeyPatch, together: bool
 ) -> None:

@@ -128,7 +128,7 @@ def test_a_cifar_resnet_is_built_as_its_tensors_say(tmp_path: Path, projected: b
     spec = RecognitionTeacher(checkpoint=saved(tmp_path / "net.th", projected=projected))
     found = found_elsewhere(spec, recipe(tmp_path, {"checkpoint": spec.checkpoint}), DIGITS)
     assert found is not None and found.public.kind == "cifar_resnet" and spec.label == "net"
-    assert (found.facts["embedding"], found.layer) == (16, "linear")
+    assert (found.facts["embedding"], found.facts["layer"]) == (16, "linear")
     opened = open_classifier(found.public, found.data, "here", (8, 8))
     x = torch.rand(5, 3, 8, 8)
     out, (logits, embedding) = opened(x), answer(x, resnet(projected=projected))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,10 +37,10 @@ class Found:
     data: bytes
     """Its file in the cache."""
     facts: dict[str, Any]
-    """`name`, `options`, `embedding` (its width), `parameters`, `multiply_adds` of one picture or None."""
+    """`name`, `options`, `embedding` (its width), `layer` (before which that is taken; None where the network gives one
+    itself), `parameters`, `multiply_adds` of one picture or None.
+    """
     identity: str
-    layer: str | None
-    """Before which its embedding is taken; None where it gives one itself."""
 
 
 def found_elsewhere(spec: RecognitionTeacher, recipe: Recognition, classes: Sequence[str]) -> Found | None:
@@ -64,11 +65,11 @@ def found_elsewhere(spec: RecognitionTeacher, recipe: Recognition, classes: Sequ
         "parameters": parameters(network),
         "multiply_adds": multiply_adds(network, (1, 3, *size)),
     }
-    facts = {"name": name, "options": {}, "embedding": network.width, **counts}
+    facts = {"name": name, "options": {}, "embedding": network.width, "layer": network.layer, **counts}
     said = {"kind": public.kind, "facts": public.facts, "columns": columns, "boundary": str(public.boundary)}
     place = public.facts.get("place")
-    content = factory.sha256(place, public.facts["options"]) if place else fingerprint({"bytes": data.hex()})
-    return Found(public, data, facts, fingerprint({**said, "content": content})[:16], network.layer)
+    content = factory.sha256(place, public.facts["options"]) if place else hashlib.sha256(data).hexdigest()
+    return Found(public, data, facts, fingerprint({**said, "content": content})[:16])
 
 
 def _read(spec: RecognitionTeacher) -> tuple[Public, bytes, str, dict[str, Any]] | None:

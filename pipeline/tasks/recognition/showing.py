@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.steps.values import Outcome, Result
+from pipeline.steps.values import Outcome, Outputs, Result
 from pipeline.tasks.recognition.recipe import Recognition
 
 
@@ -35,7 +35,7 @@ def facts(outcome: Outcome) -> dict[str, str]:
         f"zoom {views.zoom}, light {views.light}",
         "budget": f"{recipe.train.steps:,} steps of {recipe.train.batch} pictures",
         "cost": "multiply-adds and milliseconds of one picture at the network's own input size, one CPU thread",
-        **{outputs.label: outputs.network.identity for outputs in prepared.all},
+        **{outputs.label: _identity(outputs) for outputs in prepared.all},
     }
     if seconds := sum(outputs.seconds for outputs in prepared.all):
         facts["teacher outputs"] = f"{seconds:.1f} s for all views, cached"
@@ -44,6 +44,12 @@ def facts(outcome: Outcome) -> dict[str, str]:
     if dropped := max((r.curves.get("dropped", 0) for r in outcome.results), default=0):
         facts["stem"] = f"{dropped} stride(s) dropped so that small pictures keep a map of at least 2 x 2"
     return facts
+
+
+def _identity(outputs: Outputs) -> str:
+    """Of a teacher; of one made elsewhere also where its embedding is."""
+    layer = outputs.network.network.get("layer")
+    return f"{outputs.network.identity}{f', its embedding is what {layer} gets' if layer else ''}"
 
 
 def _intervals(outcome: Outcome) -> list[str]:
