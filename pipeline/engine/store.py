@@ -32,6 +32,8 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    # Each run has a thread that writes; with more than fifteen of them the default pool refuses records.
+    "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "-1",
 }
 PAGE = "/#/experiments?workflowType=machine_learning"
 """Append to a server's address: without it MLflow opens its pages for language models."""

@@ -316,3 +316,19 @@ def test_the_null_tracker_has_every_call_and_survives_a_handle():
     with tracker.child("below") as child:
         assert isinstance(resume(child.handle()), NullTracker)
     assert tracker.flush()
+
+
+def test_more_runs_may_write_at_a_time_than_the_default_pool_has_connections(tmp_path: Path) -> None:
+    code = """
+import sys
+from contextlib import ExitStack
+from pipeline.engine.store import configure
+configure()
+from mlflow.store.db.utils import create_sqlalchemy_engine
+engine = create_sqlalchemy_engine("sqlite:///" + sys.argv[1])
+with ExitStack() as stack:
+    print(len([stack.enter_context(engine.connect()) for _ in range(40)]))
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "mlflow.db")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.stdout.strip() == "40", done.stderr[-500:]
