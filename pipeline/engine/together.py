@@ -52,7 +52,9 @@ class Room:
     """How many trainings a GPU has room for: at most so many, and fewer once one did not fit."""
 
     def __init__(self, most: int) -> None:
-        self.most, self.running = most, 0
+        self.most = most
+        self._peaks: dict[object, int] = {}
+        """Of each training under way: the most that were, at a time, since it began."""
         self._changed = threading.Condition()
 
     def train(
@@ -62,21 +64,23 @@ class Room:
         beside others; `waits` is called then. Raises what it raises, DoesNotFit only where it was alone.
         """
         while True:
+            one = object()
             with self._changed:
-                self._changed.wait_for(lambda: self.running < self.most)
-                self.running += 1
+                self._changed.wait_for(lambda: len(self._peaks) < self.most)
+                self._peaks[one] = 0
+                self._peaks = {each: max(peak, len(self._peaks)) for each, peak in self._peaks.items()}
             try:
                 with _stream(device):
                     return train()
             except DoesNotFit:
                 with self._changed:
-                    if self.running == 1:
+                    if self._peaks[one] == 1:
                         raise
-                    self.most = min(self.most, self.running - 1)
+                    self.most = min(self.most, self._peaks[one] - 1)
                 waits()
             finally:
                 with self._changed:
-                    self.running -= 1
+                    del self._peaks[one]
                     self._changed.notify_all()
             gc.collect()  # a graph and its training refer to each other
             if torch.cuda.is_available():

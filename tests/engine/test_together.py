@@ -50,7 +50,7 @@ def test_who_does_not_fit_beside_others_goes_on_when_there_is_room() -> None:
     waited: list[str] = []
     done: list[str] = []
     together, most, lock = 0, 0, threading.Lock()
-    all_there = threading.Barrier(len(JOBS))
+    all_there, others_are_done = threading.Barrier(len(JOBS)), threading.Event()
 
     def train(job: Job) -> None:
         nonlocal together, most
@@ -63,8 +63,11 @@ def test_who_does_not_fit_beside_others_goes_on_when_there_is_room() -> None:
             if first:
                 all_there.wait(20)
                 if job.label in "be":
+                    others_are_done.wait(20)  # it was beside them all the same
                     raise DoesNotFit("full")
             done.append(job.label)
+            if len(done) == 5:
+                others_are_done.set()
         finally:
             with lock:
                 together -= 1
