@@ -8,7 +8,7 @@ Probabilities in the place of logits become their logarithms.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from pipeline.errors import FacultyError, InputError, reason
 from teachers.networks import cifar_resnet
 
-KINDS = ("cifar_resnet", "timm", "onnx", "factory")
 PLAIN = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 LEAST = 1e-7
 """Probability below which nothing is told apart."""
@@ -39,7 +38,8 @@ class Boundary:
         """(B, 3, H, W) RGB in [0, 1] as the network wants it."""
         if self.size is not None and tuple(x.shape[-2:]) != self.size:
             x = F.interpolate(x, self.size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
-        return cifar_resnet.normalise(x * self.value_range, self.mean, self.std)
+        mean, std = (torch.tensor(v, device=x.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
+        return (x * self.value_range - mean) / std
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +47,11 @@ class Public:
     """A classifier by value."""
 
     kind: str
-    """Of `KINDS`."""
+    """`cifar_resnet`, `timm`, `onnx` or `factory`."""
     facts: dict[str, Any]
     """timm: `name`, `classes`. onnx: `logits`, `embedding` (names of outputs). factory: `place`, `options`."""
     boundary: Boundary
-    columns: tuple[int, ...] = field(default=())
+    columns: tuple[int, ...] = ()
     """Which of its answers are the data's classes, in their order; empty for all."""
 
 
@@ -68,33 +68,27 @@ class Classifier(nn.Module):
         """The module whose input is the embedding; None where the network gives one itself."""
         self._seen: list[Tensor] = []
         self._look(size)
-        self.certain = False
-        logits = self._answers(size)
         with torch.no_grad():
-            self.width = self(torch.zeros(2, 3, *size))["embedding"].shape[1]
+            logits, embedding = self._all(
+                torch.rand((4, 3, *size), generator=torch.Generator().manual_seed(0))
+            )
+        self.answers, self.width = logits.shape[1], embedding.shape[1]
         self.certain = bool((logits >= 0).all() and (logits.sum(dim=1) - 1).abs().max() < 1e-3)
         """Whether it gives probabilities."""
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        self._seen.clear()
-        out = self.network(self.public.boundary(x))
-        logits, embedding = (
-            (out["logits"], out["embedding"]) if isinstance(out, Mapping) else (out, self._seen.pop())
-        )
+        logits, embedding = self._all(x)
         if self.certain:
             logits = logits.clamp_min(LEAST).log()
         if self.public.columns:
             logits = logits[:, list(self.public.columns)]
         return {"logits": logits, "embedding": embedding}
 
-    @torch.no_grad()
-    def _answers(self, size: tuple[int, int]) -> Tensor:
-        """Of a few pictures, all classes."""
-        x = torch.rand((4, 3, *size), generator=torch.Generator().manual_seed(0))
-        out = self.network(self.public.boundary(x))
+    def _all(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(what it answers for all its own classes, embedding)."""
         self._seen.clear()
-        logits: Tensor = out["logits"] if isinstance(out, Mapping) else out
-        return logits
+        out = self.network(self.public.boundary(x))
+        return (out["logits"], out["embedding"]) if isinstance(out, Mapping) else (out, self._seen.pop())
 
     @torch.no_grad()
     def _look(self, size: tuple[int, int]) -> None:
@@ -193,9 +187,9 @@ def timm_classifier(name: str, classes: int | None = None, pretrained: bool = Fa
         ) from error
 
 
-def timm_boundary(name: str) -> Boundary:
+def timm_boundary(network: nn.Module) -> Boundary:
     """What timm says that one of its classifiers wants."""
-    facts: Any = timm_classifier(name).default_cfg
+    facts: Any = network.default_cfg
     height, width = facts["input_size"][1:]
     return Boundary((height, width), tuple(facts["mean"]), tuple(facts["std"]))
 

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from pipeline.errors import InputError, reason
+from teachers.onnx_session import Session
 
-TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+REMEDY = "Name the side that it wants (`input: {size: [height, width]}`)."
 
 
 class OnnxClassifier(nn.Module):
@@ -21,52 +20,21 @@ class OnnxClassifier(nn.Module):
     def __init__(self, data: bytes, facts: Mapping[str, Any], where: str) -> None:
         """`data` and `facts` as `prepared` gives them. Raises InputError naming `where`."""
         super().__init__()
-        import onnxruntime
-
-        wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-        providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
-        settings = onnxruntime.SessionOptions()
-        settings.log_severity_level = 4
-        settings.intra_op_num_threads = torch.get_num_threads()
-        try:
-            self.session = onnxruntime.InferenceSession(data, settings, providers=providers)
-        except Exception as error:  # onnxruntime has an exception class for each of its status codes
-            raise InputError(where, "an ONNX network", reason(error)) from None
-        (given,) = self.session.get_inputs()
-        self.given, self.number, self.where = given.name, TYPES[given.type], where
-        self.batch = given.shape[0] if isinstance(given.shape[0], int) and given.shape[0] > 0 else None
+        self.session = Session(data, where)
+        if not self.session.fits:
+            found = ", ".join(f"{given.type} {given.shape}" for given in self.session.inputs)
+            raise InputError(where, "one float32 or float16 input (batch, 3, height, width)", found)
         self.outputs = [facts["logits"], facts["embedding"]]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        pictures: Any = x.float().cpu().contiguous().numpy().astype(self.number)
-        batch = self.batch or len(pictures)
-        filled = -len(pictures) % batch  # a fixed batch is filled with its last picture
-        padded = np.concatenate([pictures, *[pictures[-1:]] * filled])
-        try:
-            made = [
-                self.session.run(self.outputs, {self.given: part})
-                for part in np.split(padded, len(padded) // batch)
-            ]
-        except Exception as error:  # as above
-            found = f"{' x '.join(map(str, x.shape[2:]))} pixels refused ({reason(error)})"
-            raise InputError(self.where, "a network that takes these pictures", found, REMEDY) from None
-        logits, embedding = (
-            torch.from_numpy(np.concatenate(parts)[: len(pictures)].astype(np.float32))
-            .flatten(1)
-            .to(x.device)
-            for parts in zip(*made, strict=True)
-        )
+        made = self.session.run(x, "a network that takes these pictures", self.outputs, REMEDY)
+        logits, embedding = (part.flatten(1).to(x.device) for part in made)
         return {"logits": logits, "embedding": embedding}
 
 
-REMEDY = "Name the side that it wants (`input: {size: [height, width]}`)."
-
-
-def prepared(
-    path: Path, names: Mapping[str, str]
-) -> tuple[bytes, dict[str, Any], tuple[int, int] | None, int]:
+def prepared(path: Path, names: Mapping[str, str]) -> tuple[bytes, dict[str, Any], tuple[int, int] | None]:
     """(one file with all its tensors, {"logits": output, "embedding": output}, the only (height, width) that it takes
-    or None, how many answers it gives or 0). `names` are those that the recipe gives.
+    or None). `names` are those that the recipe gives.
 
     Raises InputError for a file that is no classifier of RGB pictures, or names that it has not.
     """
@@ -101,10 +69,8 @@ def prepared(
     for name in (logits, embedding):
         if name not in have:
             graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
-    classes = known.get(logits, [None, None])[1:2]
     size = (shape[2], shape[3]) if isinstance(shape[2], int) and isinstance(shape[3], int) else None
-    data = model.SerializeToString()
-    return data, {"logits": logits, "embedding": embedding}, size, classes[0] if classes and classes[0] else 0
+    return model.SerializeToString(), {"logits": logits, "embedding": embedding}, size
 
 
 def _before(graph: Any, logits: str, weights: set[str]) -> str | None:

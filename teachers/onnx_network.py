@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import InputError, reason
+from pipeline.errors import InputError
 from teachers import onnx_graph
 from teachers.descriptor import join_luma, pad, split_luma
+from teachers.onnx_session import Session
 from teachers.tiling import tiled
 
 SMALLEST = 16
 """Smaller pictures are mirrored up to this before they go into a graph: few graphs take a single pixel."""
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
 """Of which a graph may want its sides to be, as window and U networks do."""
-TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 class OnnxUpscaler:
@@ -33,19 +31,15 @@ class OnnxUpscaler:
         self.where = str(path)
         if not Path(path).is_file():
             raise InputError(self.where, "an .onnx file", "nothing there")
-        self._threads = 0
-        session = self._session()
-        inputs, outputs = session.get_inputs(), session.get_outputs()
-        shape = inputs[0].shape if inputs else []
-        fits = len(shape) == 4 and (shape[1] in (1, 3) or not isinstance(shape[1], int))
-        if len(inputs) != 1 or len(outputs) != 1 or not fits or inputs[0].type not in TYPES:
+        self.graph = session = Session(self.where, self.where)
+        inputs, outputs, shape = session.inputs, session.outputs, session.shape
+        fits = session.fits and (shape[1] in (1, 3) or not isinstance(shape[1], int))
+        if len(outputs) != 1 or not fits:
             first = f", the first input {inputs[0].type} {shape}" if inputs else ""
             found = f"{len(inputs)} inputs, {len(outputs)} outputs{first}"
             expected = "one float32 or float16 input (batch, 3 or 1, height, width) and one output"
             raise InputError(self.where, expected, found)
-        self._input, self._type = inputs[0].name, TYPES[inputs[0].type]
         self.channels = 1 if shape[1] == 1 else 3
-        self._batch = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else None
         fixed = [side if isinstance(side, int) else None for side in shape[2:]]
         self.tile: tuple[int, int] | None = None
         """(height, width) of all that a graph of fixed size takes."""
@@ -53,22 +47,6 @@ class OnnxUpscaler:
             side = max(s or 0 for s in fixed)
             self.tile = (fixed[0] or side, fixed[1] or side)
         self.multiple, self.scale = self._explore()
-
-    def _session(self) -> Any:
-        """ONNX Runtime's session, of as many threads as torch has now: neighbours have the other cores."""
-        import onnxruntime
-
-        if self._threads != torch.get_num_threads():
-            wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-            providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
-            settings = onnxruntime.SessionOptions()
-            settings.log_severity_level = 4  # a size that does not fit is no news here
-            settings.intra_op_num_threads = self._threads = torch.get_num_threads()
-            try:
-                self.session = onnxruntime.InferenceSession(self.where, settings, providers=providers)
-            except Exception as error:  # onnxruntime has an exception class for each of its status codes
-                raise InputError(self.where, "an ONNX network", reason(error)) from None
-        return self.session
 
     def _explore(self) -> tuple[int, int]:
         """(what sides must be multiples of, scale), from the smallest pictures that tell."""
@@ -94,18 +72,8 @@ class OnnxUpscaler:
         return scale
 
     def _run(self, lr: Tensor) -> Tensor:
-        pictures: Any = lr.float().cpu().contiguous().numpy().astype(self._type)
-        batch = self._batch or len(pictures)
-        filled = -len(pictures) % batch  # a fixed batch is filled with its last picture
-        padded = np.concatenate([pictures, *[pictures[-1:]] * filled])
-        session = self._session()
-        try:
-            parts = np.split(padded, len(padded) // batch)
-            made = [session.run(None, {self._input: part})[0] for part in parts]
-        except Exception as error:  # as above
-            found = f"{' x '.join(map(str, lr.shape[2:]))} pixels refused ({reason(error)})"
-            raise InputError(self.where, "a network that takes pictures of any size", found) from None
-        return torch.from_numpy(np.concatenate(made)[: len(pictures)].astype(np.float32))
+        (made,) = self.graph.run(lr, "a network that takes pictures of any size")
+        return made
 
     def __call__(self, lr: Tensor) -> Tensor:
         if self.channels == 3:

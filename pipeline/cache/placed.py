@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -76,7 +77,39 @@ def _white(device: torch.device) -> Tensor:
         return torch.tensor(255.0, device=device)
 
 
-class Resident:
+class Place(ABC):
+    """Samples that live on a device, and batches of them that say only which they are."""
+
+    @abstractmethod
+    def ids(self, step: int, rank: int, world: int) -> list[str]:
+        """Of a batch's samples."""
+
+    @abstractmethod
+    def ahead(self, step: int, count: int, rank: int, world: int) -> dict[str, np.ndarray]:
+        """What is sent for the batches of `count` steps (one, of several workers), each (count, ...); what it points at
+        is there then.
+        """
+
+    @abstractmethod
+    def __call__(self, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The losses' tensors from what was sent for a batch."""
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> Placed:
+        """As the sampler's."""
+        return Placed(self, step, rank, world)
+
+    def iterate(self, start: int, stop: int, rank: int = 0, world: int = 1) -> Iterator[tuple[int, Placed]]:
+        """As the sampler's; nothing is read ahead but by who asks for several steps at once."""
+        for step in range(start, stop):
+            yield step, self.batch(step, rank, world)
+
+
+def fits(nbytes: int, device: torch.device) -> bool:
+    """Whether as much takes at most `MOST` of a GPU's free memory; never on a CPU, where nothing is gained."""
+    return device.type == "cuda" and nbytes <= MOST * torch.cuda.mem_get_info(device)[0]
+
+
+class Resident(Place):
     """A sampler's tiles on a device, as they are cached; its batches say only where their crops lie."""
 
     def __init__(self, sampler: Sampler, device: torch.device) -> None:
@@ -93,23 +126,6 @@ class Resident:
         sides = {sampler.patch * factor for *_, factor in self.layouts}
         self._lines = {side: torch.arange(side, device=device) for side in sides}
 
-    @staticmethod
-    def fits(sampler: Sampler, device: torch.device) -> bool:
-        """Whether they take at most `MOST` of the device's free memory."""
-        if device.type != "cuda":
-            return False
-        free, _ = torch.cuda.mem_get_info(device)
-        return sampler.nbytes <= MOST * free
-
-    def batch(self, step: int, rank: int = 0, world: int = 1) -> Placed:
-        """As the sampler's."""
-        return Placed(self, step, rank, world)
-
-    def iterate(self, start: int, stop: int, rank: int = 0, world: int = 1) -> Iterator[tuple[int, Placed]]:
-        """As the sampler's; nothing needs to be read ahead."""
-        for step in range(start, stop):
-            yield step, self.batch(step, rank, world)
-
     def ids(self, step: int, rank: int, world: int) -> list[str]:
         """The tiles' ids."""
         return self.sampler.ids(self.sampler.where(step, rank, world)[0])
@@ -118,12 +134,8 @@ class Resident:
         """{"where": (count, 1 + 3 * layouts, b) int64}: whether there is HR; for each layout the number of the pixel at
         a crop's upper left corner, after its move, how far from there the pixel below is, and the one at the right.
         """
-        if world == 1:
-            columns = [x.reshape(count, -1) for x in self.sampler.where(step, steps=count)]
-        else:
-            drawn = [self.sampler.where(n, rank, world) for n in range(step, step + count)]
-            columns = [np.stack(x) for x in zip(*drawn, strict=True)]
-        numbers, ys, xs, ops, has_hr = columns
+        drawn = self.sampler.where(step, rank, world, count)
+        numbers, ys, xs, ops, has_hr = (x.reshape(count, -1) for x in drawn)
         turned, upside_down, mirrored = ops & 4 > 0, ops & 2 > 0, ops & 1 > 0
         rows = [has_hr.astype(np.int64)]
         for height, width, factor in self.layouts:
@@ -144,19 +156,6 @@ class Resident:
             places[layout] = torch.addcmul(torch.addcmul(first, down, line.view(-1, 1)), right, line)
         found = {name: pictures(pixels[places[layout]]) for name, (pixels, layout) in self.columns.items()}
         return {**found, "has_hr": has_hr > 0}
-
-
-class Place(Protocol):
-    """What lives on a device, and makes batches of it there."""
-
-    def ids(self, step: int, rank: int, world: int) -> list[str]:
-        """Of a batch's samples."""
-
-    def ahead(self, step: int, count: int, rank: int, world: int) -> dict[str, np.ndarray]:
-        """What is sent for the batches of `count` steps, each (count, ...); what it points at is there then."""
-
-    def __call__(self, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The losses' tensors from what was sent for a batch."""
 
 
 @dataclass(frozen=True, slots=True)

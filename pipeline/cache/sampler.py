@@ -24,7 +24,7 @@ from torch import Tensor
 from pipeline.cache.format import Receipt
 from pipeline.cache.manifest import Manifest
 from pipeline.cache.order import below, epoch_keys, permute, read_ahead, words
-from pipeline.cache.placed import Parts, Resident, block_of, moved, pictures
+from pipeline.cache.placed import Parts, Resident, block_of, fits, moved, pictures
 from pipeline.cache.rows import Rows
 from pipeline.cache.store import Store
 from pipeline.errors import InputError
@@ -144,7 +144,7 @@ class Sampler:
 
     def on(self, device: torch.device) -> Sampler | Resident:
         """The same batches for a training on this device: from tiles that live there, where they fit."""
-        return Resident(self, device) if Resident.fits(self, device) else self
+        return Resident(self, device) if fits(self.nbytes, device) else self
 
     def where(self, step: int, rank: int = 0, world: int = 1, steps: int = 1) -> tuple[np.ndarray, ...]:
         """(row, y, x in LR pixels, move, whether there is HR) of each sample of `batch`; of those of `steps` steps, one

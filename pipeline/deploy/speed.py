@@ -202,12 +202,13 @@ def _opened_onnx(file: str, threads: int, device: str) -> tuple[Callable[[Tensor
 
     from teachers.onnx_network import OnnxUpscaler
 
-    graph = OnnxUpscaler(file)
+    network = OnnxUpscaler(file)
+    graph = network.graph
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 4  # what fails is raised
     settings.intra_op_num_threads = threads
     wanted = graph.session.get_providers() if device.startswith("cuda") else ["CPUExecutionProvider"]
     graph.session = onnxruntime.InferenceSession(file, settings, providers=wanted)
     provider = graph.session.get_providers()[0].removesuffix("ExecutionProvider")
-    tiles = f", tiles of {graph.tile[0]}x{graph.tile[1]}" if graph.tile else ""
-    return graph, graph.scale, f"ONNX Runtime {provider}{tiles}"
+    tiles = f", tiles of {network.tile[0]}x{network.tile[1]}" if network.tile else ""
+    return network, network.scale, f"ONNX Runtime {provider}{tiles}"

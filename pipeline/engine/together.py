@@ -148,7 +148,8 @@ class Hall:
 
 def halls(settings: Distill) -> list[Any]:
     """One for each GPU of the cluster where the recipe leaves a GPU's share open, beside Ray's count of GPUs: what
-    trials need made first asks Ray for its own share, and would wait for ever for one that is kept.
+    trials need made first asks Ray for its own share, and would wait for ever for one that is kept. A process without a
+    share sees its node's GPUs, since a session turns off that Ray hides them (RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO).
     """
     if settings.gpus_per_worker != "auto" or settings.workers != 1:
         return []

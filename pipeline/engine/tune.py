@@ -64,9 +64,8 @@ def drive(config: dict[str, Any], board: Any) -> None:
                 handles = {order.job.label: order.handle}
                 distill.fit([order.job], settings, board, 1.0, handles, judged=True)
     except FacultyError as error:
-        cause = str(
-            getattr(error, "cause", error)
-        )  # what came from another process has its trace in its text
+        # What came from another process has its trace in its text.
+        cause = str(getattr(error, "cause", error))
     except Exception as error:  # trying again would end the same way; Tune retries what died without a word
         cause = f"{type(error).__name__}: {error}"
     ray.get(board.over.remote(number, cause))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -20,6 +21,23 @@ UNDER_WAY = {"cpu": 2, "cuda": 6}
 """Shards at a time, those included that are read or written: a GPU makes more than one thread can hash."""
 
 
+class InTurn:
+    """A network that one thread at a time calls: what it keeps in a forward pass (hooks, sizes) is of one call.
+
+    Its kernels are queued on the threads' streams, where they overlap all the same.
+    """
+
+    def __init__(self, network: Any) -> None:
+        self._network, self._turn = network, threading.Lock()
+
+    def __call__(self, *args: Any) -> Any:
+        with self._turn:
+            return self._network(*args)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._network, name)
+
+
 class Overlapped:
     """A network on a device, to be called from `UNDER_WAY` threads."""
 
@@ -29,6 +47,8 @@ class Overlapped:
         self.calls = 1 if self.kind == "cpu" else UNDER_WAY[self.kind]
         """Threads of `all`; one is this thread."""
         self.network = network.open(cache, device)
+        if COMPUTED[self.kind] > 1:
+            self.network = InTurn(self.network)
         self._places: SimpleQueue[Any] = SimpleQueue()
         for _ in range(COMPUTED[self.kind]):
             self._places.put(torch.cuda.Stream(device) if self.kind == "cuda" else None)

@@ -128,11 +128,12 @@ class Graphed:
         """Whether batches say what is sent of those of later steps too."""
         device, rows, width = self.loop.device, self.loop.look_every, len(self.loop.phase.weights)
         self._unpack = unpack
-        self._inputs = {k: v.clone() for k, v in raw.items()}
+        self._inputs = {} if self._ahead else {k: v.clone() for k, v in raw.items()}
         self._numbers = torch.zeros((rows, 2 + width), device=device)
         """Of each step told: learning rate, share of the new weights in the average, weights of the terms."""
+        told = raw if self._ahead else {}
         self._places = {
-            k: torch.zeros((rows, *v.shape), dtype=v.dtype, device=device) for k, v in raw.items()
+            k: torch.zeros((rows, *v.shape), dtype=v.dtype, device=device) for k, v in told.items()
         }
         self._known = torch.zeros((rows, len(self.loop.names)), device=device)
         self._row = torch.zeros(1, dtype=torch.int64, device=device)

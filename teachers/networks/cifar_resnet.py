@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -101,9 +100,3 @@ def build(state: Mapping[str, Tensor]) -> CifarResNet:
     )
     network.load_state_dict(dict(state))
     return network
-
-
-def normalise(x: Tensor, mean: tuple[float, ...], deviation: tuple[float, ...]) -> Tensor:
-    """(B, 3, H, W) less the mean over the standard deviation."""
-    centre, spread = (torch.tensor(v, device=x.device).view(1, -1, 1, 1) for v in (mean, deviation))
-    return (x - centre) / spread

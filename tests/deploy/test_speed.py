@@ -107,7 +107,7 @@ def test_threads_reach_every_runtime(tmp_path: Path) -> None:
     before = torch.get_num_threads()
     try:
         network, scale, _ = speed._opened(str(made["onnx"]), 2, "cpu", None)
-        assert scale == 2 and network.session.get_session_options().intra_op_num_threads == 2
+        assert scale == 2 and network.graph.session.get_session_options().intra_op_num_threads == 2
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

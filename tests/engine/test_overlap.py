@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
 
 from pipeline.errors import FacultyError
-from pipeline.steps.overlap import Overlapped
+from pipeline.steps.overlap import InTurn, Overlapped
 
 SHARDS = 8
 
@@ -73,3 +75,18 @@ def test_a_failure_comes_out() -> None:
         event.set()
     with pytest.raises(FacultyError, match="not finite"):
         list(overlapped.all([Shard(n, device, fails=n == 1) for n in range(SHARDS)]))
+
+
+def test_a_network_that_keeps_something_of_a_call_is_called_by_one_thread_at_a_time() -> None:
+    class Keeps:
+        label = "keeps"
+
+        def __call__(self, x: int) -> int:
+            self.kept = x
+            time.sleep(0.001)
+            return self.kept
+
+    network = InTurn(Keeps())
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(network, range(100))) == list(range(100))
+    assert network.label == "keeps"

@@ -316,11 +316,11 @@ def test_a_graph_has_the_threads_of_its_process(exported: Path) -> None:
     try:
         torch.set_num_threads(2)
         assert torch.allclose(found(x), one, atol=1e-5)
-        assert found.network.run.session.get_session_options().intra_op_num_threads == 2
+        assert found.network.run.graph.session.get_session_options().intra_op_num_threads == 2
     finally:
         torch.set_num_threads(before)
     assert torch.equal(found(x), one)
-    assert found.network.run.session.get_session_options().intra_op_num_threads == before
+    assert found.network.run.graph.session.get_session_options().intra_op_num_threads == before
 
 
 def test_the_order_of_colours_is_no_question_to_luma(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +57,7 @@ def found_elsewhere(spec: RecognitionTeacher, recipe: Recognition, classes: Sequ
         raise InputError(where, f"a network of this project for {recipe.task}", "a classifier made elsewhere")
     size = recipe.hr_size
     network = open_classifier(public, data, where, size)
-    answers = network._answers(size).shape[1]
-    columns = columns_of(where, answers, spec.classes, classes) if classes else ()
-    public = Public(public.kind, public.facts, public.boundary, columns)
-    network.public = public
+    columns = columns_of(where, network.answers, spec.classes, classes) if classes else ()
     counts = known or {
         "parameters": parameters(network),
         "multiply_adds": multiply_adds(network, (1, 3, *size)),
@@ -69,7 +66,9 @@ def found_elsewhere(spec: RecognitionTeacher, recipe: Recognition, classes: Sequ
     said = {"kind": public.kind, "facts": public.facts, "columns": columns, "boundary": str(public.boundary)}
     place = public.facts.get("place")
     content = factory.sha256(place, public.facts["options"]) if place else hashlib.sha256(data).hexdigest()
-    return Found(public, data, facts, fingerprint({**said, "content": content})[:16])
+    return Found(
+        replace(public, columns=columns), data, facts, fingerprint({**said, "content": content})[:16]
+    )
 
 
 def _read(spec: RecognitionTeacher) -> tuple[Public, bytes, str, dict[str, Any]] | None:
@@ -81,7 +80,7 @@ def _read(spec: RecognitionTeacher) -> tuple[Public, bytes, str, dict[str, Any]]
     if spec.timm and spec.pretrained:
         network = timm_classifier(spec.timm, pretrained=True)
         facts = {"name": spec.timm}
-        boundary = _boundary(spec.input, timm_boundary(spec.timm))
+        boundary = _boundary(spec.input, timm_boundary(network))
         return Public("timm", facts, boundary), pack(network.state_dict()), spec.timm, {}
     if not spec.checkpoint:
         return None
@@ -101,12 +100,7 @@ def _read(spec: RecognitionTeacher) -> tuple[Public, bytes, str, dict[str, Any]]
             remedy=lambda: "Name in `timm` the network that the file was made with.",
         )
         facts = {"name": spec.timm, "classes": len(state[head])}
-        return (
-            Public("timm", facts, _boundary(spec.input, timm_boundary(spec.timm))),
-            pack(state),
-            spec.timm,
-            {},
-        )
+        return Public("timm", facts, _boundary(spec.input, timm_boundary(own))), pack(state), spec.timm, {}
     tensors = read_checkpoint(path)[0]
     try:
         state = unwrap(
@@ -122,7 +116,7 @@ def _onnx(spec: RecognitionTeacher, path: Path) -> tuple[Public, bytes, str, dic
     from teachers import onnx_graph
     from teachers.onnx_classifier import prepared
 
-    data, facts, size, _ = prepared(path, {str(k): v for k, v in spec.outputs.items()})
+    data, facts, size = prepared(path, {str(k): v for k, v in spec.outputs.items()})
     boundary = _boundary(spec.input, Boundary(size))
     shape = (1, 3, *(boundary.size or (32, 32)))
     counts = {

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.cache.placed import MOST, Placed, pictures, sent
+from pipeline.cache.placed import Place, pictures, sent
 
 if TYPE_CHECKING:
     from pipeline.tasks.recognition.sampler import ViewSampler
@@ -24,7 +24,7 @@ def as_read(name: str, x: Tensor) -> Tensor:
     return x.float() if x.is_floating_point() else x.long()
 
 
-class ResidentViews:
+class ResidentViews(Place):
     """A sampler's columns on a device, a row for each view of each picture."""
 
     def __init__(self, sampler: ViewSampler, device: torch.device) -> None:
@@ -33,26 +33,8 @@ class ResidentViews:
         self._known = np.zeros(rows, bool)
         self.columns = {
             name: torch.zeros((rows, *x.shape[1:]), dtype=torch.from_numpy(x).dtype, device=device)
-            for name, x in _one(sampler).items()
+            for name, x in sampler.example().items()
         }
-
-    @staticmethod
-    def fits(sampler: ViewSampler, device: torch.device) -> bool:
-        """Whether all views take at most `MOST` of the device's free memory."""
-        if device.type != "cuda":
-            return False
-        free, _ = torch.cuda.mem_get_info(device)
-        each = sum(x.nbytes for x in _one(sampler).values())
-        return len(sampler.gallery) * sampler.views.count * each <= MOST * free
-
-    def batch(self, step: int, rank: int = 0, world: int = 1) -> Placed:
-        """As the sampler's."""
-        return Placed(self, step, rank, world)
-
-    def iterate(self, start: int, stop: int, rank: int = 0, world: int = 1) -> Iterator[tuple[int, Placed]]:
-        """As the sampler's; nothing is read ahead but by who asks for several steps at once."""
-        for step in range(start, stop):
-            yield step, self.batch(step, rank, world)
 
     def ids(self, step: int, rank: int, world: int) -> list[str]:
         """The pictures' ids."""
@@ -61,11 +43,7 @@ class ResidentViews:
     def ahead(self, step: int, count: int, rank: int, world: int) -> dict[str, np.ndarray]:
         """{"row": (count, b) int64}; these rows are there then."""
         views = self.sampler.views.count
-        if world == 1:
-            drawn = [self.sampler.where(step, steps=count)]
-        else:
-            drawn = [self.sampler.where(n, rank, world) for n in range(step, step + count)]
-        numbers, chosen = (np.concatenate(x).astype(np.int64) for x in zip(*drawn, strict=True))
+        numbers, chosen = (x.astype(np.int64) for x in self.sampler.where(step, rank, world, count))
         rows = (numbers * views + chosen).reshape(count, -1)
         missing = np.unique(rows[~self._known[rows]])
         if len(missing):
@@ -79,7 +57,3 @@ class ResidentViews:
     def __call__(self, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The columns of {"row": (b,)}."""
         return {name: as_read(name, x.index_select(0, raw["row"])) for name, x in self.columns.items()}
-
-
-def _one(sampler: ViewSampler) -> dict[str, np.ndarray]:
-    return sampler.read(np.zeros(1, np.int64), np.zeros(1, np.int64))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipeline.cache.manifest import Manifest
 from pipeline.cache.order import below, epoch_keys, mix, permute, read_ahead, words
-from pipeline.cache.placed import sent
+from pipeline.cache.placed import fits, sent
 from pipeline.cache.rows import Rows
 from pipeline.cache.store import Store
 from pipeline.errors import InputError
@@ -132,7 +132,13 @@ class ViewSampler:
 
     def on(self, device: torch.device) -> ViewSampler | ResidentViews:
         """The same batches for a training on this device: from views that live there, where they fit."""
-        return ResidentViews(self, device) if ResidentViews.fits(self, device) else self
+        each = sum(x.nbytes for x in self.example().values())
+        room = fits(len(self.gallery) * self.views.count * each, device)
+        return ResidentViews(self, device) if room else self
+
+    def example(self) -> dict[str, np.ndarray]:
+        """The columns of one picture."""
+        return self.read(np.zeros(1, np.int64), np.zeros(1, np.int64))
 
     def iterate(
         self, start: int, stop: int, rank: int = 0, world: int = 1
