@@ -10,6 +10,7 @@ once, a half upwards.
     weighted  given weights, or weights fitted to HR by least squares over training tiles (`WeightFit`)
     bands     the low wavelet band of one teacher, the details of another
     mask      per pixel, by how well each teacher agrees with LR there (teachers/agreement.py)
+    regions   weights fitted for flat, edge and texture pixels and for bands of detail (teachers/regional.py)
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 
 from pipeline.errors import InputError
 from teachers.agreement import fuse_mask
+from teachers.regional import fuse_regions
 
 Outputs = Sequence[np.ndarray]
 
@@ -185,6 +187,7 @@ FUSIONS: dict[str, Fusion] = {
     "weighted": fuse_weighted,
     "bands": fuse_bands,
     "mask": fuse_mask,
+    "regions": fuse_regions,
 }
 
 

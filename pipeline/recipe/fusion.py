@@ -66,6 +66,15 @@ class Mask(Section):
     """In grey levels: teachers whose errors differ by less count nearly alike; smaller is a harder choice."""
 
 
+class Regions(Section):
+    """Least-squares weights of their own for flat, edge and texture pixels, and for each band of detail."""
+
+    kind: Literal["regions"]
+    """Always `regions`."""
+    levels: Annotated[int, Field(ge=0, le=4)] = 1
+    """Bands of detail with weights of their own, beside those of the rest; 0 for none."""
+
+
 class Aggregate(Section):
     """MTKD's knowledge-aggregation network (DCTSwin), trained on cached teacher outputs (MTKD, section 3.1)."""
 
@@ -92,4 +101,6 @@ class Aggregate(Section):
     """How the network is trained."""
 
 
-Fusion = Annotated[Union[Mean, Median, Best, Weighted, Bands, Mask, Aggregate], Field(discriminator="kind")]
+Fusion = Annotated[
+    Union[Mean, Median, Best, Weighted, Bands, Mask, Regions, Aggregate], Field(discriminator="kind")
+]

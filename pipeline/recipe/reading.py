@@ -21,7 +21,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import InputError
-from pipeline.recipe.fusion import Aggregate, Bands, Best, Mask, Mean, Median, Weighted
+from pipeline.recipe.fusion import Aggregate, Bands, Best, Mask, Mean, Median, Regions, Weighted
 
 Model = TypeVar("Model", bound=BaseModel)
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -180,7 +180,7 @@ def _siblings(recipe: type[BaseModel], location: tuple[int | str, ...]) -> list[
         if field is None:
             options: list[Any] = [methods.get(str(part))] + [
                 m
-                for m in (Mean, Median, Best, Weighted, Bands, Mask, Aggregate)
+                for m in (Mean, Median, Best, Weighted, Bands, Mask, Regions, Aggregate)
                 if m.__name__.lower() == part
             ]
             model = next((m for m in options if m), model)

@@ -10,7 +10,7 @@ import pywt
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from pipeline.recipe.data import Data
-from pipeline.recipe.fusion import Aggregate, Bands, Best, Fusion, Mean, Weighted
+from pipeline.recipe.fusion import Aggregate, Bands, Best, Fusion, Mean, Regions, Weighted
 from pipeline.recipe.methods import KD, METHODS, PISR, Method
 from pipeline.recipe.settings import Gpus, Name, Positive, Section, Train
 from pipeline.recipe.teachers import TeacherSpec as TeacherSpec
@@ -136,7 +136,9 @@ class Recipe(Section):
     """The pretrained networks; their order is part of the fusion."""
     teach: Teach = Teach()
     fusion: Fusion = Mean(kind="mean")
-    """How the teachers become one target: `mean`, `median`, `best`, `weighted`, `bands`, `mask` or `aggregate`."""
+    """How the teachers become one target: `mean`, `median`, `best`, `weighted`, `bands`, `mask`, `regions` or
+    `aggregate`.
+    """
     student: Student = Student()
     method: Method
     """How the student is trained: `scratch`, `kd`, `mtkd` or `pisr`."""
@@ -251,7 +253,7 @@ class Recipe(Section):
 def without_hr(recipe: Recipe) -> list[tuple[bool, str]]:
     """(whether it is so, what is said) of everything that a recipe without HR cannot have."""
     fusion, method, compare = recipe.fusion, recipe.method, recipe.compare
-    needs = isinstance(fusion, (Best, Aggregate)) or (
+    needs = isinstance(fusion, (Best, Regions, Aggregate)) or (
         isinstance(fusion, Weighted) and fusion.weights == "fit"
     )
     alone = not recipe.data.has_hr

@@ -243,9 +243,10 @@ def test_raise_names_the_bad_picture(place: Path, name: str) -> None:
         {"kind": "weighted"},
         {"kind": "bands", "low": "edsr", "details": "compact"},
         {"kind": "mask"},
+        {"kind": "regions"},
         AGGREGATE,
     ],
-    ids=["mean", "median", "best", "weighted", "fit", "bands", "mask", "aggregate"],
+    ids=["mean", "median", "best", "weighted", "fit", "bands", "mask", "regions", "aggregate"],
 )
 def test_every_fusion_makes_a_target_for_every_tile(again: Path, fusion: dict) -> None:
     road = Road(recipe(again, fusion=fusion))
@@ -268,7 +269,7 @@ def test_every_fusion_makes_a_target_for_every_tile(again: Path, fusion: dict) -
         }
         if fusion["kind"] in expected and fusion != {"kind": "weighted"}:
             assert np.abs(target - expected[fusion["kind"]]).max() <= 0.5 + 1e-4
-    if fusion == {"kind": "weighted"}:
+    if fusion in ({"kind": "weighted"}, {"kind": "regions"}):
         # Rounding apart, the fit cannot lose on its own tiles.
         assert error(targets) <= 1.01 * min(map(error, outputs))
     assert error(targets) < 1.3 * max(map(error, outputs))

@@ -17,8 +17,11 @@ from pipeline.tasks.super_resolution.teach import as_levels, commit_output, luma
 from pipeline.training import weights
 from teachers.agreement import Mask
 from teachers.fusion import Bands, WeightFit, Weights, fusion
+from teachers.regional import Regional, RegionalFit
 
 VERSION = 1
+Chosen = Weights | Bands | Mask | Regional
+"""What a fixed fusion was told, or was fitted to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +36,8 @@ class FuseTask:
     scale: int
     dtype: str
     kind: str
-    weights: Weights | Bands | Mask | None = None
-    """Of kind `weighted`, `bands` or `mask`."""
+    weights: Chosen | None = None
+    """Of kind `weighted`, `bands`, `mask` or `regions`."""
     network: dict[str, Any] = field(default_factory=dict)
     """Of kind `aggregate`: {"config": ..., "weights": path in the cache}."""
     batch: int = 4
@@ -86,7 +89,7 @@ def fuse_levels(
     kind: str,
     outputs: list[np.ndarray],
     hr: np.ndarray | None,
-    weights: Weights | Bands | Mask | None,
+    weights: Chosen | None,
     lr: np.ndarray,
 ) -> np.ndarray:
     """A fixed fusion of (n, H, W, 3) uint8 pictures that were made of `lr`, (n, h, w, 3) uint8."""
@@ -104,10 +107,14 @@ def _aggregate(network: torch.nn.Module, pictures: list[np.ndarray], dtype: str,
         return to_stored(network(batch), dtype)
 
 
-def fit_weights(cache: str, tiles: Manifest, teachers: list[Manifest]) -> Weights:
-    """Least-squares weights of the teachers against HR over the training tiles, one shard in memory at a time."""
+def fit_weights(
+    cache: str, tiles: Manifest, teachers: list[Manifest], levels: int | None = None
+) -> Weights | Regional:
+    """Least-squares weights of the teachers against HR over the training tiles, one shard in memory at a time; with
+    `levels` those of each region, for so many bands of detail and the rest.
+    """
     store = Store.open(cache)
-    fit = WeightFit(len(teachers))
+    fit = WeightFit(len(teachers)) if levels is None else RegionalFit(len(teachers), levels)
     by_key = [{r.key: r for r in m.shards} for m in teachers]
     for receipt in tiles.shards:
         hr = read(store, receipt).columns.get("hr")

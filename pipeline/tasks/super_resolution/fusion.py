@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.cache import records
 from pipeline.cache.fingerprint import fingerprint
 from pipeline.cache.format import Receipt
 from pipeline.cache.manifest import Manifest
-from pipeline.recipe.fusion import Aggregate, Bands, Mask, Weighted
+from pipeline.recipe.fusion import Aggregate, Bands, Mask, Regions, Weighted
 from pipeline.recipe.recipe import Recipe
 from pipeline.steps.job import located
 from pipeline.steps.planner import Planner
@@ -21,11 +21,13 @@ from pipeline.tasks.super_resolution.training import TrainJob, job_fingerprint
 from teachers import agreement
 from teachers import fusion as fixed
 from teachers.fusion import Weights
+from teachers.regional import REGIONS, Regional
 
 if TYPE_CHECKING:
     from pipeline.tasks.base import Task
 
 FUSED = "fused"
+Fit = TypeVar("Fit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class PictureFusion:
     kind: str
     folder: str
     """Of the fused pictures, in the cache."""
-    weights: Weights | fixed.Bands | agreement.Mask | None
+    weights: fusing.Chosen | None
     network: str | None
     """Aggregation weights, relative to the cache."""
 
@@ -52,12 +54,15 @@ def fuse(
     recipe: Recipe = planner.recipe
     config = recipe.fusion
     folders = [m.cached.folder for m in members if m.cached]
-    weights: Weights | fixed.Bands | agreement.Mask | None = None
+    weights: fusing.Chosen | None = None
     network: str | None = None
     extra: dict[str, object] = {}
     if isinstance(config, Weighted):
         weights = fitted(planner, config.weights, samples, members)
         extra = {"weights": asdict(weights)}
+    elif isinstance(config, Regions):
+        weights = by_region(planner, config.levels, samples, members)
+        extra = {"regions": asdict(weights)}
     elif isinstance(config, Bands):
         labels = [m.label for m in members]
         places = labels.index(config.low), labels.index(config.details)
@@ -107,19 +112,45 @@ def fitted(
     """The given weights, or those of least squared error on the training tiles (fitted once)."""
     if isinstance(given, dict):
         return Weights(tuple(given[m.label] for m in members))
-    columns = [m.cached.train for m in members if m.cached]
-    inputs = [samples.train.fingerprint, *(manifest.fingerprint for manifest in columns)]
-    rel = f"fused/fits/{fingerprint(inputs)}.json"
 
     def own(found: dict[str, Any]) -> Weights:
         if len(found["values"]) != len(members):
             raise ValueError(f"it has {len(found['values'])} weights for {len(members)} teachers")
         return Weights(tuple(map(float, found["values"])), float(found["offset"]))
 
+    return _known(planner, samples, members, (), own)
+
+
+def by_region(planner: Planner, levels: int, samples: Samples, members: Sequence[Outputs]) -> Regional:
+    """Weights of least squared error by region and band (fitted once)."""
+    shape = len(REGIONS), len(members) * (levels + 1) + 1
+
+    def own(found: dict[str, Any]) -> Regional:
+        values = tuple(tuple(map(float, row)) for row in found["values"])
+        if (len(values), *{len(row) for row in values}) != shape:
+            raise ValueError(f"it does not have {shape[1]} weights for each of {shape[0]} regions")
+        return Regional(int(found["levels"]), values)
+
+    return _known(planner, samples, members, (levels,), own)
+
+
+def _known(
+    planner: Planner,
+    samples: Samples,
+    members: Sequence[Outputs],
+    kind: tuple[int, ...],
+    own: Callable[[dict[str, Any]], Fit],
+) -> Fit:
+    """What was fitted before to these tiles and outputs, or is fitted now."""
+    columns = [m.cached.train for m in members if m.cached]
+    inputs = [samples.train.fingerprint, *(manifest.fingerprint for manifest in columns)]
+    if kind:
+        inputs.append(f"regions {kind}")
+    rel = f"fused/fits/{fingerprint(inputs)}.json"
     if (known := records.load(planner.store, rel, own)) is not None:
         return known
     planner.tracked.begin()
-    (weights,) = planner.engine.map(_fit, [(planner.store.uri, samples.train, columns)])
+    (weights,) = planner.engine.map(_fit, [(planner.store.uri, samples.train, columns, *kind)])
     records.save(planner.store, rel, asdict(weights))
     return own(asdict(weights))
 
@@ -151,5 +182,5 @@ def aggregation_job(task: Task, planner: Planner, samples: Samples, members: Seq
     )
 
 
-def _fit(asked: tuple, device: str) -> Weights:
+def _fit(asked: tuple, device: str) -> Weights | Regional:
     return fusing.fit_weights(*asked)
