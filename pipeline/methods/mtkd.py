@@ -80,10 +80,10 @@ def network(
 
 def mtkd(method: MTKD, settings: Train, student: Callable[[], nn.Module]) -> list[PhaseBuilder]:
     """Stage 2. Tiles without HR are trained on the fused target alone."""
-    wavelet = WaveletLoss(
-        method.wavelet, method.level, method.mode, dual_tree=method.dual_tree, low=method.low
-    )
-
+    scheduled = not isinstance(method.low, float)
+    low = method.low if isinstance(method.low, float) else 0.0
+    wavelet = WaveletLoss(method.wavelet, method.level, method.mode, dual_tree=method.dual_tree, low=low)
+    whole = WaveletLoss(method.wavelet, method.level, method.mode, dual_tree=method.dual_tree)
     pixel = PIXEL[method.pixel]
 
     def build(_: Modules) -> Phase:
@@ -94,6 +94,10 @@ def mtkd(method: MTKD, settings: Train, student: Callable[[], nn.Module]) -> lis
             batch = seen(batch)
             sr = modules["student"](batch["lr"])
             terms = {"distill": wavelet(sr, batch["target"]), "hr": masked_hr(sr, batch, pixel)}
+            if (
+                scheduled
+            ):  # the transform is linear, so what the details leave of the loss is the low band's part
+                terms["low"] = whole(sr, batch["target"]) - terms["distill"]
             if method.relational != 0:
                 terms["relational"] = relations(details(sr), details(batch["target"]))
             return terms

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from pipeline.recipe.schedule import Fraction, Ramp, Weight
+from pipeline.recipe.schedule import Fraction, Piecewise, Ramp, Weight, times
 from pipeline.recipe.settings import Positive, Section, Train
 
 Target = Literal["none", "teacher", "fused"]
@@ -89,9 +89,9 @@ class MTKD(Assisted):
     relational: Weight = 0.0
     """Ours: weight of the relational loss between the details of the student's pictures and of the fused targets, over
     the whole batch."""
-    low: Annotated[float, Field(ge=0)] = 1.0
-    """Ours: weight of the loss' low band. Published it is 1; at 0.33 all coefficients count alike, which small students
-    learn from faster."""
+    low: Annotated[float, Field(ge=0)] | Ramp | Piecewise = 1.0
+    """Ours: weight of the loss' low band, on top of `distill`. Published it is 1; at 0.33 all coefficients count alike,
+    which small students learn from faster. With a schedule that falls to 0 the run's end is about details alone."""
     dual_tree: bool = False
     """Ours: the shift-invariant dual-tree complex transform instead of `wavelet`."""
     handover: tuple[Fraction, Fraction] | None = None
@@ -104,10 +104,17 @@ class MTKD(Assisted):
             raise ValueError(
                 "handover needs constant weights `distill` and `hr`; give it or schedules, not both"
             )
+        if not isinstance(self.low, float) and (self.handover or not isinstance(self.distill, float)):
+            raise ValueError("a schedule of `low` needs a constant `distill` and no handover")
         return self
 
     def weights(self) -> dict[str, Weight]:
-        """The weight of each loss term, with the hand-over spelled out as two ramps."""
+        """The weight of each loss term, with the hand-over spelled out as two ramps; the low band is a term of its own
+        where it has a schedule."""
+        if not isinstance(self.low, float):
+            assert isinstance(self.distill, float)
+            low = times(self.low, self.distill)
+            return {"distill": self.distill, "low": low, "hr": self.hr, "relational": self.relational}
         if self.handover is None or not isinstance(self.distill, float) or not isinstance(self.hr, float):
             return {"distill": self.distill, "hr": self.hr, "relational": self.relational}
         begin, until = self.handover

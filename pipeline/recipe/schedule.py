@@ -97,6 +97,13 @@ def scaled_to(weight: Any, value: Any) -> Any:
     return {**weight, "start": weight["start"] * factor, "end": weight["end"] * factor}
 
 
+def times(weight: Ramp | Piecewise, factor: float) -> Ramp | Piecewise:
+    """The schedule with every weight multiplied."""
+    if isinstance(weight, Ramp):
+        return weight.model_copy(update={"start": weight.start * factor, "end": weight.end * factor})
+    return weight.model_copy(update={"points": tuple((p, w * factor) for p, w in weight.points)})
+
+
 def weight_at(weight: Weight, progress: float) -> float:
     """The weight at `progress` in [0, 1]."""
     return float(weight) if isinstance(weight, (int, float)) else weight(progress)

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import pywt
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from pipeline.methods import PICTURES
 from pipeline.methods.mtkd import aggregation, network
 from pipeline.recipe.fusion import Aggregate
 from pipeline.recipe.methods import KD, MTKD, Scratch
+from pipeline.recipe.schedule import Piecewise, Ramp, weight_at
 from pipeline.recipe.settings import Train
 
 
@@ -55,6 +57,25 @@ def test_mtkd_is_the_wavelet_loss_on_the_fused_target_and_l1_on_hr(batch: dict) 
     assert float(terms["distill"]) == pytest.approx(haar_loss(sr.numpy(), batch["target"].numpy()), rel=1e-5)
     known = (sr - batch["hr"]).abs()[batch["has_hr"]]
     assert float(terms["hr"]) == pytest.approx(float(known.sum()) / sr.numel(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "fading", [Ramp(kind="linear", start=1.0, end=0.0), Piecewise(kind="piecewise", points=((0, 1), (1, 0)))]
+)
+def test_a_low_band_that_fades_is_a_term_of_its_own(batch: dict, fading: Ramp | Piecewise) -> None:
+    phase = PICTURES["mtkd"](MTKD(name="mtkd", distill=0.5, low=fading), Train(), student)[0]({})
+    terms = phase.losses(phase.modules, batch)
+    sr = phase.modules["student"](batch["lr"]).detach()
+    whole = haar_loss(sr.numpy(), batch["target"].numpy())
+    low = (
+        float(F.avg_pool2d(sr - batch["target"], 2).abs().mean()) * 2
+    )  # Haar's low band: half the sum of four
+    assert float(terms["low"]) == pytest.approx(low, rel=1e-4)
+    assert float(terms["distill"]) == pytest.approx(whole - low, rel=1e-4)
+    assert [weight_at(phase.weights["low"], p) for p in (0, 0.5, 1)] == [0.5, 0.25, 0.0]
+    for more in ({"handover": (0.5, 0.9)}, {"distill": fading}):
+        with pytest.raises(ValueError, match="constant `distill`"):
+            MTKD(name="mtkd", low=fading, **more)
 
 
 def test_kd_is_l1_on_the_teacher_and_l1_on_hr(batch: dict) -> None:
