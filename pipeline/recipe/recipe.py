@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -13,6 +12,7 @@ from pipeline.recipe.data import Data
 from pipeline.recipe.fusion import Aggregate, Bands, Best, Fusion, Mean, Regions, Weighted
 from pipeline.recipe.methods import KD, METHODS, PISR, Method
 from pipeline.recipe.settings import Gpus, Name, Positive, Section, Train
+from pipeline.recipe.student import Student as Student
 from pipeline.recipe.teachers import TeacherSpec as TeacherSpec
 
 
@@ -47,19 +47,6 @@ class Teach(Actors):
     """GPU share per actor: 0.25 puts four actors on one GPU, 0 keeps them on CPUs; `auto` shares out what there is."""
     batch: Positive | Literal["auto"] = "auto"
     """Tiles per forward pass: `auto` is 8 on a CPU, 32 on a GPU, which takes up to a quarter more to leave no rest."""
-
-
-class Student(Section):
-    """The network that ships."""
-
-    name: str = "fsrcnn"
-    """A name from `faculty students`, or `spandrel:<architecture>`."""
-    options: dict[str, Any] = {}
-    """Hyper-parameters of that network."""
-
-    @property
-    def label(self) -> str:
-        return re.sub(r"[^A-Za-z0-9._-]", "-", self.name)
 
 
 class Distill(Section):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pipeline.cache import records
 from pipeline.cache.node import Damaged, damaged
 from pipeline.cache.store import Store
+from students.expansion import merged
 
 RESULT, WEIGHTS = "result.json", "weights.safetensors"
 _verified: set[tuple[str, str]] = set()
@@ -40,8 +41,11 @@ def pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = Non
 def write(
     store: Store, model: nn.Module, facts: Mapping[str, Any], result: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Commit a training's end: its weights with `facts` in their head, then its result. Returns the result."""
-    data = pack(model.state_dict(), {"faculty": json.dumps(facts)})
+    """Commit a training's end: its weights with `facts` in their head, then its result. Returns the result.
+
+    A network that trained expanded leaves as the plain one: who reads the weights knows nothing of it.
+    """
+    data = pack(merged(model), {"faculty": json.dumps(facts)})
     store.write_bytes(WEIGHTS, data)
     whole = {**result, **facts, "sha256": hashlib.sha256(data).hexdigest()}
     records.save(store, RESULT, whole)

@@ -21,6 +21,7 @@ from pipeline.training import checkpoint
 from pipeline.training.graphed import SWITCH, Graphed, obstacle, parts
 from pipeline.training.loop import Loop, train
 from pipeline.training.surroundings import Hooks
+from students.expansion import expand
 
 CPU = torch.device("cpu")
 SCHEDULED = {"hr": Ramp(kind="linear", start=0.2, end=1.0), "smooth": 0.1}
@@ -60,7 +61,14 @@ def opposed(settings: Train) -> Phase:
     return replace(made, adversary=Adversary({"critic": critic}, contest, lr=1e-3))
 
 
-@pytest.mark.parametrize("make", [two_terms, opposed])
+def expanded(settings: Train) -> Phase:
+    """Of a student whose kernels are products of two factors."""
+    made = two_terms(settings)
+    expand(made.modules["student"], 2)
+    return made
+
+
+@pytest.mark.parametrize("make", [two_terms, opposed, expanded])
 @pytest.mark.parametrize("resident", [False, True])
 @pytest.mark.parametrize("optimiser", ["adam", "adamw", "sgd"])
 @pytest.mark.parametrize("ema", [0.0, 0.9])
@@ -150,7 +158,7 @@ def on_gpu(tiles: tuple, folder: Path, made: Phase, hooks: object = None) -> Pha
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("make", [two_terms, opposed])
+@pytest.mark.parametrize("make", [two_terms, opposed, expanded])
 @pytest.mark.parametrize(
     "update", [{}, {"amp": "bf16"}, {"amp": "fp16", "clip": 1.0}, {"optimiser": "sgd"}, {"log_every": 7}]
 )

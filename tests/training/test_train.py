@@ -28,6 +28,7 @@ from pipeline.tasks.super_resolution import tiles as tiling
 from pipeline.training import cpu
 from pipeline.training.loop import learning_rate, train
 from pipeline.training.surroundings import Hooks
+from students.expansion import expand
 
 SETTINGS = Train(steps=12, batch=4, patch=12, lr=1e-3, evaluate_every=4, log_every=3, clip=1.0, ema=0.9)
 
@@ -115,14 +116,18 @@ def test_training_lowers_the_loss(cache: tuple, tmp_path: Path) -> None:
     assert [s for s, _ in seen][:3] == [3, 4, 6] and seen[-1][1] < 0.6 * seen[0][1]
 
 
+@pytest.mark.parametrize("factor", [1, 3])
 @pytest.mark.parametrize("at", [4, 8])
 def test_a_run_killed_and_resumed_has_the_bits_of_one_that_was_not(
-    cache: tuple, tmp_path: Path, at: int
+    cache: tuple, tmp_path: Path, at: int, factor: int
 ) -> None:
-    whole = run(cache, tmp_path / "whole", phase())
+    def made() -> Phase:
+        return phase(modules={"student": expand(small(), factor)})
+
+    whole = run(cache, tmp_path / "whole", made())
     with pytest.raises(Killed):
-        run(cache, tmp_path / "parts", phase(), Hooks(sync=killer(at)))
-    resumed = run(cache, tmp_path / "parts", phase())
+        run(cache, tmp_path / "parts", made(), Hooks(sync=killer(at)))
+    resumed = run(cache, tmp_path / "parts", made())
     assert bits(resumed.modules["student"]) == bits(whole.modules["student"])
 
 

@@ -15,6 +15,7 @@ from pipeline.recipe.recipe import Recipe
 from pipeline.tasks.super_resolution import teacher_facts as describing
 from pipeline.tasks.super_resolution.jobs import check_helpers
 from students import build
+from students.expansion import expand
 
 if TYPE_CHECKING:
     from pipeline.road.run import Run
@@ -42,7 +43,7 @@ def check(run: Run, methods: Sequence[str]) -> None:
     if not methods:
         return
     student = partial(build, recipe.student.name, recipe.scale, **recipe.student.options)
-    student()
+    expand(student(), recipe.student.expand)
     warning = check_student(recipe.student.name, recipe.scale, recipe.student.options, run.output)
     if warning:
         run.reporter.warn(warning)

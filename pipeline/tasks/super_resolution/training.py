@@ -13,7 +13,7 @@ from pipeline.cache.manifest import load as load_manifest
 from pipeline.cache.sampler import Sampler, Source
 from pipeline.cache.store import Store
 from pipeline.methods import PICTURES
-from pipeline.methods.base import Phase, PhaseBuilder
+from pipeline.methods.base import Modules, Phase, PhaseBuilder
 from pipeline.methods.mtkd import aggregation
 from pipeline.methods.pisr import TEACHER
 from pipeline.methods.pisr import teacher as pisr_teacher
@@ -26,6 +26,7 @@ from pipeline.steps.values import Columns
 from pipeline.tasks.super_resolution.held_out import HeldOut
 from pipeline.tasks.super_resolution.privileged import decoder_of, load_privileged
 from students import build
+from students.expansion import expand
 
 VERSION = 1
 
@@ -74,7 +75,8 @@ class TrainJob(Job):
             assert isinstance(recipe.method, PISR)
             return list(pisr_teacher(recipe.method, recipe.train, decoder_of(recipe), recipe.scale))
         student = partial(build, recipe.student.name, recipe.scale, **recipe.student.options)
-        return list(PICTURES[recipe.method.name](recipe.method, recipe.train, student))
+        makers = list(PICTURES[recipe.method.name](recipe.method, recipe.train, student))
+        return [expanded(make, recipe.student.expand) for make in makers]
 
     def sampler(self, phase: Phase) -> Sampler:
         recipe: Recipe = self.spec
@@ -99,17 +101,30 @@ class TrainJob(Job):
     def facts(self) -> dict[str, Any]:
         recipe: Recipe = self.spec
         fuses = self.role == "aggregation"
-        facts = {
+        facts: dict[str, Any] = {
             "kind": self.role,
             "architecture": "aggregation" if fuses else recipe.student.name,
             "options": recipe.fusion.model_dump(mode="json") if fuses else recipe.student.options,
             "scale": recipe.scale,
             "method": "mtkd stage 1" if fuses else recipe.method.name,
         }
+        if self.role != "teacher" and not fuses and recipe.student.expand != 1:
+            facts["expand"] = recipe.student.expand
         if self.role == "teacher":
             assert isinstance(recipe.method, PISR)
             facts |= {"teacher": recipe.method.teacher, "larger": recipe.method.larger}
         return facts
+
+
+def expanded(make: PhaseBuilder, factor: int) -> PhaseBuilder:
+    """The phase with its artefact expanded, once its method has given it its start and looked up its layers."""
+
+    def build(artefacts: Modules) -> Phase:
+        phase = make(artefacts)
+        expand(phase.modules[phase.artefact], factor)
+        return phase
+
+    return build if factor != 1 else make
 
 
 def job_fingerprint(recipe: Recipe, role: str, seed: int, manifests: dict[str, str]) -> str:
@@ -120,7 +135,8 @@ def job_fingerprint(recipe: Recipe, role: str, seed: int, manifests: dict[str, s
     elif role == "teacher":
         method = {k: dump["method"][k] for k in ("name", "teacher", "larger", "imitation")}
         train = dump["method"]["pretrain"] or dump["train"]
-        own = {"method": method, "student": dump["student"], "train": weighty(train)}
+        decoder = {k: v for k, v in dump["student"].items() if k != "expand"}  # it trains as it is
+        own = {"method": method, "student": decoder, "train": weighty(train)}
     else:
         own = {"method": dump["method"], "student": dump["student"], "train": weighty(dump["train"])}
     return fingerprint(

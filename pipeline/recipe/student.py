@@ -1,0 +1,32 @@
+"""The network that a run ends with, as a recipe describes it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
+from pipeline.recipe.settings import Positive, Section
+
+
+class Student(Section):
+    """The network that ships."""
+
+    name: str = "fsrcnn"
+    """A name from `faculty students`, or `spandrel:<architecture>`."""
+    options: dict[str, Any] = {}
+    """Hyper-parameters of that network."""
+    expand: Positive = 1
+    """Linear over-parameterisation while it is trained: each convolution is the product of two, with `expand` times its
+    larger side between them (SESR, ECBSR, ExpandNets; 2 to 4). The plain network ships; 1 trains it as it is. An
+    assistant and PISR's teacher train as they are."""
+
+    @model_serializer(mode="wrap")
+    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Trainings of before know nothing of `expand`: at its default it is left out."""
+        return {k: v for k, v in handler(self).items() if (k, v) != ("expand", 1)}
+
+    @property
+    def label(self) -> str:
+        return re.sub(r"[^A-Za-z0-9._-]", "-", self.name)
