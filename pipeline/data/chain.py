@@ -27,7 +27,7 @@ FILTERS = {
 }
 
 
-def generator(seed: int, picture: str, y: int, x: int, view: int) -> np.random.Generator:
+def generator(seed: int, picture: str, y: int, x: int, view: int | str) -> np.random.Generator:
     """The generator of one view of the tile at (y, x), in HR pixels, of the picture with this sha256."""
     digest = hashlib.sha256(f"{seed} {picture} {y} {x} {view}".encode()).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))

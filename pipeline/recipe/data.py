@@ -8,6 +8,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from pipeline.recipe.degradation import Degradation
 from pipeline.recipe.settings import Positive, Section
+from pipeline.recipe.upcycle import Upcycle
 
 
 class Pairs(Section):
@@ -43,6 +44,10 @@ class Data(Section):
     degradation: Degradation = "bicubic"
     """How LR is made from HR: `bicubic` is MATLAB's antialiased bicubic, bit for bit; a table is a chain of random
     steps (`preset` or `steps`), which makes `views` LR pictures of each tile. LR of pairs stays as it is."""
+    upcycle: Upcycle | None = None
+    """Further views of each training tile, without HR, for teachers to explain. Default: none; method `dukd` brings
+    `{}`, one nearer and one farther, for all methods of its run. `{zoom_in: 0, zoom_out: 0}` is none.
+    """
     tile: Positive = 192
     """Side of a stored HR tile in pixels; a multiple of the scale. Training patches are cropped from tiles at
     read time.
@@ -59,5 +64,6 @@ class Data(Section):
 
     @model_serializer(mode="wrap")
     def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Sweeps of before know nothing of pairs: where there are none, the keys are left out."""
-        return {k: v for k, v in handler(self).items() if k not in ("pairs", "test_pairs") or v}
+        """Sweeps of before know nothing of pairs and upcycling: where there are none, the keys are left out."""
+        later = ("pairs", "test_pairs", "upcycle")
+        return {k: v for k, v in handler(self).items() if k not in later or v}

@@ -15,82 +15,23 @@ from typing import Any
 
 from pipeline.cache import records
 from pipeline.cache.fingerprint import fingerprint
-from pipeline.cache.format import Receipt, write_shard
-from pipeline.cache.manifest import Manifest, committed, write_receipt
+from pipeline.cache.format import Receipt
+from pipeline.cache.manifest import Manifest, committed
 from pipeline.cache.store import Store
-from pipeline.data.decode import COPY, Picture, Quarantined, Survey, decode, survey
-from pipeline.data.pairs import overlap, pairs, registered
-from pipeline.data.tiles import Grid, Tile, columns, cut, positions, tile_id
-from pipeline.data.views import name_of, views
+from pipeline.data.decode import COPY, Quarantined, Survey, survey
+from pipeline.data.pairs import pairs, registered
+from pipeline.data.tiles import Grid, positions
+from pipeline.data.upcycle import NEEDS_HR, Upcycled
+from pipeline.data.views import name_of
 from pipeline.errors import InputError, shown
 from pipeline.recipe.degradation import Chain
 from pipeline.recipe.recipe import Recipe
+from pipeline.recipe.upcycle import upcycle_of
 from pipeline.steps.values import Samples
+from pipeline.tasks.super_resolution.cutting import MADE as MADE
+from pipeline.tasks.super_resolution.cutting import PICTURES, Source, TileTask
 
 VERSION = 1
-MADE = "made"
-"""The column that says what a chain of degradations did to each tile."""
-PICTURES = ".pictures.json"
-"""Beside each tile shard: which pictures it holds, and what for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A picture and what it may be used for."""
-
-    picture: Picture
-    lr_only: bool
-    held_out: bool
-    lr: str = ""
-    """Of a pair: where its LR lies."""
-    moved: tuple[int, int] = (0, 0)
-    """LR pixels by which LR is moved against HR."""
-
-
-@dataclass(frozen=True, slots=True)
-class TileTask:
-    """Cut these pictures into one shard. Pictures of one task are all HR or all LR-only."""
-
-    cache: str
-    folder: str
-    key: str
-    sources: tuple[Source, ...]
-    grid: Grid
-    degradation: str | Chain
-
-    def run(self, device: str = "cpu") -> Receipt:
-        """Decode, degrade, cut, write. Idempotent: the same pictures give the same bytes."""
-        store = Store.open(self.cache)
-        tiles: list[tuple[str, Tile]] = []
-        made: list[str] = []
-        for source in self.sources:
-            picture = decode(source.picture.path)
-            chain = self.degradation
-            if not source.lr_only and not source.lr and not isinstance(chain, str):
-                for view in views(picture, source.picture.sha256, self.grid, chain):
-                    tiles.append((view.id, view.tile))
-                    made.append(view.made)
-                continue
-            hr, lr = (None, picture) if source.lr_only else (picture, None)
-            if source.lr:
-                lr, hr = overlap(decode(source.lr), picture, source.moved, self.grid.scale)
-            for tile in cut(hr, lr, self.grid, degradation=chain if isinstance(chain, str) else "bicubic"):
-                tiles.append((tile_id(source.picture.sha256, tile.y, tile.x), tile))
-                made.append("")  # LR of somebody else's, or bicubic
-        facts = {
-            "pictures": [s.picture.sha256 for s in self.sources],
-            "lr_only": self.sources[0].lr_only,
-            "held_out": self.sources[0].held_out,
-        }
-        records.save(store, f"{self.folder}/{self.key}{PICTURES}", facts)
-        receipt = write_shard(
-            store,
-            f"{self.folder}/{self.key}.arrow",
-            columns(tiles, self.grid) | ({MADE: made} if any(made) else {}),
-            metadata={"kind": "tiles", "key": self.key, "folder": self.folder, "units": "grey levels 0..255"},
-        )
-        write_receipt(store, receipt)
-        return receipt
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +48,14 @@ class TilePlan:
     """Shard key -> held out."""
     surveys: tuple[Survey, ...] = ()
     """How each folder was read."""
+    views: tuple[Upcycled, ...] = ()
+    """The upcycled views of the training pictures."""
 
     @property
     def note(self) -> str:
         """For the progress line."""
-        return f"{sum(len(step.sources) for step in self.steps)} new pictures"
+        new = {source.picture.sha256 for step in self.steps for source in step.sources}
+        return f"{len(new)} new pictures"
 
     def samples(self, receipts: Mapping[str, Receipt], keep: Callable[[str, Manifest], Manifest]) -> Samples:
         """The tiles to train on and, where there are any, the held-out ones."""
@@ -125,7 +69,11 @@ class TilePlan:
     def fingerprint(self, held_out: bool) -> str:
         """Of the tiles themselves: folder (grid, degradation, scale) and pictures, whatever the packing."""
         chosen = sorted((s.picture.sha256, s.lr_only) for s in self.sources if s.held_out == held_out)
-        return fingerprint({"folder": self.folder, "pictures": chosen})
+        return fingerprint({"folder": self.folder, "pictures": chosen, **self._upcycled(held_out)})
+
+    def _upcycled(self, held_out: bool) -> dict[str, Any]:
+        """What the views are called; nothing where there are none, as it was before there were any."""
+        return {"upcycled": [v.identity for v in self.views]} if self.views and not held_out else {}
 
     def manifest(self, receipts: Mapping[str, Receipt], held_out: bool) -> Manifest:
         """The manifest of the training tiles or of the held-out ones."""
@@ -137,6 +85,7 @@ class TilePlan:
             "grid": {"scale": self.grid.scale, "size": self.grid.size, "margin": self.grid.margin},
             "degradation": self.folder,
             "quarantined": {shown(q.path): shown(q.reason) for q in self.quarantined},
+            **self._upcycled(held_out),
         }
         shards = tuple(receipts[key] for key in sorted(self.members) if self.members[key] == held_out)
         return Manifest(kind="tiles", fingerprint=self.fingerprint(held_out), inputs=inputs, shards=shards)
@@ -233,7 +182,9 @@ def plan(recipe: Recipe, store: Store) -> TilePlan:
     }
     folder = f"tiles/x{recipe.scale}-{fingerprint(inputs)}"
     chosen, bad, surveys = surveyed(recipe, store)
-    wanted = {(s.picture.sha256, s.lr_only, s.held_out) for s in chosen}
+    made = _views(recipe)
+    cut = [*chosen, *(replace(s, view=v) for v in made for s in chosen if _has(s, v))]
+    wanted = {s.use for s in cut}
     kept: dict[str, Receipt] = {}
     members: dict[str, bool] = {}
     for key, receipt in sorted(committed(store, folder, PICTURES).items()):
@@ -244,14 +195,28 @@ def plan(recipe: Recipe, store: Store) -> TilePlan:
             kept[key] = receipt
             members[key] = next(iter(held))[2]
             wanted -= held
-    missing = [s for s in chosen if (s.picture.sha256, s.lr_only, s.held_out) in wanted]
+    missing = [s for s in cut if s.use in wanted]
     tasks = _pack(missing, recipe, grid, folder, store)
     members.update({t.key: t.sources[0].held_out for t in tasks})
-    return TilePlan(folder, grid, chosen, bad, kept, tuple(tasks), members, surveys)
+    return TilePlan(folder, grid, chosen, bad, kept, tuple(tasks), members, surveys, made)
+
+
+def _views(recipe: Recipe) -> tuple[Upcycled, ...]:
+    upcycle = upcycle_of(recipe)
+    if upcycle is None:
+        return ()
+    return tuple(
+        Upcycled(kind, n, upcycle.seed) for kind, count in upcycle.counts.items() for n in range(count)
+    )
+
+
+def _has(source: Source, view: Upcycled) -> bool:
+    """Whether a picture has the view: held-out ones are looked at as they are."""
+    return not source.held_out and not (source.lr_only and view.kind in NEEDS_HR)
 
 
 def _members(facts: dict[str, Any]) -> set[tuple[str, bool, bool]]:
-    """What a shard's note says of its pictures: (sha256, LR only, held out) of each."""
+    """What a shard's note says of its pictures: `use` of each."""
     uses = bool(facts["lr_only"]), bool(facts["held_out"])
     members = {(str(sha256), *uses) for sha256 in facts["pictures"]}
     if not members:
@@ -262,9 +227,11 @@ def _members(facts: dict[str, Any]) -> set[tuple[str, bool, bool]]:
 def _pack(missing: Sequence[Source], recipe: Recipe, grid: Grid, folder: str, store: Store) -> list[TileTask]:
     lr_side = grid.size // grid.scale
     tasks: list[TileTask] = []
-    for lr_only, held_out in ((False, False), (False, True), (True, False), (True, True)):
-        group = [s for s in missing if s.lr_only == lr_only and s.held_out == held_out]
-        tile_bytes = 3 * (lr_side**2 + (0 if lr_only else grid.size**2))
+    uses = [(None, *use) for use in ((False, False), (False, True), (True, False), (True, True))]
+    views = dict.fromkeys(s.view for s in missing if s.view is not None)
+    for view, lr_only, held_out in [*uses, *((v, alone, False) for v in views for alone in (False, True))]:
+        group = [s for s in missing if (s.view, s.lr_only, s.held_out) == (view, lr_only, held_out)]
+        tile_bytes = 3 * (lr_side**2 + (0 if lr_only or view else grid.size**2))
         limit = max(int(recipe.cache.shard_mb * 1e6 / tile_bytes), 1)
         batch: list[Source] = []
         rows = 0
@@ -282,10 +249,11 @@ def _pack(missing: Sequence[Source], recipe: Recipe, grid: Grid, folder: str, st
 
 def _count(source: Source, grid: Grid, degradation: str | Chain) -> int:
     zoom = grid.scale if source.lr_only else 1
-    each = degradation.views if isinstance(degradation, Chain) and not (source.lr_only or source.lr) else 1
+    once = source.lr_only or source.lr or source.view
+    each = degradation.views if isinstance(degradation, Chain) and not once else 1
     return each * len(positions(source.picture.height * zoom, source.picture.width * zoom, grid))
 
 
 def _task(batch: list[Source], recipe: Recipe, grid: Grid, folder: str, store: Store) -> TileTask:
-    content = [(s.picture.sha256, s.lr_only, s.held_out) for s in batch]
+    content = [s.use for s in batch]
     return TileTask(store.uri, folder, fingerprint(content), tuple(batch), grid, recipe.data.degradation)
