@@ -21,6 +21,11 @@ SUPER_RESOLUTION = {
     "kd": {"method.distill": _around(1.0), "method.hr": _around(1.0)},
     "mtkd": {"method.distill": _around(1.0), "method.hr": _around(0.1), "method.low": _around(1.0)},
     "pisr": {"method.vid": ("loguniform", 1e-7, 1e-2), "method.distill": _around(1.0)},
+    "dukd": {
+        "method.distill": _around(1.0),
+        "method.hr": _around(5.0),
+        "method.consistency": _around(1.0),
+    },
 }
 RECOGNITION = {
     "scratch": ALONE,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.methods import horkd, kd, pisr, rkd, scratch
+from pipeline.methods import dukd, horkd, kd, pisr, rkd, scratch
 from pipeline.methods import mtkd as mtkd_
 from pipeline.methods.base import Phase, PhaseBuilder
 
@@ -43,6 +43,9 @@ METHODS: dict[str, MethodEntry] = {
     ),
     "pisr": MethodEntry(
         "none or fused", "a teacher that sees HR: its start and its features (ECCV 2020)", phases=pisr.pisr
+    ),
+    "dukd": MethodEntry(
+        "fused or teacher", "upcycled views, label consistency (arXiv 2309.14162)", phases=dukd.dukd
     ),
     "rkd": MethodEntry(
         "teacher", "labels, features, pairs, MMD, an adversary (TIP 2021)", recogniser=rkd.recogniser

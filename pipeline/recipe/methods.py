@@ -177,5 +177,35 @@ class PISR(Section):
         return "none" if self.distill == 0 else "fused"
 
 
-Method = Annotated[Union[Scratch, KD, MTKD, PISR], Field(discriminator="name")]
-METHODS: dict[str, type[Section]] = {"scratch": Scratch, "kd": KD, "mtkd": MTKD, "pisr": PISR}
+class DUKD(Assisted):
+    """Data upcycling (Zhang et al., arXiv 2309.14162): teachers explain further views of the training tiles
+    (`data.upcycle`), and the student is to see the same in a picture that is turned or recoloured."""
+
+    name: Literal["dukd"]
+    """Always `dukd`."""
+    teacher: str = "fused"
+    """Who explains: `fused`, all teachers as one; a teacher's name; or `best`, as for `kd`."""
+    hr: Weight = 5.0
+    """Weight of L1 against HR."""
+    distill: Weight = 1.0
+    """Weight of L1 against the teacher, on tiles and views."""
+    consistency: Weight = 1.0
+    """Weight of label consistency: L1 between the teacher's picture and A^-1 S(A x), which takes a second pass of the
+    student; 0 for none."""
+    chance: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """Probability of each part of a sample's A: mirrored across, mirrored down, transposed, inverted in colour, and,
+    ours, channels permuted."""
+
+    @property
+    def target(self) -> Target:
+        return "fused" if self.teacher == "fused" else "teacher"
+
+
+Method = Annotated[Union[Scratch, KD, MTKD, PISR, DUKD], Field(discriminator="name")]
+METHODS: dict[str, type[Section]] = {
+    "scratch": Scratch,
+    "kd": KD,
+    "mtkd": MTKD,
+    "pisr": PISR,
+    "dukd": DUKD,
+}

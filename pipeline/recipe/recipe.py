@@ -10,10 +10,11 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from pipeline.recipe.data import Data
 from pipeline.recipe.fusion import Aggregate, Bands, Best, Fusion, Mean, Regions, Weighted
-from pipeline.recipe.methods import KD, METHODS, PISR, Method
+from pipeline.recipe.methods import DUKD, KD, METHODS, PISR, Method
 from pipeline.recipe.settings import Gpus, Name, Positive, Section, Train
 from pipeline.recipe.student import Student as Student
 from pipeline.recipe.teachers import TeacherSpec as TeacherSpec
+from pipeline.recipe.upcycle import checks as upcycling
 
 
 class Cache(Section):
@@ -128,7 +129,7 @@ class Recipe(Section):
     """
     student: Student = Student()
     method: Method
-    """How the student is trained: `scratch`, `kd`, `mtkd` or `pisr`."""
+    """How the student is trained: `scratch`, `kd`, `mtkd`, `pisr` or `dukd`."""
     train: Train = Train()
     judged_by: Literal["hr", "teachers"] | None = None
     """What tables, charts and searches go by: `hr`, PSNR against HR; or `teachers`, fidelity: PSNR against what all
@@ -172,6 +173,7 @@ class Recipe(Section):
         double = sorted({n for n in named if named.count(n) > 1})
         checks = [
             *without_hr(self),
+            *upcycling(self),
             (
                 isinstance(self.fusion, Bands)
                 and (not {self.fusion.low, self.fusion.details} <= set(labels) or not self.fusion.shares),
@@ -212,7 +214,7 @@ class Recipe(Section):
                 f"fusion.weights must name exactly the teachers {labels}",
             ),
             (
-                isinstance(self.method, KD) and self.method.teacher == "best" and "best" in labels,
+                isinstance(self.method, (KD, DUKD)) and self.method.teacher == "best" and "best" in labels,
                 "method.teacher: `best` means the teacher of the highest PSNR, and a teacher is called so; give that "
                 "teacher (teachers) another `name`",
             ),

@@ -12,6 +12,7 @@ from pipeline.errors import InputError
 from pipeline.methods import PICTURES
 from pipeline.recipe.reading import with_method
 from pipeline.recipe.recipe import Recipe
+from pipeline.recipe.upcycle import upcycle_of
 from pipeline.tasks.super_resolution import teacher_facts as describing
 from pipeline.tasks.super_resolution.jobs import check_helpers
 from students import build
@@ -33,6 +34,13 @@ def check(run: Run, methods: Sequence[str]) -> None:
     if not methods and not recipe.teachers:
         raise InputError("teachers", "at least one teacher", "none")
     settings = {m: with_method(recipe, m).method for m in methods}
+    if any(s.name == "dukd" for s in settings.values()) and upcycle_of(recipe) is None:
+        raise InputError(
+            "data.upcycle",
+            "views for dukd, which all methods of a run share",
+            "none",
+            "Add `--set data.upcycle={}`, or name dukd in compare.methods.",
+        )
     asked = not methods or recipe.by_fidelity or any(s.target != "none" for s in settings.values())
     specs = [*(recipe.teachers if asked else ()), *(recipe.compare.beside if methods else ())]
     if specs:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.deploy import perceptual
 from pipeline.recipe.recipe import Recipe
+from pipeline.recipe.upcycle import upcycle_of
 from pipeline.report.pictures import comparison_strip
 from pipeline.report.strip import columns
 from pipeline.report.table import CONSISTENCY, FIDELITY, PSNR, SHARPNESS, SSIM, Metric
@@ -48,6 +49,14 @@ def made_by(recipe: Recipe) -> str:
     return f"{what}, {chain.views} views a tile, seed {chain.seed}; test pictures: one view"
 
 
+def upcycled(recipe: Recipe) -> str:
+    """The further views of the training tiles; nothing where there are none."""
+    upcycle = upcycle_of(recipe)
+    counts = upcycle.counts if upcycle else {}
+    listed = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    return f"{listed} a training tile, without HR, counted among the tiles" if counts else ""
+
+
 def unmeasured(recipe: Recipe) -> bool:
     """Whether there is no HR at all."""
     return not (recipe.data.has_hr or recipe.data.test or recipe.data.test_pairs)
@@ -68,6 +77,7 @@ def facts(outcome: Outcome) -> dict[str, str]:
         "scale": f"x{recipe.scale}",
         "degradation": made_by(recipe),
         "training tiles": f"{prepared.samples.train.rows:,} of {recipe.data.tile} pixels",
+        **({"upcycled views": counted} if (counted := upcycled(recipe)) else {}),
         "budget": f"{train.steps:,} steps of {train.batch} patches of {train.patch} LR pixels",
         "protocol": PROTOCOL_WORDS.format(recipe.scale),
         **({"fidelity": FIDELITY_WORDS} if recipe.by_fidelity else {}),

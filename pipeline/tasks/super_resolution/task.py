@@ -266,8 +266,7 @@ class SuperResolution(Task):
         costs = list(teachers)
         own = counting.own_costs(recipe, len(costs))
         once = counting.work(recipe, pictures, height, width, costs, *own)
-        views = getattr(recipe.data.degradation, "views", 1)
-        return replace(once, tiles=once.tiles * views, fusion_ops=once.fusion_ops * views)
+        return counting.with_views(once, recipe)
 
     # --- for a search
 

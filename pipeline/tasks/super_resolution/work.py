@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pipeline.cost import multiply_adds
 from pipeline.data.tiles import Grid, positions
 from pipeline.errors import InputError
 from pipeline.recipe.fusion import Aggregate
 from pipeline.recipe.recipe import Recipe
+from pipeline.recipe.upcycle import upcycle_of
 from pipeline.steps.forecast import BACKWARD, Work
 from pipeline.tasks.super_resolution.teacher_facts import opened, operations
 from students import build
@@ -32,7 +35,8 @@ def work(
     hr_bytes = 3 * grid.size**2
     tiles = pictures * len(positions(height, width, grid))
     per_lr_pixel = 1 / 48**2
-    target = recipe.method.name not in ("scratch", "kd")
+    target = recipe.method.name != "scratch" and recipe.method.target != "teacher"
+    passes = 2 if getattr(recipe.method, "consistency", 0) != 0 else 1
     training, running = 0.0, 0.0
     if isinstance(recipe.fusion, Aggregate) and target:
         t = recipe.fusion.train
@@ -48,9 +52,28 @@ def work(
         teacher_ops=round(sum(teacher_macs) * per_lr_pixel * lr_side**2),
         fusion_training_ops=training,
         fusion_ops=running,
-        step_ops=round(BACKWARD * recipe.train.batch * student_macs * per_lr_pixel * recipe.train.patch**2),
+        step_ops=round(
+            passes * BACKWARD * recipe.train.batch * student_macs * per_lr_pixel * recipe.train.patch**2
+        ),
         steps=recipe.train.steps,
         shard_bytes=recipe.cache.shard_mb * 1e6,
+    )
+
+
+def with_views(once: Work, recipe: Recipe) -> Work:
+    """The work of a recipe whose degradation makes several LR of a tile, or that upcycles tiles, which have no HR."""
+    views = getattr(recipe.data.degradation, "views", 1)
+    upcycle = upcycle_of(recipe)
+    more = sum(upcycle.counts.values()) if upcycle else 0
+    tile_bytes = once.tile_bytes
+    if more:
+        alone = 3 * (recipe.data.tile // recipe.scale) ** 2
+        tile_bytes = round((views * tile_bytes + more * alone) / (views + more))
+    return replace(
+        once,
+        tiles=once.tiles * (views + more),
+        tile_bytes=tile_bytes,
+        fusion_ops=once.fusion_ops * (views + more),
     )
 
 
