@@ -37,8 +37,9 @@ def assistant_phase(lesson: Lesson, assistant: nn.Module) -> Phase:
         t = batch["teacher/embedding"]
         found = _relations(method, weights, a, t, a, t)
         if "soft" in weights:
-            theirs = batch["teacher/logits"]
-            found["soft"] = soft_term(lesson, method, method.temperature, out["logits"], theirs, batch)
+            found["soft"] = soft_term(
+                lesson, method, method.temperature, out["logits"], "teacher/logits", batch
+            )
         return found
 
     settings = method.assistant_train or recipe.train
@@ -72,7 +73,7 @@ def recogniser(lesson: Lesson, student: nn.Module) -> Phase:
             ).items():
                 found[name] = found.get(name, 0.0) + share * value
             if "soft" in weights:
-                theirs = batch[f"{helper}/logits"]
+                theirs = f"{helper}/logits"
                 loss = soft_term(lesson, method, method.temperature, out["logits"], theirs, batch)
                 found["soft"] = found.get("soft", 0.0) + share * loss
         return found

@@ -59,10 +59,6 @@ def recogniser(lesson: Lesson, student: nn.Module) -> Phase:
     weights = active({"task": method.task, "soft": method.soft})
 
     def terms(out: dict[str, Tensor], s: Tensor, batch: Any) -> dict[str, Tensor]:
-        return {
-            "soft": soft_term(
-                lesson, method, method.temperature, out["logits"], batch["teacher/logits"], batch
-            )
-        }
+        return {"soft": soft_term(lesson, method, method.temperature, out["logits"], "teacher/logits", batch)}
 
     return output_phase(lesson, student, recipe.train, "student", weights, ("teacher/logits",), terms)

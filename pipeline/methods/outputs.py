@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from pipeline.losses.mixed import SHARE, mixed_logits, partner
 from pipeline.losses.soft_labels import decoupled, standardised
 from pipeline.methods.base import Adversary, Batch, Modules, Phase
 from pipeline.recipe.recognition_methods import SoftLabels
@@ -78,14 +79,18 @@ def output_phase(
     )
 
 
-def soft_term(
-    lesson: Lesson, method: SoftLabels, tau: float, own: Tensor, theirs: Tensor, batch: Any
-) -> Tensor:
-    """How far the student's soft labels at temperature `tau` are from the teacher's, as the method compares them."""
+def soft_term(lesson: Lesson, method: SoftLabels, tau: float, own: Tensor, column: str, batch: Any) -> Tensor:
+    """How far the student's soft labels at temperature `tau` are from those of the batch's `column`, as the method
+    compares them. Of pictures that are mixed the teacher's soft labels are mixed, after they are standardised.
+    """
+    theirs, other = batch[column], batch.get(partner(column))
     if method.logits == "decoupled":
         return decoupled(own, theirs, batch[lesson.truth], tau, method.alpha, method.beta)
     if method.logits == "standardised":
         own, theirs = standardised(own), standardised(theirs)
+        other = None if other is None else standardised(other)
+    if other is not None:
+        theirs = mixed_logits(theirs, other, batch[SHARE], tau)
     return lesson.imitate(own, theirs, tau)
 
 

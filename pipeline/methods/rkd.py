@@ -49,8 +49,9 @@ def recogniser(lesson: Lesson, student: nn.Module) -> Phase:
         t = batch["teacher/embedding"]
         found = {}
         if "soft" in weights:
-            theirs = batch["teacher/logits"]
-            found["soft"] = soft_term(lesson, method, method.temperature, out["logits"], theirs, batch)
+            found["soft"] = soft_term(
+                lesson, method, method.temperature, out["logits"], "teacher/logits", batch
+            )
         if "feature" in weights:
             found["feature"] = feature_regression(s, t)
         if "map" in weights:

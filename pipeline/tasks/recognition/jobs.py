@@ -65,10 +65,10 @@ class RecognitionJob(Job):
         return recipe.hr_size if self.role != STUDENT else recipe.input_size(self.gap)
 
     def params(self) -> dict[str, Any]:
-        shown: tuple[str, ...] = ("task", "method", "student", "train", "input", "loss", "sampling")
+        shown: tuple[str, ...] = ("task", "method", "student", "train", "input", "loss", "sampling", "mixing")
         if self.role == "teacher":
             shown = ("task", "teacher")
-        own = {key: self.recipe[key] for key in shown}
+        own = {key: self.recipe[key] for key in shown if key in self.recipe}
         return {**own, "gap": self.gap, "seed": self.seed, "fingerprint": self.fingerprint}
 
     def source(self) -> Source:
@@ -129,6 +129,7 @@ class RecognitionJob(Job):
             views=recipe.data.views,
             enlarged=recipe.input == "enlarged" and self.role == STUDENT,
             sampling=recipe.sampling,
+            mixing=recipe.mixing if self.role == STUDENT else None,
             columns=phase.sources,
         )
 
@@ -239,6 +240,7 @@ def job_fingerprint(recipe: Recognition, role: str, gap: int, seed: int, inputs:
         own |= {"network": dump["student"], "method": method, "online": recipe.cache.online}
     if role == STUDENT:
         own |= {"input": recipe.input, "gap": gap}
+        own |= {key: dump[key] for key in recipe.later if key in dump}
     facts = {
         "version": VERSION,
         "task": recipe.task,

@@ -10,14 +10,16 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from pipeline.recipe.recipe import Actors, Distill, Tracking
-from pipeline.recipe.recognition_methods import METHODS, RKD, Method, MethodName
+from pipeline.recipe.recognition_methods import METHODS, RKD, Later, Method, MethodName
 from pipeline.recipe.settings import Budget, Gpus, Name, Positive, Section
 from pipeline.tasks.recognition.settings import (
     GAPS,
     LEAST_SIDE,
     Boundary,
+    Mixing,
     RecognitionCache,
     RecognitionData,
+    Sampling,
 )
 
 
@@ -93,15 +95,6 @@ class OutputFusion(Section):
     """All embeddings side by side, each of one length, or their principal components, as many as the widest has."""
 
 
-class Sampling(Section):
-    """P x K sampling: every batch holds K pictures of each of P identities."""
-
-    identities: Annotated[int, Field(ge=2)]
-    """P. One identity alone has no relations to others."""
-    pictures: Annotated[int, Field(ge=2)]
-    """K; an identity with fewer pictures repeats them in other views."""
-
-
 class TaskLoss(Section):
     """How the task itself is learned."""
 
@@ -124,9 +117,10 @@ class RecognitionCompare(Section):
     """Settings of methods that are not the recipe's own, by name; defaults where left out."""
 
 
-class Recognition(Section):
+class Recognition(Later):
     """One run, from pictures to an LR student."""
 
+    later: ClassVar[tuple[str, ...]] = ("mixing",)
     known_methods: ClassVar[Mapping[str, type[Section]]] = METHODS
 
     name: Name
@@ -158,6 +152,8 @@ class Recognition(Section):
     loss: TaskLoss = TaskLoss()
     sampling: Sampling | None = None
     """P x K sampling by identity; pictures in random order where left out."""
+    mixing: Mixing = Mixing()
+    """mixup and CutMix of the students' pictures, of `scratch` as of all others; nothing is mixed where left out."""
     train: Budget = Budget()
     distill: Distill = Distill()
     compare: RecognitionCompare = RecognitionCompare()
@@ -194,6 +190,17 @@ class Recognition(Section):
     def input_size(self, gap: int) -> tuple[int, int]:
         """(height, width) of what the student gets."""
         return self.hr_size if self.input == "enlarged" else self.lr_size(gap)
+
+    def _mixable(self, where: str, method: Section) -> None:
+        """What mixed pictures ask of the task and of a method. Raises ValueError."""
+        if not self.mixing.on:
+            return
+        if self.task != "classification":
+            raise ValueError(f"mixing: it is for classification, not for {self.task}")
+        if getattr(method, "logits", "") == "decoupled":
+            raise ValueError(f"{where}: logits: decoupled needs one true class; a mixed picture has two")
+        if getattr(method, "map", 0.0) != 0.0:
+            raise ValueError(f"{where}.map: cached maps of mixed pictures are not known; set it to 0")
 
     def _fusable(self) -> None:
         """What several teachers need. Raises ValueError."""
@@ -249,9 +256,11 @@ class Recognition(Section):
                     f"{where}: give it a `train` (its training on HR) or a `checkpoint`; `pretrained` weights have no "
                     "head for these classes, so they need `train` too"
                 )
-        for where, method in (("method", self.method), *self.compare.variants.items()):
+        named = {f"compare.variants.{name}": method for name, method in self.compare.variants.items()}
+        for where, method in {"method": self.method, **named}.items():
             if getattr(method, "logits", "") == "decoupled" and self.task != "classification":
                 raise ValueError(f"{where}: logits: decoupled is for classification, not for {self.task}")
+            self._mixable(where, method)
         if len(self.teachers) > 1:
             self._fusable()
         if self.masks != (self.data.layout == "masks"):
@@ -272,7 +281,9 @@ class Recognition(Section):
         for name, settings in self.compare.settings.items():
             if settings.get("name", name) != name:
                 raise ValueError(f"compare.settings.{name}: its name is {settings['name']!r}")
-            METHODS[name].model_validate({**settings, "name": name})
+            self._mixable(
+                f"compare.settings.{name}", METHODS[name].model_validate({**settings, "name": name})
+            )
         variants = self.compare.variants
         if taken := sorted(set(METHODS) & set(variants)):
             raise ValueError(f"compare.variants: {taken} are methods' own names; choose others")
@@ -280,10 +291,7 @@ class Recognition(Section):
             raise ValueError(
                 f"compare.methods: {unknown} are neither methods ({', '.join(METHODS)}) nor names of compare.variants"
             )
-        for where, method in {
-            "method": self.method,
-            **{f"compare.variants.{k}": v for k, v in variants.items()},
-        }.items():
+        for where, method in {"method": self.method, **named}.items():
             if isinstance(method, RKD) and method.map != 0.0 and self.cache.features != "map":
                 raise ValueError(f"{where}.map needs cache.features: map")
         return self

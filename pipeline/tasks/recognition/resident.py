@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from pipeline.cache.placed import Place, pictures, sent
+from pipeline.tasks.recognition.mixing import PICTURES, mixed
 
 if TYPE_CHECKING:
     from pipeline.tasks.recognition.sampler import ViewSampler
-
-PICTURES = ("lr", "hr")
 
 
 def as_read(name: str, x: Tensor) -> Tensor:
@@ -28,7 +27,7 @@ class ResidentViews(Place):
     """A sampler's columns on a device, a row for each view of each picture."""
 
     def __init__(self, sampler: ViewSampler, device: torch.device) -> None:
-        self.sampler, self.device = sampler, device
+        self.sampler, self.device, self._grid = sampler, device, sampler.grid
         rows = len(sampler.gallery) * sampler.views.count
         self._known = np.zeros(rows, bool)
         self.columns = {
@@ -41,10 +40,19 @@ class ResidentViews(Place):
         return [self.sampler.gallery.ids[n] for n in self.sampler.where(step, rank, world)[0]]
 
     def ahead(self, step: int, count: int, rank: int, world: int) -> dict[str, np.ndarray]:
-        """{"row": (count, b) int64}; these rows are there then."""
+        """{"row": (count, b) int64}; these rows are there then. Where pictures are mixed also "partner", the rows that
+        are mixed in, and how (`mixing.how`), each (count, b, ...).
+        """
+        rows = {"row": self._rows(*self.sampler.where(step, rank, world, count))}
+        if self.sampler.mixing is not None:
+            *others, told = self.sampler.partners(step, rank, world, count)
+            rows |= {"partner": self._rows(*others), **told}
+        return {name: x.reshape(count, -1, *x.shape[1:]) for name, x in rows.items()}
+
+    def _rows(self, numbers: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        """Of these views; what is not there is made."""
         views = self.sampler.views.count
-        numbers, chosen = (x.astype(np.int64) for x in self.sampler.where(step, rank, world, count))
-        rows = (numbers * views + chosen).reshape(count, -1)
+        rows = numbers.astype(np.int64) * views + chosen
         missing = np.unique(rows[~self._known[rows]])
         if len(missing):
             made = self.sampler.read(*np.divmod(missing, views))
@@ -52,8 +60,12 @@ class ResidentViews(Place):
             for name, x in made.items():
                 self.columns[name].index_copy_(0, to, sent(torch.from_numpy(x), self.device))
             self._known[missing] = True
-        return {"row": rows}
+        return rows
 
     def __call__(self, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The columns of {"row": (b,)}."""
-        return {name: as_read(name, x.index_select(0, raw["row"])) for name, x in self.columns.items()}
+        """The columns of {"row": (b,)}, mixed with those of {"partner": (b,)} where there are any."""
+        own = self._at(raw["row"])
+        return mixed(own, self._at(raw["partner"]), raw, self._grid) if "partner" in raw else own
+
+    def _at(self, rows: Tensor) -> dict[str, Tensor]:
+        return {name: as_read(name, x.index_select(0, rows)) for name, x in self.columns.items()}

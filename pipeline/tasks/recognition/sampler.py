@@ -21,9 +21,9 @@ from pipeline.cache.placed import fits, sent
 from pipeline.cache.rows import Rows
 from pipeline.cache.store import Store
 from pipeline.errors import InputError
-from pipeline.tasks.recognition.recipe import Sampling
+from pipeline.tasks.recognition.mixing import Mixed, how, mixed, partners
 from pipeline.tasks.recognition.resident import ResidentViews, as_read
-from pipeline.tasks.recognition.settings import Views
+from pipeline.tasks.recognition.settings import Mixing, Sampling, Views
 from pipeline.tasks.recognition.views import Move, draw, enlarge, see, shrink
 
 KEPT_BYTES = 256 * 2**20
@@ -37,11 +37,23 @@ class ViewBatch:
     tensors: dict[str, np.ndarray]
     """`lr`, `hr` (b, h, w, 3) uint8, `label` (b,), `mask` (b, H, W) of 0 and 1, and cached outputs by name, float16."""
     ids: list[str]
+    mixed: Mixed | None = None
+    """What is mixed into it."""
 
     def to(self, device: torch.device | str) -> dict[str, Tensor]:
-        """Pictures as (b, 3, h, w) float32 in [0, 1], channels_last; outputs as float32; labels and masks as int64."""
+        """Pictures as (b, 3, h, w) float32 in [0, 1], channels_last; outputs as float32; labels and masks as int64.
+        Where something is mixed in, as `mixing.mixed` says.
+        """
         where = torch.device(device)
-        return {name: as_read(name, sent(torch.from_numpy(x), where)) for name, x in self.tensors.items()}
+        own = _on(self.tensors, where)
+        if self.mixed is None:
+            return own
+        told = {name: sent(torch.from_numpy(x), where) for name, x in self.mixed.told.items()}
+        return mixed(own, _on(self.mixed.tensors, where), told, self.mixed.grid)
+
+
+def _on(tensors: Mapping[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
+    return {name: as_read(name, sent(torch.from_numpy(x), device)) for name, x in tensors.items()}
 
 
 class Gallery:
@@ -93,6 +105,7 @@ class ViewSampler:
         views: Views,
         enlarged: bool = False,
         sampling: Sampling | None = None,
+        mixing: Mixing | None = None,
         columns: Sequence[str] = ("lr", "label"),
     ) -> None:
         """`columns` says what to read: `lr`, `hr`, `label`, `mask`, and `<outputs>/<column>` of cached outputs.
@@ -101,6 +114,7 @@ class ViewSampler:
         """
         self.gallery, self.size, self.seed, self.gap = gallery, batch, seed, gap
         self.views, self.enlarged, self.sampling = views, enlarged, sampling
+        self.mixing = mixing if mixing is not None and mixing.on else None
         self.columns = tuple(columns)
         self.members = [np.flatnonzero(gallery.labels == n) for n in np.unique(gallery.labels)]
         self._kept: dict[tuple[int, int], np.ndarray] = {}
@@ -113,7 +127,29 @@ class ViewSampler:
         Raises InputError if the batch does not divide by `world`.
         """
         numbers, chosen = self.where(step, rank, world)
-        return ViewBatch(self.read(numbers, chosen), [self.gallery.ids[n] for n in numbers])
+        ids = [self.gallery.ids[n] for n in numbers]
+        if self.mixing is None:
+            return ViewBatch(self.read(numbers, chosen), ids)
+        *others, told = self.partners(step, rank, world)
+        return ViewBatch(self.read(numbers, chosen), ids, Mixed(self.read(*others), told, self.grid))
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(height, width) of an LR picture."""
+        height, width = self.gallery.rows.shape("hr")[0][:2]  # type: ignore[index]
+        return height // self.gap, width // self.gap
+
+    def partners(
+        self, step: int, rank: int = 0, world: int = 1, steps: int = 1
+    ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """(picture, view) numbers of the samples that are mixed into those of `where`, and how (`mixing.how`)."""
+        assert self.mixing is not None
+        numbers, chosen = self.where(step, 0, 1, steps)
+        begin, count = step * self.size, self.size // world
+        own = np.arange(steps * self.size).reshape(steps, world, count)[:, rank].reshape(-1)
+        others = partners(self.seed, (begin + own).astype(np.uint64), self.size) - begin
+        told = how(self.mixing, words(self.seed, begin, steps * self.size)[:, own], self.grid)
+        return numbers[others], chosen[others], told
 
     def where(
         self, step: int, rank: int = 0, world: int = 1, steps: int = 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.recipe.settings import Positive, Section
 
@@ -39,6 +39,39 @@ class Views(Section):
     """Views are magnified by between 1 / (1 + zoom) and 1 + zoom."""
     light: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Their contrast changes by between 1 / (1 + light) and 1 + light, their brightness by up to light x 128 levels."""
+
+
+class Sampling(Section):
+    """P x K sampling: every batch holds K pictures of each of P identities."""
+
+    identities: Annotated[int, Field(ge=2)]
+    """P. One identity alone has no relations to others."""
+    pictures: Annotated[int, Field(ge=2)]
+    """K; an identity with fewer pictures repeats them in other views."""
+
+
+class Mixing(Section):
+    """Pictures of a batch mixed by twos: their pixels, their labels, and what the teachers say of them."""
+
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    """mixup (Zhang et al., ICLR 2018): lam of one and 1 - lam of the other, lam from Beta(mixup, mixup); 0: off."""
+    cutmix: Annotated[float, Field(ge=0)] = 0.0
+    """CutMix (Yun et al., ICCV 2019): a box of the one in the other, its area 1 - lam, lam from Beta(cutmix, cutmix);
+    0: off. With both each picture has either with probability 1/2.
+    """
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the pictures that are mixed with another."""
+
+    @property
+    def on(self) -> bool:
+        """Whether anything is mixed."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    @model_validator(mode="after")
+    def _something(self) -> Mixing:
+        if self.share != 1.0 and not self.on:
+            raise ValueError("mixing.share without mixing.mixup or mixing.cutmix: give one of them")
+        return self
 
 
 class RecognitionData(Section):

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from pipeline.cache.manifest import Manifest
 from pipeline.cost import multiply_adds
 from pipeline.errors import FacultyError, InputError
+from pipeline.losses.mixed import SHARE, mixed_entropy, partner
 from pipeline.losses.soft_labels import soft_labels
 from pipeline.recipe.recipe import Teach
 from pipeline.recipe.recognition_methods import HORKD, KD
@@ -66,10 +67,12 @@ class RecognitionTask(Task):
         """(metrics, curves for `drawings`) of a network in eval mode on a split."""
 
     def loss(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor], settings: TaskLoss) -> Tensor:
-        """Cross-entropy in float32."""
-        return F.cross_entropy(
-            outputs["logits"].float(), batch[self.truth], label_smoothing=settings.smoothing
-        )
+        """Cross-entropy in float32; of mixed pictures with the labels of both."""
+        logits, truth = outputs["logits"].float(), batch[self.truth]
+        if SHARE in batch:
+            other = batch[partner(self.truth)]
+            return mixed_entropy(logits, truth, other, batch[SHARE], settings.smoothing)
+        return F.cross_entropy(logits, truth, label_smoothing=settings.smoothing)
 
     def answers(self, classes: Sequence[str]) -> int:
         """How many logits a network has."""

@@ -1,0 +1,85 @@
+"""Whole runs with mixed pictures: every method, resumed, online, over two workers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from recognition_kit import BUDGET, content
+from road_kit import weights
+
+from pipeline.progress import Quiet
+from pipeline.road.run import Run
+from pipeline.steps.engines import InlineEngine
+from pipeline.steps.job import Listener
+from pipeline.tasks.recognition.recipe import Recognition
+
+ALL = ["scratch", "kd", "rkd", "horkd"]
+MIXING = {"mixup": 0.2, "cutmix": 1.0, "share": 0.8}
+EVERY_TERM = {"name": "rkd", "adversarial": 0.1, "distances": 1.0, "angles": 1.0, "contrast": 0.1}
+
+
+def run(root: Path, engine: Any = None, **changes: Any) -> Run:
+    recipe = Recognition.model_validate(content(root, **changes))
+    return Run(recipe, engine or InlineEngine("cpu"), Quiet())
+
+
+def test_every_method_trains_on_mixed_pictures_with_the_teachers_of_before(tmp_path: Path) -> None:
+    settings = {"method": EVERY_TERM, "compare": {"settings": {"kd": {"logits": "standardised"}}}}
+    plain = {job.method: job for job in run(tmp_path, **settings).everything(ALL, [0]).jobs}
+    kept = sorted(p.name for p in (tmp_path / "cache/networks").iterdir())
+    mixed = {job.method: job for job in run(tmp_path, mixing=MIXING, **settings).everything(ALL, [0]).jobs}
+    assert sorted(p.name for p in (tmp_path / "cache/networks").iterdir()) == kept  # teacher, assistant
+    for method in ALL:
+        assert mixed[method].fingerprint != plain[method].fingerprint
+        one, two = (j[method].result()["curves"]["student"] for j in (plain, mixed))  # type: ignore[index]
+        assert one.keys() == two.keys()
+        for term in one:
+            if term.startswith("train/"):
+                assert one[term] != two[term], (method, term)
+        assert mixed[method].params()["mixing"]["mixup"] == 0.2 and "mixing" not in plain[method].params()
+
+
+def test_a_training_on_mixed_pictures_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(values: dict[str, float], step: int) -> None:
+        raise Stop
+
+    (whole,) = run(tmp_path, mixing=MIXING).everything(["rkd"], [0]).jobs
+    halted = run(tmp_path, mixing=MIXING, output=str(tmp_path / "other"))
+    job = halted.student(halted.prepare(["rkd"]), "rkd", 2, 0)
+    with pytest.raises(Stop):
+        job.run(listener=Listener(sync=stop))
+    assert job.result() is None
+    job.run()
+    assert weights(job) == weights(whole)
+    assert job.result()["curves"] == whole.result()["curves"]  # type: ignore[index]
+
+
+def test_an_online_teacher_sees_the_mixed_pictures_themselves(tmp_path: Path) -> None:
+    (cached,) = run(tmp_path, mixing=MIXING).everything(["kd"], [0]).jobs
+    (online,) = run(tmp_path, mixing=MIXING, cache={"online": True}).everything(["kd"], [0]).jobs
+    one, two = (j.result()["curves"]["student"] for j in (cached, online))  # type: ignore[index]
+    assert one["train/task"][0][1] == pytest.approx(
+        two["train/task"][0][1], rel=0.05
+    )  # the same pictures and labels
+    assert one["train/soft"][0][1] != pytest.approx(two["train/soft"][0][1], rel=2e-3)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_two_workers_have_the_losses_of_one_on_mixed_pictures(tmp_path: Path, ray_local: None) -> None:
+    """Of the first step, before Adam has made rounding larger."""
+    from pipeline.engine.ray_engine import RayEngine
+
+    alone = {"name": "horkd", "assistant": False, "init": "random"}
+    first = {"method": alone, "mixing": MIXING, "train": {**BUDGET, "log_every": 1}}
+    halves = {"workers": 2, "cpus_per_worker": 1}
+    (two,) = run(tmp_path / "b", RayEngine(), distill=halves, **first).everything(["horkd"], [0]).jobs
+    (one,) = run(tmp_path / "a", **first).everything(["horkd"], [0]).jobs
+    for name in ("loss", "task", "soft", "order1", "order2", "order3", "group"):
+        a, b = (j.result()["curves"]["student"][f"train/{name}"][0][1] for j in (one, two))  # type: ignore[index]
+        assert a == pytest.approx(b, rel=1e-4, abs=1e-7), name
