@@ -86,6 +86,26 @@ def test_a_folder_per_class_becomes_three_splits_without_overlap(folders: Path) 
     assert not again.steps and again.fingerprints == plan.fingerprints
 
 
+@pytest.mark.parametrize("aside", ["pictures", "identities"])
+def test_folds_test_every_picture_once(folders: Path, aside: str) -> None:
+    def parts(fold: tuple[int, int]) -> dict[str, set[str]]:
+        data = recipe(folders).data.model_copy(update={"fold": fold, "split": aside})
+        found = split(find(data), data, identities=False)
+        return {name: {i.id for i in items} for name, items in found.items()}
+
+    whole = {i.id for i in find(recipe(folders).data).items}
+    tested = [parts((k, 3)) for k in (1, 2, 3)]
+    assert set.union(*(p["test"] for p in tested)) == whole
+    assert sum(len(p["test"]) for p in tested) == len(whole)
+    for fold in tested:
+        assert not fold["test"] & (fold["train"] | fold["val"]) and set.union(*fold.values()) == whole
+    for wrong in ([0, 3], [4, 3], [1, 1]):
+        with pytest.raises(ValueError):
+            RecognitionData(fold=wrong)
+    with pytest.raises(ValueError, match="test set of their own"):
+        RecognitionData(layout="npz", test_images="x_test", fold=(1, 2))
+
+
 def test_one_more_picture_moves_no_picture_of_another_class(folders: Path) -> None:
     def others() -> dict[str, set[str]]:
         settings = recipe(folders)

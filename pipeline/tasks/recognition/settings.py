@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from pipeline.recipe.settings import Positive, Section
 
@@ -100,6 +100,9 @@ class RecognitionData(Section):
     """Names of the classes; found from the data where left out. A named class without pictures is refused."""
     test: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """Share set aside as test set where the layout has none of its own."""
+    fold: tuple[Positive, Positive] | None = None
+    """[k, n]: the test set is the k-th of n parts of every class (or of the identities) instead of a share. Runs with k
+    from 1 to n test every picture once: cross-validation, where pictures are few."""
     split: Literal["pictures", "identities"] = "pictures"
     """What is set aside: pictures of every class, or whole identities (verification, retrieval: unseen people)."""
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.1
@@ -107,6 +110,21 @@ class RecognitionData(Section):
     (at least two) for verification and retrieval.
     """
     views: Views = Views()
+
+    @model_serializer(mode="wrap")
+    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Sweeps of before know nothing of folds: without one it is left out."""
+        return {k: v for k, v in handler(self).items() if k != "fold" or v is not None}
+
+    @model_validator(mode="after")
+    def _part(self) -> RecognitionData:
+        if self.fold and not self.fold[0] <= self.fold[1] >= 2:
+            raise ValueError(
+                f"fold must be [k, n] with k from 1 to n and n at least 2, found {list(self.fold)}"
+            )
+        if self.fold and (self.test_images or self.layout == "market1501"):
+            raise ValueError("fold: these pictures have a test set of their own (test_images, market1501)")
+        return self
 
 
 class RecognitionCache(Section):

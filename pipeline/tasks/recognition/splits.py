@@ -26,15 +26,15 @@ def split(found: Found, data: RecognitionData, identities: bool = False) -> dict
         pools = {c: [i for i in items if i.role in ("", "train")] for c, items in by_class.items()}
         parts["test"] = [i for i in found.items if i.role not in ("", "train")]
     elif data.split == "identities":
-        aside = _unseen(by_class, data.test)
+        aside = _unseen(by_class, data.test, data.fold)
         parts["test"] = [i for c in found.classes if c in aside for i in by_class[c]]
         pools = {c: items for c, items in by_class.items() if c not in aside}
     else:
         pools = {}
         for c, items in by_class.items():
-            count = _share(data.test, len(items))
-            parts["test"] += items[:count]
-            pools[c] = items[count:]
+            part = _part(data.fold, len(items)) if data.fold else slice(0, _share(data.test, len(items)))
+            parts["test"] += items[part]
+            pools[c] = items[: part.start] + items[part.stop :]
     pools = {c: items for c, items in pools.items() if items or data.layout != "market1501"}
     unseen = _unseen(pools, data.holdout) if identities else set()
     for c, items in pools.items():
@@ -54,9 +54,17 @@ def split(found: Found, data: RecognitionData, identities: bool = False) -> dict
     return {name: sorted(items, key=lambda i: i.id) for name, items in parts.items()}
 
 
-def _unseen(classes: Iterable[str], share: float) -> set[str]:
-    """Whole identities to set aside, at least two, chosen by their names."""
+def _part(fold: tuple[int, int], count: int) -> slice:
+    """The k-th of n parts, as equal as can be; together they are all."""
+    k, n = fold
+    return slice(count * (k - 1) // n, count * k // n)
+
+
+def _unseen(classes: Iterable[str], share: float, fold: tuple[int, int] | None = None) -> set[str]:
+    """Whole identities to set aside, at least two or a fold, chosen by their names."""
     ranked = sorted(classes, key=lambda c: hashlib.sha256(c.encode()).hexdigest())
+    if fold:
+        return set(ranked[_part(fold, len(ranked))])
     return set(ranked[: max(2, round(share * len(ranked)))])
 
 
