@@ -13,6 +13,7 @@ from pipeline.cli.common import add_json, add_recipe, emit, page, read_any, runn
 from pipeline.errors import InputError
 from pipeline.methods import METHODS
 from pipeline.progress import Terminal
+from pipeline.recipe.reading import changed
 from pipeline.recipe.schedule import Piecewise, Ramp
 from pipeline.recipe.settings import Section
 from pipeline.tasks.recipes import kind_of
@@ -46,6 +47,9 @@ def add(commands: argparse._SubParsersAction) -> None:
         help=f"of {','.join(METHODS)} or the recipe's variants (default: compare.methods and the recipe's own)",
     )
     compare.add_argument("--seeds", type=int, default=3, help="seeds per method (default: %(default)s)")
+    compare.add_argument(
+        "--folds", type=int, metavar="N", help="cross-validate: a run for each of data.fold [1, N] to [N, N]"
+    )
     add_json(compare)
     compare.set_defaults(run=_compare)
 
@@ -74,14 +78,33 @@ def _run(options: argparse.Namespace) -> None:
 def _compare(options: argparse.Namespace) -> None:
     from pipeline.road.results import compare_rows, finish, table
 
-    recipe, reporter = read_any(options), Terminal()
+    recipe = read_any(options)
     named = (options.methods or "").split(",") if options.methods else task_of(recipe).compared(recipe)
     methods = list(dict.fromkeys(m.strip() for m in named if m.strip()))
     known(recipe, methods)
-    with running(options, recipe, reporter) as run:
-        outcome = run.everything(methods, seeds(recipe, options.seeds))
-        files = finish(run, outcome, reporter.warnings, page(recipe))
-    emit(options, {"rows": compare_rows(outcome)}, table(outcome) + "\n" + files.text())
+    outcomes, rows, made = [], [], []
+    for part in folds(recipe, options.folds):
+        reporter = Terminal()
+        with running(options, part, reporter) as run:
+            outcome = run.everything(methods, seeds(part, options.seeds))
+            made.append(finish(run, outcome, reporter.warnings, page(part)).text())
+        outcomes.append(outcome)
+        own = {"fold": part.data.fold[0]} if options.folds else {}
+        rows += [{**row, **own} for row in compare_rows(outcome)]
+    emit(options, {"rows": rows}, "\n".join([table(*outcomes), *made]))
+
+
+def folds(recipe: Any, count: int | None) -> list[Any]:
+    """The recipe, or one for each fold, under a name of its own. Raises InputError where its data has no folds."""
+    if count is None:
+        return [recipe]
+    if count < 2:
+        raise InputError("--folds", "at least 2", str(count))
+    parts = range(1, count + 1)
+    return [
+        changed(recipe, {"name": f"{recipe.name}-fold{k}", "data.fold": [k, count]}, f"--folds {count}")
+        for k in parts
+    ]
 
 
 def known(recipe: Any, methods: Sequence[str]) -> None:

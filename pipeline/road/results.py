@@ -53,10 +53,10 @@ class Files:
         return "\n".join([*lines, f"MLflow: {self.ui}"] if self.ui else lines)
 
 
-def table_rows(outcome: Outcome) -> list[Row]:
-    """A row a model; the seeds of one method and student share a row."""
+def table_rows(*outcomes: Outcome) -> list[Row]:
+    """A row a model; the seeds of one method and student share a row, and so do those of several runs of a recipe."""
     rows: dict[str, Row] = {}
-    for result in outcome.results:
+    for result in (result for outcome in outcomes for result in outcome.results):
         scores = {name: {k: [v] for k, v in figures(found).items()} for name, found in result.sets.items()}
         if (row := rows.get(result.group)) is None:
             cost = (result.parameters, result.multiply_adds, result.latency_ms)
@@ -73,10 +73,10 @@ def figures(found: Mapping[str, Any]) -> dict[str, float]:
     return {key: value for key, value in found.items() if isinstance(value, float)}
 
 
-def table(outcome: Outcome) -> str:
-    """The table for the terminal."""
+def table(outcome: Outcome, *folds: Outcome) -> str:
+    """The table for the terminal, over further folds too."""
     return render_table(
-        table_rows(outcome),
+        table_rows(outcome, *folds),
         metrics=_task(outcome).metrics(outcome.recipe),
         baseline=baseline(outcome),
         colour=sys.stdout.isatty(),

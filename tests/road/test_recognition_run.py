@@ -86,6 +86,23 @@ def test_variants_must_have_names_of_their_own() -> None:
             Recognition.model_validate(content(Path("x"), compare=compare))
 
 
+def test_folds_are_runs_of_their_own_and_one_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = {"layout": "folders", "root": picture_folder(tmp_path, 2, 8), "size": 16, "views": {"count": 2}}
+    file, rows = tmp_path / "recipe.yaml", tmp_path / "rows.json"
+    file.write_text(yaml.safe_dump(content(tmp_path, data=data)))
+    command = ["compare", str(file), "--methods", "scratch,kd", "--seeds", "1", "--inline", "--json", str(rows)]
+    assert main([*command, "--folds", "2"]) == 0
+    found = json.loads(rows.read_text())["rows"]
+    assert [(r["method"], r["fold"]) for r in found] == [("scratch", 1), ("kd", 1), ("scratch", 2), ("kd", 2)]
+    out = capsys.readouterr().out
+    mean = sum(r["accuracy"] for r in found if r["method"] == "kd") / 2
+    assert any("kd-resnet8-x2" in line and f" {mean:.4f} " in line for line in out.splitlines()), out
+    assert len(list((tmp_path / "runs").glob("*-fold[12]"))) == 2
+    assert main([*command, "--folds", "1"]) == 2 and "at least 2" in capsys.readouterr().err
+    assert main(["compare", "recipes/demo.yaml", "--folds", "2"]) == 2
+    assert "data.fold" in capsys.readouterr().err
+
+
 def test_another_gap_and_seed_reuse_teacher_assistant_and_their_outputs(tmp_path: Path) -> None:
     data = {"layout": "folders", "root": picture_folder(tmp_path, 2, 8), "size": 16, "views": {"count": 2}}
     run(tmp_path, data=data).everything(["horkd"], [0])
