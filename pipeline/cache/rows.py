@@ -80,10 +80,16 @@ class Rows:
             raise InputError(f"{self.name}: {column}", "tiles of one shape", f"{sorted(map(str, kinds))}")
         return kinds.pop() if kinds else None
 
-    def take(self, column: str, numbers: np.ndarray) -> np.ndarray:
-        """Return (n, ...): a copy of the column's values in these rows. Raises KeyError if a shard lacks it."""
-        places = zip(self.shard[numbers], self.row[numbers])
-        return np.stack([self._arrays[shard][column][row] for shard, row in places])
+    def take(self, column: str, numbers: np.ndarray, inner: np.ndarray | None = None) -> np.ndarray:
+        """Return (n, ...): a copy of the column's values in these rows; with `inner` (n,) of each row only the part of
+        that number. Raises KeyError if a shard lacks it.
+        """
+        shards, rows = self.shard[numbers], self.row[numbers]
+        parts = rows if inner is None else (rows, inner)
+        if (shards == shards[0]).all():
+            return self._arrays[shards[0]][column][parts]
+        places = zip(shards, *((rows,) if inner is None else parts))
+        return np.stack([self._arrays[shard][column][tuple(place)] for shard, *place in places])
 
     def crops(self, column: str, shape: tuple[int, ...], dtype: np.dtype, side: int) -> Crops:
         """Return a cutter of squares of `side` pixels; rows in shards without the column give zeros."""

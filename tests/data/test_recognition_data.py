@@ -17,11 +17,12 @@ from pipeline.cache.manifest import Manifest
 from pipeline.cache.store import Store
 from pipeline.errors import InputError
 from pipeline.tasks.recognition import pictures as picturing
+from pipeline.tasks.recognition.degradations import student_pictures
 from pipeline.tasks.recognition.layouts import find, market_name, read_mask
-from pipeline.tasks.recognition.recipe import Recognition, Sampling
+from pipeline.tasks.recognition.recipe import Recognition
 from pipeline.tasks.recognition.resident import ResidentViews
-from pipeline.tasks.recognition.sampler import Gallery, ViewSampler, student_pictures
-from pipeline.tasks.recognition.settings import RecognitionData, Views
+from pipeline.tasks.recognition.sampler import Gallery, ViewSampler
+from pipeline.tasks.recognition.settings import RecognitionData, Sampling, Views
 from pipeline.tasks.recognition.splits import split
 from pipeline.tasks.recognition.views import Move, draw, enlarge, see, shrink
 
@@ -331,13 +332,13 @@ def sampler(folders: Path, **options: Any) -> ViewSampler:
 def test_pictures_that_are_kept_are_those_made_anew(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = sampler(folders)
     seen = [kept.batch(step).tensors["lr"] for step in range(40)]
-    assert len(kept._kept) > 6
+    assert kept._kept.count > 6
     monkeypatch.setattr("pipeline.tasks.recognition.sampler.KEPT_BYTES", 3 * seen[0][0].nbytes)
     few = sampler(folders)
     for step, expected in enumerate(seen):
         np.testing.assert_array_equal(few.batch(step).tensors["lr"], expected)
         np.testing.assert_array_equal(sampler(folders).batch(step).tensors["lr"], expected)
-    assert len(few._kept) == 3
+    assert few._kept.count == 3
 
 
 def test_the_order_is_a_function_of_the_step_and_workers_share_each_batch(folders: Path) -> None:

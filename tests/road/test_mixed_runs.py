@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recognition_kit import BUDGET, content
+from recognition_kit import BUDGET, content, figures
 from road_kit import weights
 
+from pipeline.cache.manifest import load
+from pipeline.cache.store import Store
 from pipeline.progress import Quiet
+from pipeline.road.results import compare_rows, finish, table
 from pipeline.road.run import Run
 from pipeline.steps.engines import InlineEngine
 from pipeline.steps.job import Listener
 from pipeline.tasks.recognition.recipe import Recognition
+from pipeline.tasks.recognition.sampler import Gallery
 
 ALL = ["scratch", "kd", "rkd", "horkd"]
 MIXING = {"mixup": 0.2, "cutmix": 1.0, "share": 0.8}
@@ -67,6 +71,32 @@ def test_an_online_teacher_sees_the_mixed_pictures_themselves(tmp_path: Path) ->
         two["train/task"][0][1], rel=0.05
     )  # the same pictures and labels
     assert one["train/soft"][0][1] != pytest.approx(two["train/soft"][0][1], rel=2e-3)
+
+
+def test_students_are_scored_under_each_degradation_and_teachers_are_not(tmp_path: Path) -> None:
+    plain = run(tmp_path)
+    (before,) = plain.everything(["kd"], [0]).jobs
+    road = run(tmp_path, lr=["bicubic", "average", "blur_noise"])
+    outcome = road.everything(["kd"], [0])
+    finish(road, outcome, [])
+    (job,) = outcome.jobs
+    assert job.fingerprint != before.fingerprint and job.params()["lr"][2] == "blur_noise"
+    keys = {"accuracy_average", "accuracy_blur_noise"}
+    found = figures(outcome, job.label)
+    assert keys <= set(found) and all(0 <= found[key] <= 1 for key in keys)
+    assert not keys & set(figures(outcome, "teacher"))
+    assert "accuracy, blur_noise" in table(outcome) and keys <= set(compare_rows(outcome)[0])
+
+    # The figure is that of a recipe whose tests are made so.
+    other = Recognition.model_validate({**job.recipe, "lr": "blur_noise"})
+    gallery = Gallery(
+        Store.open(other.cache.root),
+        load(Store.open(other.cache.root), outcome.prepared.samples.path("test")),
+    )
+    net = job.source().load(road.output)
+    assert found["accuracy_blur_noise"] == job.task.scores(net, gallery, other, 2, "cpu")[0]["accuracy"]
+    watched = job.result()["curves"]["student"]  # type: ignore[index]
+    assert "held_out/accuracy" in watched and not any("blur" in name for name in watched)
 
 
 @pytest.mark.ray

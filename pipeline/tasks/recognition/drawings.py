@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from pipeline.report.charts import PALETTE, plain
 from pipeline.steps.values import Outcome
 from pipeline.tasks.base import Drawing
+from pipeline.tasks.recognition.answers import given
 from pipeline.tasks.recognition.jobs import RecognitionJob
-from pipeline.tasks.recognition.sampler import Gallery, ViewBatch, student_pictures
+from pipeline.tasks.recognition.sampler import Gallery, ViewBatch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -99,7 +100,7 @@ def overlays(run: Run, outcome: Outcome) -> Drawing:
             assert isinstance(job, RecognitionJob)
             networks.append((job.source(), run.output, job.gap, name))
     for source, place, gap, name in networks:
-        pictures = student_pictures(hr, gap, recipe.input == "enlarged" and gap > 1)
+        pictures = given(gallery, numbers, recipe, gap)
         logits = source.load(place)(ViewBatch({"lr": pictures}, []).to("cpu")["lr"])["logits"]
         logits = F.interpolate(logits.float(), recipe.hr_size, mode="bilinear", align_corners=False)
         columns[name] = _painted(hr, logits.softmax(dim=1)[:, 1].numpy() > 0.5)

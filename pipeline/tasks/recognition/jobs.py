@@ -65,7 +65,17 @@ class RecognitionJob(Job):
         return recipe.hr_size if self.role != STUDENT else recipe.input_size(self.gap)
 
     def params(self) -> dict[str, Any]:
-        shown: tuple[str, ...] = ("task", "method", "student", "train", "input", "loss", "sampling", "mixing")
+        shown: tuple[str, ...] = (
+            "task",
+            "method",
+            "student",
+            "train",
+            "input",
+            "loss",
+            "sampling",
+            "lr",
+            "mixing",
+        )
         if self.role == "teacher":
             shown = ("task", "teacher")
         own = {key: self.recipe[key] for key in shown if key in self.recipe}
@@ -128,6 +138,7 @@ class RecognitionJob(Job):
             gap=self.gap,
             views=recipe.data.views,
             enlarged=recipe.input == "enlarged" and self.role == STUDENT,
+            lr=recipe.degradations if self.role == STUDENT else ("bicubic",),
             sampling=recipe.sampling,
             mixing=recipe.mixing if self.role == STUDENT else None,
             columns=phase.sources,

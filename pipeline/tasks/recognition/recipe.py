@@ -16,7 +16,9 @@ from pipeline.tasks.recognition.settings import (
     GAPS,
     LEAST_SIDE,
     Boundary,
+    Degradation,
     Mixing,
+    OutputFusion,
     RecognitionCache,
     RecognitionData,
     Sampling,
@@ -81,20 +83,6 @@ class RecognitionTeacher(Section):
         return re.sub(r"[^A-Za-z0-9._-]", "-", own) if own else self.network.label
 
 
-class OutputFusion(Section):
-    """How several teachers become one: soft labels averaged, embeddings side by side."""
-
-    kind: Literal["mean", "weighted", "best"] = "mean"
-    """`mean` of the soft labels; `weighted`: by `weights`; `best`: each class from the teacher that is surest of its
-    held-out pictures."""
-    weights: dict[str, Annotated[float, Field(ge=0)]] | Literal["fit"] = "fit"
-    """Of `weighted`: a share by teacher, or `fit`: those of the greatest likelihood of the held-out labels."""
-    temperature: Annotated[float, Field(gt=0)] = 1.0
-    """At which the soft labels are averaged."""
-    embeddings: Literal["concatenate", "project"] = "concatenate"
-    """All embeddings side by side, each of one length, or their principal components, as many as the widest has."""
-
-
 class TaskLoss(Section):
     """How the task itself is learned."""
 
@@ -120,7 +108,7 @@ class RecognitionCompare(Section):
 class Recognition(Later):
     """One run, from pictures to an LR student."""
 
-    later: ClassVar[tuple[str, ...]] = ("mixing",)
+    later: ClassVar[tuple[str, ...]] = ("lr", "mixing")
     known_methods: ClassVar[Mapping[str, type[Section]]] = METHODS
 
     name: Name
@@ -131,6 +119,9 @@ class Recognition(Later):
     """
     gap: Positive | tuple[Positive, ...] = 2
     """How many times smaller the student's pictures are a side: 1, 2, 3, 4, 6, 8, 12 or 16; a list runs each."""
+    lr: Degradation | tuple[Degradation, ...] = "bicubic"
+    """How LR arises: `bicubic`, `average` or `blur_noise`. Of a list each sample in training has one, drawn anew each
+    time; held-out and test pictures have the first, and each student is scored with the others too."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of everything random."""
     output: str = "runs"
@@ -177,6 +168,11 @@ class Recognition(Later):
     @property
     def gaps(self) -> tuple[int, ...]:
         return (self.gap,) if isinstance(self.gap, int) else self.gap
+
+    @property
+    def degradations(self) -> tuple[Degradation, ...]:
+        """How LR arises, the first in tests."""
+        return (self.lr,) if isinstance(self.lr, str) else self.lr
 
     @property
     def hr_size(self) -> tuple[int, int]:
@@ -237,6 +233,10 @@ class Recognition(Later):
                 )
         if not self.gaps or len(set(self.gaps)) != len(self.gaps):
             raise ValueError(f"gap: one or several different values, found {self.gap}")
+        if not self.degradations or len(set(self.degradations)) != len(self.degradations):
+            raise ValueError(f"lr: one or several different degradations, found {list(self.degradations)}")
+        if 1 in self.gaps and self.degradations != ("bicubic",):
+            raise ValueError("lr: at a gap of 1 pictures stay as they are; leave `lr` out, or 1 out of `gap`")
         if self.teachers and self.teacher != RecognitionTeacher():
             raise ValueError("`teacher` or `teachers`, not both")
         for number, teacher in enumerate(self.seen_by):

@@ -24,11 +24,11 @@ def as_read(name: str, x: Tensor) -> Tensor:
 
 
 class ResidentViews(Place):
-    """A sampler's columns on a device, a row for each view of each picture."""
+    """A sampler's columns on a device, a row for each view of each picture and degradation."""
 
     def __init__(self, sampler: ViewSampler, device: torch.device) -> None:
         self.sampler, self.device, self._grid = sampler, device, sampler.grid
-        rows = len(sampler.gallery) * sampler.views.count
+        rows = len(sampler.gallery) * sampler.variants
         self._known = np.zeros(rows, bool)
         self.columns = {
             name: torch.zeros((rows, *x.shape[1:]), dtype=torch.from_numpy(x).dtype, device=device)
@@ -51,11 +51,11 @@ class ResidentViews(Place):
 
     def _rows(self, numbers: np.ndarray, chosen: np.ndarray) -> np.ndarray:
         """Of these views; what is not there is made."""
-        views = self.sampler.views.count
-        rows = numbers.astype(np.int64) * views + chosen
+        variants = self.sampler.variants
+        rows = numbers.astype(np.int64) * variants + chosen
         missing = np.unique(rows[~self._known[rows]])
         if len(missing):
-            made = self.sampler.read(*np.divmod(missing, views))
+            made = self.sampler.read(*np.divmod(missing, variants))
             to = sent(torch.from_numpy(missing), self.device)
             for name, x in made.items():
                 self.columns[name].index_copy_(0, to, sent(torch.from_numpy(x), self.device))

@@ -8,7 +8,7 @@ steps, so a resumed training, or one on another number of workers, sees exactly 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,10 +21,11 @@ from pipeline.cache.placed import fits, sent
 from pipeline.cache.rows import Rows
 from pipeline.cache.store import Store
 from pipeline.errors import InputError
+from pipeline.tasks.recognition.degradations import noise_name, student_pictures
 from pipeline.tasks.recognition.mixing import Mixed, how, mixed, partners
 from pipeline.tasks.recognition.resident import ResidentViews, as_read
-from pipeline.tasks.recognition.settings import Mixing, Sampling, Views
-from pipeline.tasks.recognition.views import Move, draw, enlarge, see, shrink
+from pipeline.tasks.recognition.settings import Degradation, Mixing, Sampling, Views
+from pipeline.tasks.recognition.views import Move, draw, see
 
 KEPT_BYTES = 256 * 2**20
 """Of the student's pictures that a sampler keeps once they are made."""
@@ -104,20 +105,24 @@ class ViewSampler:
         gap: int,
         views: Views,
         enlarged: bool = False,
+        lr: Sequence[Degradation] = ("bicubic",),
         sampling: Sampling | None = None,
         mixing: Mixing | None = None,
         columns: Sequence[str] = ("lr", "label"),
     ) -> None:
-        """`columns` says what to read: `lr`, `hr`, `label`, `mask`, and `<outputs>/<column>` of cached outputs.
+        """`columns` says what to read: `lr`, `hr`, `label`, `mask`, and `<outputs>/<column>` of cached outputs; `lr`
+        says of which degradations each sample has one.
 
         Raises InputError where identities are asked for and there are fewer than two.
         """
         self.gallery, self.size, self.seed, self.gap = gallery, batch, seed, gap
-        self.views, self.enlarged, self.sampling = views, enlarged, sampling
+        self.views, self.enlarged, self.sampling, self.lr = views, enlarged, sampling, tuple(lr)
         self.mixing = mixing if mixing is not None and mixing.on else None
         self.columns = tuple(columns)
         self.members = [np.flatnonzero(gallery.labels == n) for n in np.unique(gallery.labels)]
-        self._kept: dict[tuple[int, int], np.ndarray] = {}
+        self.variants = views.count * len(self.lr)
+        """How many LR pictures there are of one: number v * len(lr) + d is view v under degradation d."""
+        self._kept = Kept(len(gallery) * self.variants)
         if sampling is not None and len(self.members) < 2:
             raise InputError("sampling", "at least two identities to train on", f"{len(self.members)}")
 
@@ -142,7 +147,7 @@ class ViewSampler:
     def partners(
         self, step: int, rank: int = 0, world: int = 1, steps: int = 1
     ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """(picture, view) numbers of the samples that are mixed into those of `where`, and how (`mixing.how`)."""
+        """(picture, variant) numbers of the samples that are mixed into those of `where`, and how (`mixing.how`)."""
         assert self.mixing is not None
         numbers, chosen = self.where(step, 0, 1, steps)
         begin, count = step * self.size, self.size // world
@@ -154,8 +159,8 @@ class ViewSampler:
     def where(
         self, step: int, rank: int = 0, world: int = 1, steps: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(picture, view) numbers (b,) of the samples of `batch`; of those of `steps` steps, one after the other, where
-        one worker has them all. Raises as `batch` does.
+        """(picture, variant) numbers (b,) of the samples of `batch`; of those of `steps` steps, one after the other,
+        where one worker has them all. Raises as `batch` does.
         """
         if self.size % world:
             raise InputError("batch", f"a multiple of the {world} workers", str(self.size))
@@ -163,13 +168,16 @@ class ViewSampler:
         first, count = step * self.size + rank * (self.size // world), steps * (self.size // world)
         samples = np.arange(first, first + count, dtype=np.uint64)
         numbers = self._identities(samples) if self.sampling else self._shuffled(samples)
-        draws = words(self.seed, first, count)
-        return numbers, below(draws[0], self.views.count)
+        draw = words(self.seed, first, count)[0]
+        chosen = below(draw, self.views.count)
+        if len(self.lr) > 1:
+            chosen = chosen * len(self.lr) + below(draw << np.uint64(32), len(self.lr))
+        return numbers, chosen
 
     def on(self, device: torch.device) -> ViewSampler | ResidentViews:
         """The same batches for a training on this device: from views that live there, where they fit."""
         each = sum(x.nbytes for x in self.example().values())
-        room = fits(len(self.gallery) * self.views.count * each, device)
+        room = fits(len(self.gallery) * self.variants * each, device)
         return ResidentViews(self, device) if room else self
 
     def example(self) -> dict[str, np.ndarray]:
@@ -200,48 +208,65 @@ class ViewSampler:
         return numbers
 
     def read(self, numbers: np.ndarray, chosen: np.ndarray) -> dict[str, np.ndarray]:
-        """The columns of these views of these pictures."""
-        moves = self._moves(numbers, chosen)
+        """The columns of these variants of these pictures."""
+        views = chosen // len(self.lr)
         result: dict[str, np.ndarray] = {}
         if "hr" in self.columns:
-            result["hr"] = see(self.gallery.hr(numbers), moves)
+            result["hr"] = see(self.gallery.hr(numbers), self._moves(numbers, views))
         if "lr" in self.columns:
-            result["lr"] = (
-                student_pictures(result["hr"], self.gap, self.enlarged)
-                if "hr" in result
-                else self._student_pictures(numbers, chosen)
-            )
+            result["lr"] = self._kept.of(numbers * self.variants + chosen, self._student_pictures)
         if "label" in self.columns:
             result["label"] = self.gallery.labels[numbers]
         if "mask" in self.columns:
-            result["mask"] = (see(self.gallery.masks(numbers), moves, light=False)[..., 0] > 127).astype(
-                np.uint8
-            )
+            masks = see(self.gallery.masks(numbers), self._moves(numbers, views), light=False)
+            result["mask"] = (masks[..., 0] > 127).astype(np.uint8)
         for name in self.columns:
             source, _, column = name.partition("/")
             if column:
-                values = self.gallery.outputs[source].take(column, numbers)
-                result[name] = np.ascontiguousarray(values[np.arange(len(numbers)), chosen])
+                result[name] = self.gallery.outputs[source].take(column, numbers, views)
         return result
 
-    def _moves(self, numbers: np.ndarray, chosen: np.ndarray) -> list[Move]:
-        return [draw(self.views, self.gallery.ids[n], int(v)) for n, v in zip(numbers, chosen)]
+    def _moves(self, numbers: np.ndarray, views: np.ndarray) -> list[Move]:
+        return [draw(self.views, self.gallery.ids[n], int(v)) for n, v in zip(numbers, views)]
 
-    def _student_pictures(self, numbers: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-        """The student's pictures. Their views are few, so those made once are kept, as many as KEPT_BYTES hold."""
-        keys = list(zip(numbers.tolist(), chosen.tolist()))
-        found = {key: self._kept[key] for key in keys if key in self._kept}
-        if missing := [key for key in dict.fromkeys(keys) if key not in found]:
-            new, views = (np.array(column) for column in zip(*missing))
-            hr = see(self.gallery.hr(new), self._moves(new, views))
-            made = student_pictures(hr, self.gap, self.enlarged)
-            found |= zip(missing, made)
-            room = KEPT_BYTES // made[0].nbytes - len(self._kept)
-            self._kept |= {key: found[key].copy() for key in missing[: max(room, 0)]}
-        return np.stack([found[key] for key in keys])
+    def _student_pictures(self, rows: np.ndarray) -> np.ndarray:
+        """The student's pictures of these rows: picture * variants + variant."""
+        numbers, chosen = np.divmod(rows, self.variants)
+        views, kinds = np.divmod(chosen, len(self.lr))
+        hr = see(self.gallery.hr(numbers), self._moves(numbers, views))
+        names = [noise_name(self.views, self.gallery.ids[n], int(v)) for n, v in zip(numbers, views)]
+        parts, places = [], []
+        for number, kind in enumerate(self.lr):
+            if len(at := np.flatnonzero(kinds == number)):
+                named = [names[i] for i in at]
+                parts.append(student_pictures(hr[at], self.gap, self.enlarged, kind, named))
+                places.append(at)
+        return np.concatenate(parts)[np.argsort(np.concatenate(places))]
 
 
-def student_pictures(hr: np.ndarray, gap: int, enlarged: bool) -> np.ndarray:
-    """What the student gets of HR pictures (n, H, W, 3) uint8: shrunk by the gap, and enlarged again where asked."""
-    lr = shrink(hr, gap)
-    return enlarge(lr, gap) if enlarged else lr
+class Kept:
+    """Pictures that stay once they are made, as many as KEPT_BYTES hold: views are few, and drawn again and again."""
+
+    def __init__(self, rows: int) -> None:
+        self._slot = np.full(rows, -1, np.int64)
+        self._pictures = np.empty(0, np.uint8)
+        self.count = 0
+
+    def of(self, rows: np.ndarray, make: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """Pictures (n, ...) of these rows (n,), those that are not there from `make`."""
+        slots = self._slot[rows]
+        if (slots >= 0).all():
+            return self._pictures[slots]
+        known = slots >= 0
+        missing, place = np.unique(rows[~known], return_inverse=True)
+        made = make(missing)
+        if not self.count:  # memory is taken as it is written to
+            room = min(len(self._slot), KEPT_BYTES // made[0].nbytes)
+            self._pictures = np.empty((room, *made.shape[1:]), np.uint8)
+        result = np.empty((len(rows), *made.shape[1:]), np.uint8)
+        result[known], result[~known] = self._pictures[slots[known]], made[place]
+        end = min(self.count + len(missing), len(self._pictures))
+        self._pictures[self.count : end] = made[: end - self.count]
+        self._slot[missing[: end - self.count]] = np.arange(self.count, end)
+        self.count = end
+        return result

@@ -14,6 +14,7 @@ from pipeline.cache.fingerprint import fingerprint
 from pipeline.cache.manifest import load as load_manifest
 from pipeline.cache.store import Store
 from pipeline.cost import multiply_adds, parameters
+from pipeline.tasks.recognition.recipe import Recognition
 from pipeline.tasks.recognition.sampler import Gallery
 from pipeline.tasks.recognition.teach import Source
 
@@ -66,6 +67,8 @@ class ScoreTask:
         """Of the scores: network, pictures, gap and what the network gets."""
         recipe = self.recipe
         facts = [VERSION, self.source.identity, self.pictures, self.gap, recipe["input"], recipe["task"]]
+        if "lr" in recipe and self.gap > 1:
+            facts.append(recipe["lr"])
         return fingerprint(facts)
 
     def run(self, device: str = "cpu") -> Scored:
@@ -75,6 +78,8 @@ class ScoreTask:
         gallery = Gallery(cache, load_manifest(cache, self.pictures))
         net = self.source.load(Store.open(self.root), device)
         values, curves = self.task.scores(net, gallery, recipe, self.gap, device)
+        if self.gap > 1:
+            values |= self._under_others(net, gallery, recipe, device)
         shape = (1, 3, *self.source.size)
         # Of an ONNX file no module tells.
         counts = self.source.network if self.source.public else {}
@@ -88,6 +93,17 @@ class ScoreTask:
             latency_ms=latency(net, shape, device),
             dropped=net.dropped,
         )
+
+    def _under_others(
+        self, net: nn.Module, gallery: Gallery, recipe: Recognition, device: str
+    ) -> dict[str, float]:
+        """The task's first figure where LR arises in another of the recipe's ways."""
+        found = {}
+        for metric, kind in zip(self.task.metrics(recipe)[len(self.task.figures) :], recipe.degradations[1:]):
+            other = recipe.model_copy(update={"lr": kind})
+            values, _ = self.task.scores(net, gallery, other, self.gap, device)
+            found[metric.key] = values[self.task.figures[0].key]
+        return found
 
 
 @torch.inference_mode()

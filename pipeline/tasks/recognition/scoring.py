@@ -7,9 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pipeline.cache import records
+from pipeline.report.table import Metric
 from pipeline.steps.job import Job, located
 from pipeline.steps.values import Outputs, Prepared, Result
 from pipeline.tasks.recognition.jobs import RecognitionJob
+from pipeline.tasks.recognition.recipe import Recognition
 from pipeline.tasks.recognition.score import Scored, ScoreTask
 
 if TYPE_CHECKING:
@@ -40,6 +42,12 @@ def results(
     known = _known(run, [*(t for _, t in tasks), *watched])
     _judge(task, run, watched, known, jobs)
     return [_result(owner, known[t.label], set_name) for owner, t in tasks]
+
+
+def under_others(figure: Metric, recipe: Recognition) -> list[Metric]:
+    """The first figure under each degradation of LR but the first, which all figures are of."""
+    kinds = recipe.degradations[1:]
+    return [replace(figure, key=f"{figure.key}_{kind}", label=f"{figure.label}, {kind}") for kind in kinds]
 
 
 def _known(run: Run, tasks: Sequence[ScoreTask]) -> dict[str, Scored]:

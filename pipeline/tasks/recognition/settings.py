@@ -8,6 +8,8 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from pipeline.recipe.settings import Positive, Section
 
+Degradation = Literal["bicubic", "average", "blur_noise"]
+"""How LR arises from HR (degradations.py)."""
 Size = Annotated[int, Field(ge=4)]
 LEAST_SIDE = 4
 """Least side of an LR picture in pixels."""
@@ -39,6 +41,20 @@ class Views(Section):
     """Views are magnified by between 1 / (1 + zoom) and 1 + zoom."""
     light: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Their contrast changes by between 1 / (1 + light) and 1 + light, their brightness by up to light x 128 levels."""
+
+
+class OutputFusion(Section):
+    """How several teachers become one: soft labels averaged, embeddings side by side."""
+
+    kind: Literal["mean", "weighted", "best"] = "mean"
+    """`mean` of the soft labels; `weighted`: by `weights`; `best`: each class from the teacher that is surest of its
+    held-out pictures."""
+    weights: dict[str, Annotated[float, Field(ge=0)]] | Literal["fit"] = "fit"
+    """Of `weighted`: a share by teacher, or `fit`: those of the greatest likelihood of the held-out labels."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """At which the soft labels are averaged."""
+    embeddings: Literal["concatenate", "project"] = "concatenate"
+    """All embeddings side by side, each of one length, or their principal components, as many as the widest has."""
 
 
 class Sampling(Section):

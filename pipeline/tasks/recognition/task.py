@@ -36,7 +36,7 @@ from pipeline.tasks.recognition.fusion import FUSED, fits, fuse
 from pipeline.tasks.recognition.jobs import RecognitionJob, make_job
 from pipeline.tasks.recognition.recipe import Network, Recognition, TaskLoss
 from pipeline.tasks.recognition.sampler import Gallery
-from pipeline.tasks.recognition.scoring import results
+from pipeline.tasks.recognition.scoring import results, under_others
 from pipeline.tasks.recognition.showing import costs, facts, sentence
 from pipeline.tasks.recognition.teach import OutputTask, Source, manifest
 from pipeline.tasks.recognition.teachers import imported, label_of, set_name, teacher_job
@@ -218,7 +218,7 @@ class RecognitionTask(Task):
         return results(self, run, prepared, jobs, name), [name], None
 
     def metrics(self, recipe: Recognition) -> tuple[Metric, ...]:
-        return self.figures
+        return (*self.figures, *under_others(self.figures[0], recipe))
 
     def export(
         self, run: Run, outcome: Outcome, job: Job, raw: Path, out: Path
