@@ -30,6 +30,9 @@ from pipeline.tasks.recognition.views import Move, draw, see
 KEPT_BYTES = 256 * 2**20
 """Of the student's pictures that a sampler keeps once they are made."""
 
+BLOCK = 32
+"""Steps that are drawn at once: for few numbers NumPy's calls cost more than what they do."""
+
 
 @dataclass(frozen=True, slots=True)
 class ViewBatch:
@@ -122,6 +125,7 @@ class ViewSampler:
         self.members = [np.flatnonzero(gallery.labels == n) for n in np.unique(gallery.labels)]
         self.variants = views.count * len(self.lr)
         """How many LR pictures there are of one: number v * len(lr) + d is view v under degradation d."""
+        self._drawn: tuple[tuple[int, int], dict[str, np.ndarray]] = (0, 0), {}
         self._kept = Kept(len(gallery) * self.variants)
         if sampling is not None and len(self.members) < 2:
             raise InputError("sampling", "at least two identities to train on", f"{len(self.members)}")
@@ -148,13 +152,9 @@ class ViewSampler:
         self, step: int, rank: int = 0, world: int = 1, steps: int = 1
     ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """(picture, variant) numbers of the samples that are mixed into those of `where`, and how (`mixing.how`)."""
-        assert self.mixing is not None
-        numbers, chosen = self.where(step, 0, 1, steps)
-        begin, count = step * self.size, self.size // world
-        own = np.arange(steps * self.size).reshape(steps, world, count)[:, rank].reshape(-1)
-        others = partners(self.seed, (begin + own).astype(np.uint64), self.size) - begin
-        told = how(self.mixing, words(self.seed, begin, steps * self.size)[:, own], self.grid)
-        return numbers[others], chosen[others], told
+        told = self._share(step, rank, world, steps)
+        del told["number"], told["variant"]
+        return told.pop("other number"), told.pop("other variant"), told
 
     def where(
         self, step: int, rank: int = 0, world: int = 1, steps: int = 1
@@ -162,17 +162,36 @@ class ViewSampler:
         """(picture, variant) numbers (b,) of the samples of `batch`; of those of `steps` steps, one after the other,
         where one worker has them all. Raises as `batch` does.
         """
+        found = self._share(step, rank, world, steps)
+        return found["number"], found["variant"]
+
+    def _share(self, step: int, rank: int, world: int, steps: int) -> dict[str, np.ndarray]:
+        """What is drawn for a worker's samples of these steps, each (steps * b, ...)."""
         if self.size % world:
             raise InputError("batch", f"a multiple of the {world} workers", str(self.size))
         assert world == 1 or steps == 1
-        first, count = step * self.size + rank * (self.size // world), steps * (self.size // world)
+        begin, count = (step, steps) if steps > 1 else (step - step % BLOCK, BLOCK)
+        known = self._drawn
+        if known[0] != (begin, count):
+            known = self._drawn = (begin, count), self._draw(begin, count)
+        first = (step - begin) * self.size + rank * (self.size // world)
+        return {name: x[first : first + steps * (self.size // world)] for name, x in known[1].items()}
+
+    def _draw(self, step: int, steps: int) -> dict[str, np.ndarray]:
+        """What is drawn for the samples of these steps' global batches, each (steps * batch, ...)."""
+        first, count = step * self.size, steps * self.size
         samples = np.arange(first, first + count, dtype=np.uint64)
         numbers = self._identities(samples) if self.sampling else self._shuffled(samples)
-        draw = words(self.seed, first, count)[0]
-        chosen = below(draw, self.views.count)
+        draws = words(self.seed, first, count)
+        chosen = below(draws[0], self.views.count)
         if len(self.lr) > 1:
-            chosen = chosen * len(self.lr) + below(draw << np.uint64(32), len(self.lr))
-        return numbers, chosen
+            chosen = chosen * len(self.lr) + below(draws[0] << np.uint64(32), len(self.lr))
+        found = {"number": numbers, "variant": chosen}
+        if self.mixing is not None:
+            others = partners(self.seed, samples, self.size) - first
+            found |= {"other number": numbers[others], "other variant": chosen[others]}
+            found |= how(self.mixing, draws, self.grid)
+        return found
 
     def on(self, device: torch.device) -> ViewSampler | ResidentViews:
         """The same batches for a training on this device: from views that live there, where they fit."""
