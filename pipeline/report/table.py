@@ -61,6 +61,10 @@ class Row:
     multiply_adds: int | None = None
     latency_ms: float | None = None
     """Of one picture, where it was measured."""
+    series: str = ""
+    """Of a method that was trained at several points (resolution gaps): what its rows share."""
+    point: str = ""
+    """Which of them this is, in short."""
 
     def values(self, name: str, metric: Metric) -> Sequence[float]:
         """The metric's values on set `name`, one a seed; empty where it was not measured."""

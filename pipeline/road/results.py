@@ -19,7 +19,7 @@ from pipeline.deploy.shipping import LOSSES, missing_note
 from pipeline.report.report import File, Report, portable, write_report
 from pipeline.report.table import TESTED, Row, render_table
 from pipeline.road.run import Run
-from pipeline.steps.job import Job
+from pipeline.steps.job import STUDENT, Job
 from pipeline.steps.values import Outcome
 from pipeline.tasks.base import Drawing, Task
 from pipeline.tasks.registry import task_of
@@ -56,16 +56,24 @@ class Files:
 def table_rows(*outcomes: Outcome) -> list[Row]:
     """A row a model; the seeds of one method and student share a row, and so do those of several runs of a recipe."""
     rows: dict[str, Row] = {}
+    several = len({job.gap for outcome in outcomes for job in outcome.jobs}) > 1
     for result in (result for outcome in outcomes for result in outcome.results):
         scores = {name: {k: [v] for k, v in figures(found).items()} for name, found in result.sets.items()}
         if (row := rows.get(result.group)) is None:
             cost = (result.parameters, result.multiply_adds, result.latency_ms)
-            rows[result.group] = Row(result.group, result.role, scores, *cost)
+            at = _place(result.job) if several and result.job is not None else ("", "")
+            rows[result.group] = Row(result.group, result.role, scores, *cost, *at)
             continue
         for set_name, metrics in scores.items():
             for key, values in metrics.items():
                 row.scores[set_name][key].extend(values)  # type: ignore[attr-defined]
     return list(rows.values())
+
+
+def _place(job: Job) -> tuple[str, str]:
+    """(what a method's trainings at several gaps share, which of them it is)."""
+    point = f"x{job.gap}"
+    return (job.group.removesuffix(f"-{point}"), point) if job.role == STUDENT else ("", "")
 
 
 def figures(found: Mapping[str, Any]) -> dict[str, float]:

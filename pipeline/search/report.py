@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.report.pareto import stairs
 from pipeline.report.table import Metric
 from pipeline.search.space import text, with_values
 from pipeline.search.sweep import Sweep, Trial
@@ -186,8 +187,7 @@ def pareto_picture(sweep: Sweep, trials: list[Trial]) -> bytes:
             plot.scatter(costs, scores, c=colour, marker=marker, label=status, zorder=2)
     front = sweep.front()
     if front:
-        costs, scores = [t.multiply_adds / 1e6 for t in front], [t.accuracy for t in front]
-        plot.step(costs, scores, where="post", color="#f59e0b", label="Pareto front", zorder=1)
+        stairs(plot, [(t.multiply_adds / 1e6, t.accuracy) for t in front], label="Pareto front", zorder=1)
         for t in front:
             plot.annotate(
                 str(t.number),

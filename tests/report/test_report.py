@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.report.charts import binned, cost, curves, ladder, latency
+from pipeline.report.charts import binned, curves, ladder
+from pipeline.report.pareto import cost, latency
 from pipeline.report.report import File, Metric, Report, Row, render_table, write_report
 from pipeline.report.table import PSNR, SSIM, arrange, gains, short, spread
 

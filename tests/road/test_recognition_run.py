@@ -86,11 +86,23 @@ def test_variants_must_have_names_of_their_own() -> None:
             Recognition.model_validate(content(Path("x"), compare=compare))
 
 
-def test_folds_are_runs_of_their_own_and_one_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folds_are_runs_of_their_own_and_one_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = {"layout": "folders", "root": picture_folder(tmp_path, 2, 8), "size": 16, "views": {"count": 2}}
     file, rows = tmp_path / "recipe.yaml", tmp_path / "rows.json"
     file.write_text(yaml.safe_dump(content(tmp_path, data=data)))
-    command = ["compare", str(file), "--methods", "scratch,kd", "--seeds", "1", "--inline", "--json", str(rows)]
+    command = [
+        "compare",
+        str(file),
+        "--methods",
+        "scratch,kd",
+        "--seeds",
+        "1",
+        "--inline",
+        "--json",
+        str(rows),
+    ]
     assert main([*command, "--folds", "2"]) == 0
     found = json.loads(rows.read_text())["rows"]
     assert [(r["method"], r["fold"]) for r in found] == [("scratch", 1), ("kd", 1), ("scratch", 2), ("kd", 2)]

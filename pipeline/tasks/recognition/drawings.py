@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from pipeline.report.charts import PALETTE, plain
+from pipeline.report.canvas import look, plain
 from pipeline.steps.values import Outcome
 from pipeline.tasks.base import Drawing
 from pipeline.tasks.recognition.answers import given
@@ -64,7 +64,8 @@ def curve(lines: Mapping[str, Any], title: str, x: str, y: str, logarithmic: boo
     for i, (name, (xs, ys)) in enumerate(lines.items()):
         xs, ys = np.array(xs, float), np.array(ys, float)
         seen = xs > 0 if logarithmic else np.ones(len(xs), bool)
-        axes.plot(xs[seen], ys[seen], color=PALETTE[i % len(PALETTE)], label=name, linewidth=1.8)
+        colour, style = look(i)
+        axes.plot(xs[seen], ys[seen], color=colour, linestyle=style, label=name, linewidth=1.8)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(True, alpha=0.3)

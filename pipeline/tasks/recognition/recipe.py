@@ -10,11 +10,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from pipeline.recipe.recipe import Actors, Distill, Tracking
-from pipeline.recipe.recognition_methods import METHODS, RKD, Later, Method, MethodName
+from pipeline.recipe.recognition_methods import METHODS, RKD, Later, Method
 from pipeline.recipe.settings import Budget, Gpus, Name, Positive, Section
+from pipeline.tasks.recognition.comparing import RecognitionCompare
 from pipeline.tasks.recognition.settings import (
     GAPS,
-    LEAST_SIDE,
     Boundary,
     Degradation,
     Mixing,
@@ -22,6 +22,7 @@ from pipeline.tasks.recognition.settings import (
     RecognitionCache,
     RecognitionData,
     Sampling,
+    unfit,
 )
 
 
@@ -92,19 +93,6 @@ class TaskLoss(Section):
     """Segmentation: weight of the soft Dice loss beside the cross-entropy."""
 
 
-class RecognitionCompare(Section):
-    """What `faculty run` trains beside the recipe's own method, at the same budget."""
-
-    methods: tuple[Name, ...] = ("scratch", "kd")
-    """Baselines: methods by name, or names of `variants`."""
-    variants: dict[Name, Method] = {}
-    """Methods with settings of their own under names of their own, for ablations."""
-    seeds: Positive = 1
-    """Seeds per method: seed, seed + 1, ..."""
-    settings: dict[MethodName, dict[str, Any]] = {}
-    """Settings of methods that are not the recipe's own, by name; defaults where left out."""
-
-
 class Recognition(Later):
     """One run, from pictures to an LR student."""
 
@@ -167,12 +155,26 @@ class Recognition(Later):
 
     @property
     def gaps(self) -> tuple[int, ...]:
+        """The recipe's own."""
         return (self.gap,) if isinstance(self.gap, int) else self.gap
 
     @property
     def degradations(self) -> tuple[Degradation, ...]:
         """How LR arises, the first in tests."""
         return (self.lr,) if isinstance(self.lr, str) else self.lr
+
+    @property
+    def trained_gaps(self) -> tuple[int, ...]:
+        """The gaps that students are trained at: the recipe's own, and those of `compare.gaps` that fit, rising."""
+        if not self.compare.gaps:
+            return self.gaps
+        return tuple(sorted({*self.gaps, *self.compare.gaps} - self.left_out.keys()))
+
+    @property
+    def left_out(self) -> dict[int, str]:
+        """{gap of `compare.gaps`: why these pictures are too small for it}."""
+        reasons = {gap: unfit(self.hr_size, gap) for gap in self.compare.gaps}
+        return {gap: reason for gap, reason in reasons.items() if reason}
 
     @property
     def hr_size(self) -> tuple[int, int]:
@@ -223,20 +225,18 @@ class Recognition(Later):
         for gap in self.gaps:
             if gap not in GAPS:
                 raise ValueError(f"gap must be one of {', '.join(map(str, sorted(GAPS)))}, found {gap}")
-            height, width = self.lr_size(gap)
-            if self.hr_size[0] % gap or self.hr_size[1] % gap:
-                raise ValueError(f"data.size {self.hr_size} must be a multiple of gap ({gap})")
-            if min(height, width) < LEAST_SIDE:
-                raise ValueError(
-                    f"gap {gap} leaves {height}x{width} pixels of {self.hr_size[0]}x{self.hr_size[1]}; at least "
-                    f"{LEAST_SIDE} a side are needed"
-                )
+            if reason := unfit(self.hr_size, gap):
+                raise ValueError(reason)
         if not self.gaps or len(set(self.gaps)) != len(self.gaps):
             raise ValueError(f"gap: one or several different values, found {self.gap}")
         if not self.degradations or len(set(self.degradations)) != len(self.degradations):
             raise ValueError(f"lr: one or several different degradations, found {list(self.degradations)}")
-        if 1 in self.gaps and self.degradations != ("bicubic",):
-            raise ValueError("lr: at a gap of 1 pictures stay as they are; leave `lr` out, or 1 out of `gap`")
+        if 1 in self.trained_gaps and self.degradations != ("bicubic",):
+            raise ValueError(
+                "lr: at a gap of 1 pictures stay as they are; leave `lr` out, or 1 out of `gap` (and `compare.gaps`)"
+            )
+        if self.compare.gaps and len(self.left_out) == len(self.compare.gaps):
+            raise ValueError(f"compare.gaps: none fits: {'; '.join(self.left_out.values())}")
         if self.teachers and self.teacher != RecognitionTeacher():
             raise ValueError("`teacher` or `teachers`, not both")
         for number, teacher in enumerate(self.seen_by):

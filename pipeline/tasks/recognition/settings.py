@@ -26,6 +26,19 @@ GAPS: dict[int, tuple[int, ...]] = {
 """Gap -> the steps in which it is made: MATLAB's antialiased bicubic, which is exact up to 4, step by step above."""
 
 
+def unfit(size: tuple[int, int], gap: int) -> str:
+    """Why pictures of `size` (height, width) cannot be made `gap` times smaller; empty where they can."""
+    height, width = size
+    if height % gap or width % gap:
+        return f"data.size {size} must be a multiple of gap ({gap})"
+    if min(size) // gap < LEAST_SIDE:
+        return (
+            f"gap {gap} leaves {height // gap}x{width // gap} pixels of {height}x{width}; at least {LEAST_SIDE} a side "
+            "are needed"
+        )
+    return ""
+
+
 class Views(Section):
     """The views of a picture: seeded, so that cached teacher outputs line up with what the student sees."""
 

@@ -11,7 +11,8 @@ from pipeline.tasks.recognition.recipe import Recognition
 def sentence(outcome: Outcome) -> str:
     """The run in one sentence."""
     recipe: Recognition = outcome.recipe
-    gaps = " and ".join(str(gap) for gap in recipe.gaps)
+    *most, last = map(str, recipe.trained_gaps)
+    gaps = f"{', '.join(most)} and {last}" if most else last
     teachers = ", ".join(teacher.network.name for teacher in recipe.seen_by)
     height, width = recipe.hr_size
     return (
@@ -24,7 +25,7 @@ def facts(outcome: Outcome) -> dict[str, str]:
     """How it was made."""
     recipe, prepared = outcome.recipe, outcome.prepared
     views = recipe.data.views
-    sizes = ", ".join(f"x{g}: {recipe.lr_size(g)[0]} x {recipe.lr_size(g)[1]}" for g in recipe.gaps)
+    sizes = ", ".join(f"x{g}: {recipe.lr_size(g)[0]} x {recipe.lr_size(g)[1]}" for g in recipe.trained_gaps)
     facts = {
         "pictures": ", ".join(f"{m.rows:,} {name}" for name, m in prepared.samples.splits()),
         "classes": f"{len(prepared.samples.classes)} to train on",

@@ -98,7 +98,9 @@ class RecognitionTask(Task):
         recipe: Recognition = run.recipe
         for teacher in recipe.seen_by:
             self.build(teacher.network, recipe.hr_size, 2)
-        for gap in recipe.gaps:
+        for reason in recipe.left_out.values():
+            run.reporter.warn(f"compare.gaps: left out: {reason}")
+        for gap in recipe.trained_gaps:
             self.build(recipe.student, recipe.input_size(gap), 2)
 
     def reads(self, recipe: Recognition) -> list[tuple[str, str]]:
@@ -109,7 +111,7 @@ class RecognitionTask(Task):
         return [(key, path) for key, path in found if path]
 
     def gaps(self, recipe: Recognition) -> Sequence[int]:
-        return recipe.gaps
+        return recipe.trained_gaps
 
     def compared(self, recipe: Recognition) -> list[str]:
         return list(recipe.known_methods)
@@ -277,7 +279,8 @@ class RecognitionTask(Task):
         return None if path != "gap" else next((gap for gap in recipe.gaps if gap in choices), None)
 
     def single(self, recipe: Recognition) -> Recognition:
-        return recipe.model_copy(update={"gap": recipe.gaps[0]})
+        compare = recipe.compare.model_copy(update={"gaps": ()})
+        return recipe.model_copy(update={"gap": recipe.gaps[0], "compare": compare})
 
     def cost(self, job: Job) -> int:
         assert isinstance(job, RecognitionJob)
