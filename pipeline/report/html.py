@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from urllib.parse import quote
 
-from pipeline.report.table import GROUPS, Cell, Metric, Table, milliseconds, short
+from pipeline.report.table import GROUPS, Cell, Listing, Metric, Table, milliseconds, short
 
 STYLE = """
 :root { --bg:#fbfbfc; --card:#fff; --ink:#1c2128; --soft:#5b6472; --line:#e3e6eb; --good:#0b8457; --bad:#b4372b;
@@ -36,6 +36,7 @@ a { color:var(--accent); text-decoration:none } a:hover { text-decoration:underl
 .cards small { color:var(--soft) }
 .warning { background:var(--warn-bg); color:var(--warn); border-radius:10px; padding:11px 16px; margin:14px 0 0 }
 .scroll { overflow-x:auto; padding:8px 18px 14px }
+.tall { max-height:560px; overflow-y:auto }
 table { border-collapse:collapse; width:100% }
 th, td { padding:7px 12px; text-align:right; white-space:nowrap }
 th:first-child, td:first-child { text-align:left; padding-left:4px }
@@ -64,7 +65,7 @@ dd { margin:0; overflow-wrap:anywhere }
 pre, code { font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace }
 pre { background:var(--code); border-radius:10px; padding:14px 16px; margin:0; overflow-x:auto }
 summary { cursor:pointer }
-@media print { main { max-width:none } .card { break-inside:avoid } }
+@media print { main { max-width:none } .tall { max-height:none } .card { break-inside:avoid } }
 """
 
 
@@ -79,6 +80,7 @@ class Page:
     cards: Sequence[tuple[str, str, str]]
     table: Table
     gains: Sequence[str]
+    listings: Sequence[Listing]
     standings: Sequence[str]
     curves: Sequence[str]
     pictures: Sequence[str]
@@ -97,6 +99,7 @@ def page(content: Page) -> str:
         *(f'<div class="warning">{escape(text)}</div>' for text in content.warnings),
         _cards(content.cards),
         _section("Results", f'<div class="card scroll">{_table(content.table)}</div>{_list(content.gains)}'),
+        *(_section(escape(listing.title), _listing(listing)) for listing in content.listings),
         _section("Pictures", "".join(content.pictures)),
         _section("Where each method stands", _grid(content.standings)),
         _section("Training", _grid(content.curves)),
@@ -210,6 +213,14 @@ def _edge(first: bool) -> str:
 def _list(sentences: Sequence[str]) -> str:
     items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
     return f'<ul class="plain">{items}</ul>' if items else ""
+
+
+def _listing(listing: Listing) -> str:
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in listing.head)
+    rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in listing.rows)
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    note = f'<p class="lead">{escape(listing.note)}</p>' if listing.note else ""
+    return f'{note}<div class="card scroll tall">{table}</div>'
 
 
 def _grid(charts: Sequence[str]) -> str:

@@ -26,6 +26,7 @@ from pipeline.report.table import (
     PSNR,
     SSIM,
     Baseline,
+    Listing,
     Metric,
     Row,
     arrange,
@@ -44,6 +45,8 @@ from pipeline.report.table import figure as show
 __all__ = ["PSNR", "SSIM", "File", "Metric", "Report", "Row", "render_table", "write_report"]
 
 PICTURES = "report"
+LONGEST = 30
+"""Rows of a listing in report.md; the page has all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,7 @@ class Report:
     warnings: Sequence[str] = ()
     curves: Mapping[str, Mapping[str, Points]] = field(default_factory=dict)
     """metric -> method -> (step, value) in any order."""
+    tables: Sequence[Listing] = ()
     pictures: Sequence[tuple[str, np.ndarray]] = ()
     """(caption, (H, W, 3) uint8)."""
     files: Sequence[File] = ()
@@ -108,6 +112,8 @@ def _markdown(report: Report, root: Path, charts: Sequence[str]) -> str:
     parts += [f"> **Warning:** {_one_line(warning)}" for warning in report.warnings]
     parts += [_markdown_table(report)]
     parts += ["\n".join(f"- {sentence}" for sentence in _gains(report))]
+    for listing in report.tables:
+        parts += [f"## {listing.title}", _one_line(listing.note), _markdown_listing(listing)]
     if report.pictures:
         parts.append("## Pictures")
         for i, (caption, _) in enumerate(report.pictures):
@@ -156,6 +162,15 @@ def _markdown_table(report: Report) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def _markdown_listing(listing: Listing) -> str:
+    cut = len(listing.rows) - LONGEST
+    lines = [listing.head, [":--", *["--:"] * (len(listing.head) - 1)], *listing.rows[:LONGEST]]
+    text = "\n".join(
+        f"| {' | '.join(_plain(cell) if i > 1 else cell for cell in line)} |" for i, line in enumerate(lines)
+    )
+    return f"{text}\n\n{cut} more are in report.html." if cut > 0 else text
+
+
 def _html(
     report: Report, root: Path, charts: Mapping[str, str], pictures: Sequence[tuple[str, bytes]]
 ) -> str:
@@ -171,6 +186,7 @@ def _html(
             cards=_cards(report),
             table=arrange(report.rows, report.metrics, report.baseline),
             gains=_gains(report),
+            listings=report.tables,
             standings=[svg for stem, svg in charts.items() if not stem.startswith("curve_")],
             curves=[svg for stem, svg in charts.items() if stem.startswith("curve_")],
             pictures=drawn,

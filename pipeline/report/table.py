@@ -92,6 +92,18 @@ class Table:
     cells: tuple[tuple[Cell, ...], ...] = field(default=())
 
 
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A further table of a report, as text: figures by class, intervals."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    """The first cell of each is its name."""
+    note: str = ""
+    """What is to be known to read it."""
+
+
 def sets_of(rows: Sequence[Row]) -> list[str]:
     """Names of the sets in the order in which they first occur."""
     return list(dict.fromkeys(name for row in rows for name in row.scores))

@@ -185,6 +185,7 @@ def _report(run: Run, outcome: Outcome, warnings: Sequence[str], files: Files, i
         recipe=yaml.safe_dump(portable(recipe.model_dump(mode="json")), sort_keys=False),
         warnings=portable(list(warnings)),
         curves=_curves(outcome),
+        tables=run.task.tables(outcome),
         pictures=list(pictures.values()),
         files=[
             File(f"{n}, {kind}", path, _loss(run, n, kind))

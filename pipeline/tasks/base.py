@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.recipe.recipe import Teach
 from pipeline.recipe.settings import Section
-from pipeline.report.table import Metric
+from pipeline.report.table import Listing, Metric
 from pipeline.steps.forecast import Work
 from pipeline.steps.job import Job
 from pipeline.steps.planner import Planner
@@ -189,6 +189,10 @@ class Task(ABC):
     def drawings(self, run: Run, outcome: Outcome) -> dict[str, Drawing]:
         """Pictures for report and tracking, by name."""
         return {}
+
+    def tables(self, outcome: Outcome) -> Sequence[Listing]:
+        """What the report lists below its table."""
+        return ()
 
     def inputs(self, run: Run, samples: Samples) -> list[DataSet]:
         """The data sets of a run and of its trainings in MLflow."""

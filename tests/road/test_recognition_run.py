@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -21,6 +22,7 @@ from pipeline.road.run import Run
 from pipeline.steps.engines import InlineEngine
 from pipeline.tasks.recognition.opening import load_recogniser
 from pipeline.tasks.recognition.recipe import Network, Recognition
+from pipeline.tasks.recognition.sampler import Gallery
 
 ALL = ["scratch", "kd", "rkd", "horkd"]
 
@@ -44,7 +46,12 @@ def test_a_run_of_all_methods_its_table_and_a_second_one_that_computes_nothing(t
         compare_rows(outcome)[0]
     )
     page = Path(files.report).read_text()
-    assert "Confusion" in page and "horkd-resnet8-x2" in page
+    assert "Confusion" in page and "horkd-resnet8-x2" in page and "Reliability" in page
+    assert (
+        "How sure these figures are" in page and "rkd-resnet8-x2: F1" in page and "teacher (HR): F1" in page
+    )
+    low, high = (compare_rows(outcome)[0][f"balanced_accuracy_{end}"] for end in ("low", "high"))
+    assert low <= compare_rows(outcome)[0]["balanced_accuracy"] <= high
     for made in files.students.values():
         assert {p.name for p in Path(made["safetensors"]).parent.iterdir()} >= {
             "resnet8_x2.onnx",
@@ -194,10 +201,23 @@ def test_unseen_identities(tmp_path: Path, task: str) -> None:
     road = run(tmp_path, task=task, data=data, sampling={"identities": 2, "pictures": 4}, gap=4)
     outcome = road.everything(ALL, [0])
     finish(road, outcome, [])
-    assert 0 <= figures(outcome, name := "horkd-resnet8-x4-s0")["rank1"] <= 1
+    name = "horkd-resnet8-x4-s0"
+    assert 0 <= figures(outcome, name)["rank1"] <= 1
     assert len(outcome.prepared.samples.classes) == 2
-    assert ("roc" if task == "verification" else "cmc") in scored(outcome)[name].curves
-    assert list((tmp_path / "runs").rglob("picture_1.png"))
+    curves = scored(outcome)[name].curves
+    assert ("roc" if task == "verification" else "cmc") in curves
+    (page,) = (tmp_path / "runs").rglob("report.md")
+    assert "How sure these figures are" in page.read_text() and list(page.parent.rglob("picture_1.png"))
+    if task == "retrieval":
+        assert "right ones in green" in page.read_text() and list(page.parent.rglob("picture_2.png"))
+        labels = Gallery(road.planner.store, outcome.prepared.samples.manifests["test"]).labels
+        for answer in curves["answered"]:
+            assert answer["query"] not in answer["hits"]
+            assert answer["right"] == [labels[hit] == labels[answer["query"]] for hit in answer["hits"]]
+    else:
+        far, low, high = map(np.array, curves["band"])
+        assert len(far) == len(low) == len(high) and (low <= high).all()
+        assert figures(outcome, name)["auc_low"] <= figures(outcome, name)["auc_high"]
 
 
 def test_segmentation_with_a_teacher_of_timm(tmp_path: Path) -> None:

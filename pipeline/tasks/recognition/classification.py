@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from pipeline.report.table import Metric
+from pipeline.report.table import Listing, Metric
 from pipeline.steps.values import Outcome
 from pipeline.tasks.base import Drawing
-from pipeline.tasks.recognition import drawings, metrics
+from pipeline.tasks.recognition import drawings, intervals, metrics
 from pipeline.tasks.recognition.answers import answers_of
+from pipeline.tasks.recognition.classes import classes_of
 from pipeline.tasks.recognition.recipe import Recognition
 from pipeline.tasks.recognition.sampler import Gallery
+from pipeline.tasks.recognition.showing import metrics_of
 from pipeline.tasks.recognition.task import RecognitionTask
 
 if TYPE_CHECKING:
@@ -36,5 +38,20 @@ class Classification(RecognitionTask):
         logits = answers_of(model, gallery, recipe, gap, device, "logits")
         return metrics.classification(logits, gallery.labels)
 
+    def scores_at_the_end(
+        self, model: nn.Module, gallery: Gallery, recipe: Recognition, gap: int, device: str
+    ) -> tuple[dict[str, float], dict[str, Any]]:
+        logits = answers_of(model, gallery, recipe, gap, device, "logits")
+        values, curves = metrics.classification(logits, gallery.labels)
+        return values | intervals.classification(logits, gallery.labels), curves
+
     def drawn(self, run: Run, outcome: Outcome, curves: Mapping[str, Any]) -> dict[str, Drawing]:
-        return {"confusion": drawings.confusion(curves, outcome.prepared.samples.classes)}
+        errors = {r.group: metrics_of(outcome, r)["ece"] for r in reversed(outcome.results)}
+        return {
+            "confusion": drawings.confusion(curves, outcome.prepared.samples.classes),
+            "reliability": drawings.reliability({n: c["reliability"] for n, c in curves.items()}, errors),
+        }
+
+    def tables(self, outcome: Outcome) -> list[Listing]:
+        """Also what each class is found by."""
+        return [*super().tables(outcome), classes_of(outcome)]

@@ -22,19 +22,22 @@ if TYPE_CHECKING:
     from pipeline.road.run import Run
 
 SHOWN = 6
+MOST_COLUMNS = 4
+"""Panels beside each other."""
 
 
 def confusion(matrices: Mapping[str, Any], classes: tuple[str, ...]) -> Drawing:
     """One matrix a network: rows are true classes, shares of each row."""
-    figure = _figure(3.2 * len(matrices), 3.4)
+    columns, lines = grid(len(matrices))
+    figure = _figure(3.2 * columns, 3.7 * lines)
     for i, (name, curves) in enumerate(matrices.items()):
-        axes = figure.add_subplot(1, len(matrices), i + 1)
+        axes = figure.add_subplot(lines, columns, i + 1)
         matrix = np.array(curves["confusion"], float)
         matrix /= np.maximum(matrix.sum(axis=1, keepdims=True), 1)
         axes.imshow(matrix, vmin=0, vmax=1, cmap="Blues")
         axes.set_title(name, fontsize=9)
         axes.set_xlabel("answer, per cent of the row", fontsize=7)
-        if i == 0:
+        if i % columns == 0:
             axes.set_ylabel("true class", fontsize=7)
         if len(classes) <= 20:
             names = [plain(name) for name in classes]
@@ -55,8 +58,71 @@ def confusion(matrices: Mapping[str, Any], classes: tuple[str, ...]) -> Drawing:
     return "Confusion on the test set: true class by row, per cent of it by column", _pixels(figure)
 
 
-def curve(lines: Mapping[str, Any], title: str, x: str, y: str, logarithmic: bool) -> Drawing:
-    """One line a network; an axis that is not logarithmic counts."""
+def grid(panels: int) -> tuple[int, int]:
+    """(columns, rows) of so many panels."""
+    columns = min(panels, MOST_COLUMNS)
+    return columns, -(-panels // columns)
+
+
+def reliability(bins: Mapping[str, Any], errors: Mapping[str, float]) -> Drawing:
+    """One diagram a network (Guo et al., ICML 2017): how often it is right of those answers that it is so sure of, the
+    distance to what it should be (the calibration error's summands), and below how many such answers there are.
+    """
+    columns, lines = grid(len(bins))
+    figure = _figure(2.7 * columns, 3.3 * lines)
+    panels = figure.subplots(
+        2 * lines, columns, squeeze=False, sharex=True, gridspec_kw={"height_ratios": [3, 1] * lines}
+    )
+    most = max(max(found[0]) / max(sum(found[0]), 1) for found in bins.values())
+    for i, (name, found) in enumerate(bins.items()):
+        row, column = 2 * (i // columns), i % columns
+        above, below = panels[row, column], panels[row + 1, column]
+        count, sure, right = (np.array(x, float) for x in found)
+        edges = np.linspace(0, 1, len(count) + 1)
+        some, width = count > 0, 1 / len(count)
+        above.bar(edges[:-1][some], right[some], width, align="edge", color="#93c5fd", label="right")
+        low, high = np.minimum(sure, right), np.maximum(sure, right)
+        above.bar(
+            edges[:-1][some],
+            (high - low)[some],
+            width,
+            bottom=low[some],
+            align="edge",
+            facecolor="#ef444455",
+            edgecolor="#ef4444",
+            hatch="///",
+            linewidth=0.6,
+            label="off by",
+        )
+        above.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=1, label="as it should be")
+        above.set_title(plain(name), fontsize=9)
+        above.text(0.04, 0.93, f"ECE {errors[name]:.3f}", transform=above.transAxes, fontsize=8, va="top")
+        above.set_xlim(0, 1)
+        above.set_ylim(0, 1)
+        below.bar(edges[:-1], count / max(count.sum(), 1), width, align="edge", color="#8b929e")
+        below.set_ylim(0, 1.1 * most)
+        for axes in (above, below):
+            axes.tick_params(labelsize=7)
+        below.set_xlabel("certainty", fontsize=8)
+        if column == 0:
+            above.set_ylabel("share that is right", fontsize=8)
+            below.set_ylabel("answers", fontsize=8)
+    for empty in panels[-2:, len(bins) - columns * (lines - 1) :].flat:
+        empty.set_axis_off()
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside lower center", ncols=3)
+    return "Reliability on the test set: how often answers of a certainty are right", _pixels(figure)
+
+
+def curve(
+    lines: Mapping[str, Any],
+    title: str,
+    x: str,
+    y: str,
+    logarithmic: bool,
+    bands: Mapping[str, Any] | None = None,
+) -> Drawing:
+    """One line a network; an axis that is not logarithmic counts. `bands`: [xs, low, high] of some of them."""
     from matplotlib.ticker import MaxNLocator
 
     figure = _figure(8.0, 4.0)
@@ -66,6 +132,10 @@ def curve(lines: Mapping[str, Any], title: str, x: str, y: str, logarithmic: boo
         seen = xs > 0 if logarithmic else np.ones(len(xs), bool)
         colour, style = look(i)
         axes.plot(xs[seen], ys[seen], color=colour, linestyle=style, label=name, linewidth=1.8)
+        if bands and name in bands:
+            at, low, high = (np.array(values, float) for values in bands[name])
+            inside = at >= xs[seen].min()
+            axes.fill_between(at[inside], low[inside], high[inside], color=colour, alpha=0.13, linewidth=0)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(True, alpha=0.3)

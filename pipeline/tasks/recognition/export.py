@@ -129,7 +129,11 @@ def card(
         ),
         ("`embedding`", f"(batch, {facts['embedding']}), to be compared by cosine"),
     ]
-    figures = "\n".join(f"| {name} | {value:.4f} |" for name, value in scores.items())
+    figures = "\n".join(
+        f"| {name} | {value:.4f} | {_range(scores, name)} |"
+        for name, value in scores.items()
+        if not name.endswith(("_low", "_high"))
+    )
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     parts = [
         f"# {facts['architecture']}, gap {facts['gap']}",
@@ -137,7 +141,7 @@ def card(
         f"| | |\n| --- | --- |\n{table}",
         *([f"Classes, in the order of the logits: {', '.join(classes)}."] if classes else []),
         f"## Results on {set_name}",
-        f"| metric | value |\n| --- | ---: |\n{figures}",
+        f"| metric | value | 95 % interval over its pictures |\n| --- | ---: | ---: |\n{figures}",
         "## Open it",
         "```python\nimport onnxruntime\n\n"
         f'session = onnxruntime.InferenceSession("{stem}.onnx")\n'
@@ -146,3 +150,8 @@ def card(
         f'network, facts = load_recogniser("{stem}.safetensors")\n```',
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _range(scores: Mapping[str, float], name: str) -> str:
+    low, high = (scores.get(f"{name}_{end}") for end in ("low", "high"))
+    return "" if low is None or high is None else f"{low:.4f} to {high:.4f}"

@@ -11,7 +11,7 @@ from torch import nn
 from pipeline.report.table import Metric
 from pipeline.steps.values import Outcome
 from pipeline.tasks.base import Drawing
-from pipeline.tasks.recognition import drawings, metrics
+from pipeline.tasks.recognition import drawings, intervals, metrics, strips
 from pipeline.tasks.recognition.answers import answers_of
 from pipeline.tasks.recognition.recipe import Recognition
 from pipeline.tasks.recognition.sampler import Gallery
@@ -41,7 +41,7 @@ class Retrieval(RecognitionTask):
             asks = answers = same = everything
             if len(np.unique(cameras)) == 1:  # no cameras known: only the picture itself is left out
                 cameras = everything
-        return metrics.retrieval(
+        values, curves = metrics.retrieval(
             embeddings[asks],
             embeddings[answers],
             gallery.labels[asks],
@@ -50,8 +50,27 @@ class Retrieval(RecognitionTask):
             cameras[answers],
             same,
         )
+        for answer in curves["answered"]:  # by their numbers in the split
+            answer["query"] = int(asks[answer["query"]])
+            answer["hits"] = [int(answers[hit]) for hit in answer["hits"]]
+        return values, curves
+
+    def scores_at_the_end(
+        self, model: nn.Module, gallery: Gallery, recipe: Recognition, gap: int, device: str
+    ) -> tuple[dict[str, float], dict[str, Any]]:
+        values, curves = self.scores(model, gallery, recipe, gap, device)
+        answers = curves["answered"]
+        columns = {"map": np.array([a["precision"] for a in answers])}
+        ranks = np.array([a["rank"] for a in answers])
+        columns |= {f"rank{k}": (ranks < k).astype(float) for k in (1, 5)}
+        asked = gallery.labels[[a["query"] for a in answers]]
+        return values | intervals.of_means(columns, intervals.units_of(asked)), {
+            **curves,
+            "answered": metrics.some(answers),
+        }
 
     def drawn(self, run: Run, outcome: Outcome, curves: Mapping[str, Any]) -> dict[str, Drawing]:
         lines = {name: [list(range(1, len(c["cmc"]) + 1)), c["cmc"]] for name, c in curves.items()}
         words = ("CMC: cumulative matching", "rank", "queries answered")
-        return {"cmc": drawings.curve(lines, *words, logarithmic=False)}
+        cmc = drawings.curve(lines, *words, logarithmic=False)
+        return {"cmc": cmc, "hits": strips.first_hits(run, outcome, curves)}

@@ -21,7 +21,7 @@ from pipeline.tasks.recognition.teach import Source
 if TYPE_CHECKING:
     from pipeline.tasks.recognition.task import RecognitionTask
 
-VERSION = 2
+VERSION = 3
 RUNS = 20
 
 
@@ -32,9 +32,9 @@ class Scored:
     label: str
     identity: str
     values: dict[str, float]
-    """metric -> value in [0, 1]."""
+    """metric -> value in [0, 1], with `<metric>_low` and `<metric>_high`."""
     curves: dict[str, Any]
-    """`confusion`, `roc` or `cmc`, as the task has it."""
+    """`confusion` and `reliability`, `roc` and `band`, or `cmc` and `answered`, as the task has it."""
     parameters: int
     multiply_adds: int | None
     """Of one picture at the network's own input size; None where nobody knows."""
@@ -77,7 +77,7 @@ class ScoreTask:
         cache = Store.open(recipe.cache.root)
         gallery = Gallery(cache, load_manifest(cache, self.pictures))
         net = self.source.load(Store.open(self.root), device)
-        values, curves = self.task.scores(net, gallery, recipe, self.gap, device)
+        values, curves = self.task.scores_at_the_end(net, gallery, recipe, self.gap, device)
         if self.gap > 1:
             values |= self._under_others(net, gallery, recipe, device)
         shape = (1, 3, *self.source.size)

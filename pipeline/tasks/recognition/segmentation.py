@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from pipeline.report.table import Metric
 from pipeline.steps.values import Outcome
 from pipeline.tasks.base import Drawing
-from pipeline.tasks.recognition import drawings, metrics, networks
+from pipeline.tasks.recognition import drawings, intervals, metrics, networks
 from pipeline.tasks.recognition.answers import outputs_of
 from pipeline.tasks.recognition.recipe import Network, Recognition, TaskLoss
 from pipeline.tasks.recognition.sampler import Gallery
@@ -54,12 +54,25 @@ class Segmentation(RecognitionTask):
     def scores(
         self, model: nn.Module, gallery: Gallery, recipe: Recognition, gap: int, device: str
     ) -> tuple[dict[str, float], dict[str, Any]]:
+        return metrics.segmentation(*self._found(model, gallery, recipe, gap, device))
+
+    def scores_at_the_end(
+        self, model: nn.Module, gallery: Gallery, recipe: Recognition, gap: int, device: str
+    ) -> tuple[dict[str, float], dict[str, Any]]:
+        found = self._found(model, gallery, recipe, gap, device)
+        values, curves = metrics.segmentation(*found)
+        return values | intervals.segmentation(*found), curves
+
+    def _found(
+        self, model: nn.Module, gallery: Gallery, recipe: Recognition, gap: int, device: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(probability of a defect, whether there is one) of every pixel, (n, H, W)."""
         parts = []
         for _, outputs in outputs_of(model, gallery, recipe, gap, device):
             logits = F.interpolate(outputs["logits"], recipe.hr_size, mode="bilinear", align_corners=False)
             parts.append(logits.softmax(dim=1)[:, 1].numpy())
         masks = gallery.masks(np.arange(len(gallery)))[..., 0] > 127
-        return metrics.segmentation(np.concatenate(parts), masks)
+        return np.concatenate(parts), masks
 
     def drawn(self, run: Run, outcome: Outcome, curves: Mapping[str, Any]) -> dict[str, Drawing]:
         return {"defects": drawings.overlays(run, outcome)}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.report.table import PLUS_MINUS, Listing, Metric, mean, spread
 from pipeline.steps.values import Outcome, Outputs, Result
 from pipeline.tasks.recognition.recipe import Recognition
 
@@ -40,8 +42,6 @@ def facts(outcome: Outcome) -> dict[str, str]:
     }
     if seconds := sum(outputs.seconds for outputs in prepared.all):
         facts["teacher outputs"] = f"{seconds:.1f} s for all views, cached"
-    if intervals := _intervals(outcome):
-        facts["95 % intervals over the test pictures"] = "; ".join(intervals)
     if dropped := max((r.curves.get("dropped", 0) for r in outcome.results), default=0):
         facts["stem"] = f"{dropped} stride(s) dropped so that small pictures keep a map of at least 2 x 2"
     return facts
@@ -53,15 +53,48 @@ def _identity(outputs: Outputs) -> str:
     return f"{outputs.network.identity}{f', its embedding is what {layer} gets' if layer else ''}"
 
 
-def _intervals(outcome: Outcome) -> list[str]:
-    """Of each network's accuracy: what another draw of as many test pictures would make of it (bootstrap)."""
+def intervals_of(outcome: Outcome, figures: Sequence[Metric]) -> list[Listing]:
+    """Each row's figures: mean over its seeds, interval over the test pictures, spread over the seeds."""
     (name,) = outcome.sets
-    scored = {r.name: r.sets[name] for r in outcome.results}
-    return [
-        f"{label} {values['accuracy_low']:.4f} to {values['accuracy_high']:.4f}"
-        for label, values in scored.items()
-        if "accuracy_low" in values
-    ]
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for result in outcome.results:
+        groups.setdefault(result.group, []).append(result.sets[name])
+    shown = [m for m in figures if any(f"{m.key}_low" in found for own in groups.values() for found in own)]
+    if not shown:
+        return []
+    note = (
+        "In parentheses: what another draw of as many test pictures would make of it (95 %, bootstrap); of several "
+        f"seeds the mean of their ends. {PLUS_MINUS}: standard deviation over seeds, what another training would make "
+        "of it."
+    )
+    rows = [[group, *(_interval(own, m) for m in shown)] for group, own in groups.items()]
+    return [Listing("How sure these figures are", ["method", *(m.label for m in shown)], rows, note)]
+
+
+def _interval(found: Sequence[Mapping[str, Any]], metric: Metric) -> str:
+    values, low, high = (
+        [f[key] for f in found if key in f] for key in (metric.key, f"{metric.key}_low", f"{metric.key}_high")
+    )
+    if not values:
+        return "-"
+    text = f"{mean(values):.{metric.digits}f}"
+    if low and high:
+        text += f" ({mean(low):.{metric.digits}f} to {mean(high):.{metric.digits}f})"
+    deviation = spread(values)
+    return text if deviation is None else f"{text} {PLUS_MINUS}{deviation:.{metric.digits}f}"
+
+
+def metrics_of(outcome: Outcome, result: Result) -> Mapping[str, Any]:
+    """A network's figures on the test set."""
+    (name,) = outcome.sets
+    return result.sets[name]
+
+
+def shown_student(outcome: Outcome) -> str:
+    """The row of the student that speaks for the run: the recipe's method at its own gap, or the last one trained."""
+    recipe: Recognition = outcome.recipe
+    own = [job.group for job in outcome.jobs if job.method == recipe.method.name and job.gap in recipe.gaps]
+    return own[0] if own else outcome.jobs[-1].group if outcome.jobs else ""
 
 
 def costs(result: Result) -> dict[str, Any]:

@@ -16,12 +16,12 @@ from torch.nn import functional as F
 
 from pipeline.cache.manifest import Manifest
 from pipeline.cost import multiply_adds
-from pipeline.errors import FacultyError, InputError
+from pipeline.errors import FacultyError
 from pipeline.losses.mixed import SHARE, mixed_entropy, partner
 from pipeline.losses.soft_labels import soft_labels
 from pipeline.recipe.recipe import Teach
-from pipeline.recipe.recognition_methods import HORKD, KD
-from pipeline.report.table import Metric
+from pipeline.recipe.recognition_methods import HORKD
+from pipeline.report.table import Listing, Metric
 from pipeline.steps.forecast import Work
 from pipeline.steps.job import STUDENT, Job
 from pipeline.steps.planner import Planner
@@ -37,9 +37,9 @@ from pipeline.tasks.recognition.jobs import RecognitionJob, make_job
 from pipeline.tasks.recognition.recipe import Network, Recognition, TaskLoss
 from pipeline.tasks.recognition.sampler import Gallery
 from pipeline.tasks.recognition.scoring import results, under_others
-from pipeline.tasks.recognition.showing import costs, facts, sentence
+from pipeline.tasks.recognition.showing import costs, facts, intervals_of, sentence
 from pipeline.tasks.recognition.teach import OutputTask, Source, manifest
-from pipeline.tasks.recognition.teachers import imported, label_of, set_name, teacher_job
+from pipeline.tasks.recognition.teachers import chosen, imported, label_of, set_name, teacher_job
 
 if TYPE_CHECKING:
     from pipeline.road.run import Run
@@ -65,6 +65,12 @@ class RecognitionTask(Task):
         self, model: nn.Module, gallery: Gallery, recipe: Recognition, gap: int, device: str
     ) -> tuple[dict[str, float], dict[str, Any]]:
         """(metrics, curves for `drawings`) of a network in eval mode on a split."""
+
+    def scores_at_the_end(
+        self, model: nn.Module, gallery: Gallery, recipe: Recognition, gap: int, device: str
+    ) -> tuple[dict[str, float], dict[str, Any]]:
+        """The same for table and report: with 95 % intervals (`<metric>_low`, `<metric>_high`), which take long."""
+        return self.scores(model, gallery, recipe, gap, device)
 
     def loss(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor], settings: TaskLoss) -> Tensor:
         """Cross-entropy in float32; of mixed pictures with the labels of both."""
@@ -239,15 +245,20 @@ class RecognitionTask(Task):
         return facts(outcome)
 
     def drawings(self, run: Run, outcome: Outcome) -> dict[str, Drawing]:
-        """What the task has to show, of each teacher and one seed of each method, by name."""
+        """What the task has to show, of each teacher and one seed of each method at the recipe's own gap, by name."""
         curves: dict[str, Any] = {}
         for result in outcome.results:
-            curves.setdefault(result.group, result.curves)
+            if result.role != STUDENT or result.job is None or result.job.gap in outcome.recipe.gaps:
+                curves.setdefault(result.group, result.curves)
         return self.drawn(run, outcome, curves)
 
     def drawn(self, run: Run, outcome: Outcome, curves: Mapping[str, Any]) -> dict[str, Drawing]:
         """Drawings of the curves of `scores`, by row."""
         return {}
+
+    def tables(self, outcome: Outcome) -> list[Listing]:
+        """Each figure with its interval over the test pictures, and with its spread over seeds."""
+        return intervals_of(outcome, self.figures)
 
     def teach_row(self, recipe: Recognition, outputs: Outputs) -> dict[str, Any]:
         views = recipe.data.views.count
@@ -285,17 +296,3 @@ class RecognitionTask(Task):
     def cost(self, job: Job) -> int:
         assert isinstance(job, RecognitionJob)
         return multiply_adds(job.build(), (1, 3, *job.size))
-
-
-def chosen(recipe: Recognition, prepared: Prepared) -> Outputs:
-    """Whom the recipe's method learns from: all teachers together, or the one that `kd` names. Raises InputError."""
-    teachers = prepared.all
-    named = recipe.method.teacher if isinstance(recipe.method, KD) else FUSED
-    if named == FUSED:
-        return teachers[-1]
-    labels = [label_of(recipe, teacher) for teacher in recipe.seen_by]
-    wanted = named if len(labels) == 1 and named == "teacher" else f"teacher-{named}"
-    if wanted not in labels:
-        names = ", ".join([FUSED, *(t.label for t in recipe.seen_by)])
-        raise InputError("method.teacher", f"one of {names}", repr(named))
-    return teachers[labels.index(wanted)]

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 from pipeline.cache import stamps
 from pipeline.cache.fingerprint import file_sha256
 from pipeline.cache.store import Store
-from pipeline.steps.values import Samples
+from pipeline.errors import InputError
+from pipeline.recipe.recognition_methods import KD
+from pipeline.steps.values import Outputs, Prepared, Samples
 from pipeline.tasks.recognition.elsewhere import Found, found_elsewhere
+from pipeline.tasks.recognition.fusion import FUSED
 from pipeline.tasks.recognition.jobs import RecognitionJob, make_job
 from pipeline.tasks.recognition.networks import load_weights
 from pipeline.tasks.recognition.recipe import Recognition, RecognitionTeacher
@@ -78,3 +81,17 @@ def _elsewhere(
     return Source(
         task, TEACHER, found.facts, recipe.hr_size, answers, rel, found.identity, public=found.public
     )
+
+
+def chosen(recipe: Recognition, prepared: Prepared) -> Outputs:
+    """Whom the recipe's method learns from: all teachers together, or the one that `kd` names. Raises InputError."""
+    teachers = prepared.all
+    named = recipe.method.teacher if isinstance(recipe.method, KD) else FUSED
+    if named == FUSED:
+        return teachers[-1]
+    labels = [label_of(recipe, teacher) for teacher in recipe.seen_by]
+    wanted = named if len(labels) == 1 and named == "teacher" else f"teacher-{named}"
+    if wanted not in labels:
+        names = ", ".join([FUSED, *(t.label for t in recipe.seen_by)])
+        raise InputError("method.teacher", f"one of {names}", repr(named))
+    return teachers[labels.index(wanted)]

@@ -10,7 +10,7 @@ from torch import nn
 from pipeline.report.table import Metric
 from pipeline.steps.values import Outcome
 from pipeline.tasks.base import Drawing
-from pipeline.tasks.recognition import drawings, metrics
+from pipeline.tasks.recognition import drawings, intervals, metrics
 from pipeline.tasks.recognition.answers import answers_of
 from pipeline.tasks.recognition.recipe import Recognition
 from pipeline.tasks.recognition.sampler import Gallery
@@ -36,7 +36,18 @@ class Verification(RecognitionTask):
         embeddings = answers_of(model, gallery, recipe, gap, device, "embedding")
         return metrics.verification(embeddings, gallery.labels)
 
+    def scores_at_the_end(
+        self, model: nn.Module, gallery: Gallery, recipe: Recognition, gap: int, device: str
+    ) -> tuple[dict[str, float], dict[str, Any]]:
+        embeddings = answers_of(model, gallery, recipe, gap, device, "embedding")
+        values, curves = metrics.verification(embeddings, gallery.labels)
+        ranges, band = intervals.verification(*metrics.pairs_of(embeddings, gallery.labels), gallery.labels)
+        return values | ranges, {**curves, "band": band}
+
     def drawn(self, run: Run, outcome: Outcome, curves: Mapping[str, Any]) -> dict[str, Drawing]:
         lines = {name: found["roc"] for name, found in curves.items()}
+        bands = {name: found["band"] for name, found in curves.items() if found["band"]}
         words = ("ROC: pairs of test pictures", "false accept rate", "true accept rate")
-        return {"roc": drawings.curve(lines, *words, logarithmic=True)}
+        caption, picture = drawings.curve(lines, *words, logarithmic=True, bands=bands)
+        said = "; bands: 95 % of bootstrap rounds at each false accept rate" if bands else ""
+        return {"roc": (f"{caption}{said}", picture)}
