@@ -5,11 +5,14 @@ features and a 1x1 convolution back, with nothing between them:
 
     K = B A,    A (wide, in k k),  B (out, wide)
 
-as in collapsible linear blocks (Bhardwaj et al.: SESR, MLSys 2022, eq. 1 and section 3.3), ExpandNets (Guo et al.,
-NeurIPS 2020) and ECBSR (Zhang et al., ACM MM 2021). The network is the same function class; what changes is the path
-that an optimiser takes through it. The factors are multiplied before each use and one convolution is run, which is
-SESR's efficient training: a step costs little more than the plain network's, and zero padding is exact. The bias stays
-as it is: one before B would only be added to it.
+as in collapsible linear blocks (Bhardwaj et al.: SESR, MLSys 2022), ExpandNets (Guo et al., NeurIPS 2020) and ECBSR
+(Zhang et al., ACM MM 2021). The network is the same class of functions; what changes is the path that an optimiser
+takes through it. The factors are multiplied before each use and one convolution is run, which is SESR's efficient
+training: a step costs little more than the plain network's, and zero padding is exact.
+
+Not as published: the bias stays one (another before B would only be added to it); there is no identity beside the
+product, because the start is exact without it and what is constant would only shift A; 1x1 and transposed convolutions
+are products too. An average over steps is one of factors: it is what evaluations see, and its product ships.
 """
 
 from __future__ import annotations
