@@ -20,7 +20,8 @@ class Student(Section):
     expand: Positive = 1
     """Linear over-parameterisation while it is trained: each convolution is the product of two, with `expand` times its
     larger side between them (SESR, ECBSR, ExpandNets; 2 to 4). The plain network ships; 1 trains it as it is. An
-    assistant and PISR's teacher train as they are."""
+    assistant and PISR's teacher train as they are. Adam moves a product further than a plain kernel at the same
+    `train.lr`: a fair comparison tries lower ones for it, and higher ones without it."""
 
     @model_serializer(mode="wrap")
     def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
