@@ -119,10 +119,11 @@ class Sink:
 
     def _other(self, record: Record) -> None:
         client, source = self.store.client, record.payload
+        if record.kind == "inputs":
+            self._inputs(record)
+            return
         with sorted_errors():
-            if record.kind == "inputs":
-                client.log_inputs(self.run_id, [_dataset(record)])  # MLflow knows a set again by its digest
-            elif record.kind == "artifact":
+            if record.kind == "artifact":
                 path = Path(str(source))
                 if not path.exists():
                     raise Rejected(f"{path} is gone")
@@ -135,6 +136,20 @@ class Sink:
             else:
                 client.set_terminated(self.run_id, record.name, record.time)
         self.counts[record.kind] += 1
+
+    def _inputs(self, record: Record) -> None:
+        """MLflow knows a set again by its digest; but runs that name a new one at the same moment all insert it, and
+        those that come too late are refused. Asked again, they find it.
+        """
+        for attempt in range(2):
+            try:
+                with sorted_errors():
+                    self.store.client.log_inputs(self.run_id, [_dataset(record)])
+                break
+            except Rejected:
+                if attempt:
+                    raise
+        self.counts["inputs"] += 1
 
     def _read(self) -> None:
         """Learn what a run that others wrote to holds already."""

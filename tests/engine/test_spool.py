@@ -9,7 +9,10 @@ import shutil
 import signal
 import socket
 import sqlite3
+import threading
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -27,8 +30,9 @@ from tracking_kit import (  # noqa: F401
 
 from pipeline.engine import writer as writer_module
 from pipeline.engine.records import Record, inputs
+from pipeline.engine.sink import Sink
 from pipeline.engine.spool import Spool
-from pipeline.engine.store import resolve_uri
+from pipeline.engine.store import Store, resolve_uri
 from pipeline.engine.tracking import sync
 from pipeline.errors import InputError
 from pipeline.tracking import DataSet
@@ -97,6 +101,28 @@ def test_sync_stores_nothing_twice(folder, tmp_path):
     assert (found.dataset.name, found.dataset.digest) == ("Set5", "0" * 36)
     assert len(client(uri).get_metric_history(run.info.run_id, "loss")) == 5
     assert len(stored_pictures(uri, run.info.run_id)) == 1
+
+
+def test_runs_that_name_one_data_set_at_the_same_moment_are_all_recorded(folder: Path) -> None:
+    uri = f"sqlite:///{folder}/mlflow.db"
+    store = Store(uri)
+    experiment = store.client.create_experiment("together")
+    runs = [store.client.create_run(experiment).info.run_id for _ in range(6)]
+    sets = [inputs(DataSet(f"set {n}", f"{n:040x}", "/pictures", "training", 1)) for n in range(8)]
+    together = threading.Barrier(len(runs))
+
+    def write(run: str) -> Counter[str]:
+        sink = Sink(Store(uri), run, fresh=True)
+        for record in sets:
+            together.wait(timeout=60)
+            sink.write([record])
+        return sink.counts
+
+    with ThreadPoolExecutor(len(runs)) as pool:
+        counts = list(pool.map(write, runs))
+    assert counts == [Counter(inputs=len(sets))] * len(runs)
+    for run in runs:
+        assert len(store.client.get_run(run).inputs.dataset_inputs) == len(sets)
 
 
 def test_a_line_cut_short_by_a_kill_is_ignored(folder):
