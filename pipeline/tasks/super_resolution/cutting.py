@@ -79,11 +79,10 @@ class TileTask:
     def _tiles(self, source: Source) -> Iterator[tuple[str, Tile, str]]:
         """(id, tile, what was done to it) of one picture; nothing where LR is somebody else's, or bicubic."""
         picture, sha256, chain = decode(source.picture.path), source.picture.sha256, self.degradation
-        degraded = not source.lr_only and not source.lr and not isinstance(chain, str)
-        found: list[tuple[str, Tile, str]]
         lr = None
-        if degraded:
-            assert not isinstance(chain, str)
+        if isinstance(chain, Chain) and not (source.lr_only or source.lr):
+            # Of several LR of a tile the first is upcycled.
+            chain = chain.model_copy(update={"views": 1}) if source.view else chain
             found = [(view.id, view.tile, view.made) for view in views(picture, sha256, self.grid, chain)]
         else:
             hr, lr = (None, picture) if source.lr_only else (picture, None)
@@ -99,5 +98,4 @@ class TileTask:
             scale, side = self.grid.scale, self.grid.size
             whole = modcrop(picture, scale) if min(picture.shape[:2]) >= scale else picture
             lr = degrade(filled(whole, side), "bicubic", scale)
-        each = chain.views if degraded and not isinstance(chain, str) else 1
-        yield from upcycled(source.view, sha256, [tile for _, tile, _ in found[::each]], self.grid, lr)
+        yield from upcycled(source.view, sha256, [tile for _, tile, _ in found], self.grid, lr)
