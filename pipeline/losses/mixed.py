@@ -33,11 +33,9 @@ def mixed_entropy(
     logits: Tensor, own: Tensor, other: Tensor, share: Tensor, smoothing: float = 0.0
 ) -> Tensor:
     """Scalar in float32: cross-entropy of logits (B, K) with labels (B,), which count `share` (B,), and with others."""
-    first, second = (
-        F.cross_entropy(logits.float(), labels, label_smoothing=smoothing, reduction="none")
-        for labels in (own, other)
-    )
-    return (share * first + (1 - share) * second).mean()
+    both, shares = torch.stack([own, other], dim=1), torch.stack([share, 1 - share], dim=1).float()
+    target = shares.new_zeros(logits.shape).scatter_add_(1, both, shares)
+    return F.cross_entropy(logits.float(), target, label_smoothing=smoothing)
 
 
 @full_precision

@@ -118,6 +118,7 @@ class Loop:
         self.ema = (
             {k: v.detach().clone() for k, v in artefact.state_dict().items()} if self.settings.ema else None
         )
+        self._averaged: tuple[Any, list[Tensor], list[Tensor]] = (None, [], [])
         self.live = dict(phase.modules)
         if self.settings.compile:
             self.live = {k: torch.compile(m) for k, m in self.live.items()}  # type: ignore[misc]
@@ -145,7 +146,8 @@ class Loop:
             values = self._graphed.step(step, batch, seed)
         else:
             with TURN:
-                torch.manual_seed(seed)
+                # torch.manual_seed keeps a stack trace for a GPU that is not there: a hundredth of a small step.
+                (torch.default_generator if self.device.type == "cpu" else torch).manual_seed(seed)
                 values = self.eager(step, batch.to(self.device))
         self.pending.append((step, values))
 
@@ -204,9 +206,11 @@ class Loop:
     def averaged(self) -> tuple[list[Tensor], list[Tensor]]:
         """(averages, live tensors) of the artefact's floating-point tensors."""
         assert self.ema is not None
-        current = self.phase.modules[self.phase.artefact].state_dict()
-        floats = [k for k, v in current.items() if v.is_floating_point()]
-        return [self.ema[k] for k in floats], [current[k] for k in floats]
+        if self._averaged[0] is not self.ema:  # whose tensors, as the artefact's, stay where they are
+            current = self.phase.modules[self.phase.artefact].state_dict()
+            floats = [k for k, v in current.items() if v.is_floating_point()]
+            self._averaged = self.ema, [self.ema[k] for k in floats], [current[k] for k in floats]
+        return self._averaged[1:]
 
     def _autocast(self) -> Any:
         if self.device.type != "cuda" or self.settings.amp == "off":
