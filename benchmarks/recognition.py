@@ -18,6 +18,7 @@ from pipeline.steps.engines import InlineEngine
 from pipeline.tasks.recognition.jobs import RecognitionJob
 from pipeline.tasks.recognition.networks import build
 from pipeline.tasks.recognition.recipe import Recognition
+from pipeline.training import cpu
 from pipeline.training.loop import Loop
 
 SIDE, GAP, BATCH = 32, 4, 64
@@ -114,6 +115,7 @@ def step_of(job: RecognitionJob) -> Any:
 
 def loop_of(job: RecognitionJob) -> Any:
     """One step of the training loop, with all it does; every view was seen before."""
+    cpu.prepare()
     (make,) = job.phases("cpu")
     phase = make({})
     sampler, loop = job.sampler(phase), Loop(phase, torch.device("cpu"), 1)

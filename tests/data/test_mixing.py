@@ -132,10 +132,15 @@ def test_lam_of_one_is_the_picture_as_it_is(gallery: Gallery) -> None:
     told = {
         "share": torch.ones(8),
         "outside": torch.ones(8),
-        "box": torch.zeros(8, 4, dtype=torch.int64),
+        "rows": torch.zeros(8, 8),
+        "columns": torch.zeros(8, 8),
     }
-    found = mixed(whole, other, told, (8, 8))
+    found = mixed(whole, other, told)
     assert all(torch.equal(found[name], x) for name, x in whole.items())
+    boxed = mixed(
+        whole, other, told | {"share": torch.zeros(8), "rows": torch.ones(8, 8), "columns": torch.ones(8, 8)}
+    )
+    assert all(torch.equal(boxed[name], other[name]) for name in ("lr", "hr", "teacher/embedding"))
 
 
 @pytest.mark.parametrize("mixing", [BOTH, Mixing(mixup=0.2), Mixing(cutmix=1.0)])

@@ -30,8 +30,7 @@ class Mixed:
     tensors: dict[str, np.ndarray]
     """Of the partners, named and shaped as the share's own."""
     told: dict[str, np.ndarray]
-    """As `how` says."""
-    grid: tuple[int, int]
+    """As `lines` says."""
 
 
 def partners(seed: int, samples: np.ndarray, batch: int) -> np.ndarray:
@@ -58,6 +57,18 @@ def how(mixing: Mixing, words: np.ndarray, grid: tuple[int, int]) -> dict[str, n
         "outside": np.where(cut, 1.0, lam).astype(np.float32),
         "box": box,
     }
+
+
+def lines(drawn: Mapping[str, np.ndarray], grid: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Of what `how` says: `share` and `outside`, and which lines of the grid a box has, `rows` (n, height) and
+    `columns` (n, width), float32 of 0 and 1.
+    """
+    found = {"share": drawn["share"], "outside": drawn["outside"]}
+    for name, side, first in (("rows", grid[0], 0), ("columns", grid[1], 2)):
+        begin, end = drawn["box"][:, first, None], drawn["box"][:, first + 1, None]
+        at = np.arange(side)
+        found[name] = ((at >= begin) & (at < end)).astype(np.float32)
+    return found
 
 
 def beta(a: float, words: np.ndarray) -> np.ndarray:
@@ -90,32 +101,30 @@ def _box(lam: np.ndarray, words: np.ndarray, grid: tuple[int, int]) -> np.ndarra
 
 
 def mixed(
-    own: Mapping[str, Tensor], other: Mapping[str, Tensor], told: Mapping[str, Tensor], grid: tuple[int, int]
+    own: Mapping[str, Tensor], other: Mapping[str, Tensor], told: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """A batch's columns with those of its partners mixed in: pictures pixel by pixel, labels and logits left as they
-    are beside `partner/<column>` of the others, everything else by `share`.
+    """A batch's columns with those of its partners mixed in as `lines` tells: pictures pixel by pixel, labels and
+    logits left as they are beside `partner/<column>` of the others, everything else by `share`.
     """
     share, found = told["share"], {SHARE: told["share"]}
     for name, x in own.items():
         if name in PICTURES:
-            weight = _weight(told, grid, x)
-            found[name] = weight * x + (1 - weight) * other[name]
+            found[name] = torch.lerp(other[name], x, _weight(told, x))
         elif name == "label" or name.endswith("/logits"):
             found |= {name: x, partner(name): other[name]}
         else:
-            weight = share.view(-1, *[1] * (x.ndim - 1))
-            found[name] = weight * x + (1 - weight) * other[name]
+            found[name] = torch.lerp(other[name], x, share.view(-1, *[1] * (x.ndim - 1)))
     return found
 
 
-def _weight(told: Mapping[str, Tensor], grid: tuple[int, int], x: Tensor) -> Tensor:
+def _weight(told: Mapping[str, Tensor], x: Tensor) -> Tensor:
     """The own picture's weight in each pixel of (b, 3, H, W): (b, 1, H, W)."""
-    top, bottom, left, right = told["box"].unbind(1)
-    down, along = (
-        torch.arange(side, device=x.device) // (side // cells)
-        for side, cells in zip(x.shape[-2:], grid, strict=True)
-    )
-    rows = (down >= top[:, None]) & (down < bottom[:, None])
-    columns = (along >= left[:, None]) & (along < right[:, None])
-    inside = rows[:, None, :, None] & columns[:, None, None, :]
-    return ~inside * told["outside"].view(-1, 1, 1, 1)
+    rows, columns = told["rows"][:, None, :, None], told["columns"][:, None, None, :]
+    # Outside of a box it is 1, so what is left inside is 0; where there is no box nothing is taken off.
+    weight = torch.addcmul(told["outside"].view(-1, 1, 1, 1), rows, columns, value=-1)
+    b, _, height, width = weight.shape
+    factor = x.shape[-1] // width
+    if factor == 1:
+        return weight
+    larger = weight[:, :, :, None, :, None].expand(b, 1, height, factor, width, factor)
+    return larger.reshape(b, 1, height * factor, width * factor)

@@ -27,7 +27,7 @@ class ResidentViews(Place):
     """A sampler's columns on a device, a row for each view of each picture and degradation."""
 
     def __init__(self, sampler: ViewSampler, device: torch.device) -> None:
-        self.sampler, self.device, self._grid = sampler, device, sampler.grid
+        self.sampler, self.device = sampler, device
         rows = len(sampler.gallery) * sampler.variants
         self._known = np.zeros(rows, bool)
         self.columns = {
@@ -41,7 +41,7 @@ class ResidentViews(Place):
 
     def ahead(self, step: int, count: int, rank: int, world: int) -> dict[str, np.ndarray]:
         """{"row": (count, b) int64}; these rows are there then. Where pictures are mixed also "partner", the rows that
-        are mixed in, and how (`mixing.how`), each (count, b, ...).
+        are mixed in, and how (`mixing.lines`), each (count, b, ...).
         """
         rows = {"row": self._rows(*self.sampler.where(step, rank, world, count))}
         if self.sampler.mixing is not None:
@@ -65,7 +65,7 @@ class ResidentViews(Place):
     def __call__(self, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The columns of {"row": (b,)}, mixed with those of {"partner": (b,)} where there are any."""
         own = self._at(raw["row"])
-        return mixed(own, self._at(raw["partner"]), raw, self._grid) if "partner" in raw else own
+        return mixed(own, self._at(raw["partner"]), raw) if "partner" in raw else own
 
     def _at(self, rows: Tensor) -> dict[str, Tensor]:
         return {name: as_read(name, x.index_select(0, rows)) for name, x in self.columns.items()}

@@ -22,7 +22,7 @@ from pipeline.cache.rows import Rows
 from pipeline.cache.store import Store
 from pipeline.errors import InputError
 from pipeline.tasks.recognition.degradations import noise_name, student_pictures
-from pipeline.tasks.recognition.mixing import Mixed, how, mixed, partners
+from pipeline.tasks.recognition.mixing import Mixed, how, lines, mixed, partners
 from pipeline.tasks.recognition.resident import ResidentViews, as_read
 from pipeline.tasks.recognition.settings import Degradation, Mixing, Sampling, Views
 from pipeline.tasks.recognition.views import Move, draw, see
@@ -53,7 +53,7 @@ class ViewBatch:
         if self.mixed is None:
             return own
         told = {name: sent(torch.from_numpy(x), where) for name, x in self.mixed.told.items()}
-        return mixed(own, _on(self.mixed.tensors, where), told, self.mixed.grid)
+        return mixed(own, _on(self.mixed.tensors, where), told)
 
 
 def _on(tensors: Mapping[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
@@ -140,7 +140,7 @@ class ViewSampler:
         if self.mixing is None:
             return ViewBatch(self.read(numbers, chosen), ids)
         *others, told = self.partners(step, rank, world)
-        return ViewBatch(self.read(numbers, chosen), ids, Mixed(self.read(*others), told, self.grid))
+        return ViewBatch(self.read(numbers, chosen), ids, Mixed(self.read(*others), told))
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -151,7 +151,7 @@ class ViewSampler:
     def partners(
         self, step: int, rank: int = 0, world: int = 1, steps: int = 1
     ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """(picture, variant) numbers of the samples that are mixed into those of `where`, and how (`mixing.how`)."""
+        """(picture, variant) numbers of the samples that are mixed into those of `where`, and how (`mixing.lines`)."""
         told = self._share(step, rank, world, steps)
         del told["number"], told["variant"]
         return told.pop("other number"), told.pop("other variant"), told
@@ -190,7 +190,7 @@ class ViewSampler:
         if self.mixing is not None:
             others = partners(self.seed, samples, self.size) - first
             found |= {"other number": numbers[others], "other variant": chosen[others]}
-            found |= how(self.mixing, draws, self.grid)
+            found |= lines(how(self.mixing, draws, self.grid), self.grid)
         return found
 
     def on(self, device: torch.device) -> ViewSampler | ResidentViews:
