@@ -1,8 +1,9 @@
-"""Classifiers made elsewhere as teachers: what they want of a picture, their classes, and where their embedding is.
+"""Classifiers and embedders made elsewhere as teachers: what they want of a picture, their classes, their embedding.
 
 A teacher gets pictures as everything here does, (B, 3, H, W) RGB in [0, 1] at HR; size, mean, deviation and value range
 of its own are made at its boundary. Its embedding is what its last layer gets, or what it calls so itself.
-Probabilities in the place of logits become their logarithms.
+Probabilities in the place of logits become their logarithms. An embedder has no classes, or others than the data's: its
+embedding is its output, or what it calls so, and it gives nothing else.
 """
 
 from __future__ import annotations
@@ -49,14 +50,20 @@ class Public:
     kind: str
     """`cifar_resnet`, `timm`, `onnx` or `factory`."""
     facts: dict[str, Any]
-    """timm: `name`, `classes`. onnx: `logits`, `embedding` (names of outputs). factory: `place`, `options`."""
+    """timm: `name`, `classes`. onnx: `logits`, `embedding` (names of outputs). factory: `place`, `options`. `embeds` of
+    an embedder."""
     boundary: Boundary
     columns: tuple[int, ...] = ()
     """Which of its answers are the data's classes, in their order; empty for all."""
 
+    @property
+    def embeds(self) -> bool:
+        """Whether its embedding alone is asked for."""
+        return bool(self.facts.get("embeds"))
+
 
 class Classifier(nn.Module):
-    """(B, 3, H, W) RGB in [0, 1] -> {"logits": (B, K), "embedding": (B, D)}."""
+    """(B, 3, H, W) RGB in [0, 1] -> {"logits": (B, K), "embedding": (B, D)}; of an embedder without logits."""
 
     dropped = 0
 
@@ -66,28 +73,39 @@ class Classifier(nn.Module):
         self.network, self.public, self.where = network.eval(), public, where
         self.layer: str | None = None
         """The module whose input is the embedding; None where the network gives one itself."""
+        self.embeds = public.embeds
+        """Whether it gives no logits."""
         self._seen: list[Tensor] = []
         self._look(size)
         with torch.no_grad():
             logits, embedding = self._all(
                 torch.rand((4, 3, *size), generator=torch.Generator().manual_seed(0))
             )
-        self.answers, self.width = logits.shape[1], embedding.shape[1]
-        self.certain = bool((logits >= 0).all() and (logits.sum(dim=1) - 1).abs().max() < 1e-3)
+        if embedding.ndim != 2:
+            raise InputError(where, "an embedding (N, width)", f"shape {tuple(embedding.shape)}")
+        self.answers, self.width = 0 if logits is None else logits.shape[1], embedding.shape[1]
+        self.certain = logits is not None and bool(
+            (logits >= 0).all() and (logits.sum(dim=1) - 1).abs().max() < 1e-3
+        )
         """Whether it gives probabilities."""
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         logits, embedding = self._all(x)
+        if logits is None:
+            return {"embedding": embedding}
         if self.certain:
             logits = logits.clamp_min(LEAST).log()
         if self.public.columns:
             logits = logits[:, list(self.public.columns)]
         return {"logits": logits, "embedding": embedding}
 
-    def _all(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(what it answers for all its own classes, embedding)."""
+    def _all(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
+        """(what it answers for all its own classes, or None of an embedder; embedding)."""
         self._seen.clear()
         out = self.network(self.public.boundary(x))
+        if self.embeds:
+            whole = out["embedding"] if isinstance(out, Mapping) else out
+            return None, whole if self.layer is None else self._seen.pop()
         return (out["logits"], out["embedding"]) if isinstance(out, Mapping) else (out, self._seen.pop())
 
     @torch.no_grad()
@@ -113,11 +131,14 @@ class Classifier(nn.Module):
         finally:
             for hook in hooks:
                 hook.remove()
+        self.embeds = self.embeds or (isinstance(out, Mapping) and out.keys() == {"embedding"})
         if isinstance(out, Mapping):
-            missing = {"logits", "embedding"} - out.keys()
+            missing = ({"embedding"} if self.embeds else {"logits", "embedding"}) - out.keys()
             if missing:
                 raise InputError(self.where, "logits and embedding", f"no {' and '.join(sorted(missing))}")
             return
+        if self.embeds and isinstance(out, Tensor) and self.public.kind != "cifar_resnet":
+            return  # an embedder's answer is its embedding
         if not isinstance(out, Tensor) or out.ndim != 2:
             found = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
             raise InputError(self.where, "logits (N, classes), or a table of logits and embedding", found)

@@ -1,4 +1,6 @@
-"""An ONNX file as a classifier: its logits, and as embedding an output that is named or what its last product gets."""
+"""An ONNX file as a classifier: its logits, and as embedding an output that is named or what its last product gets; or
+as an embedder: one output alone.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ REMEDY = "Name the side that it wants (`input: {size: [height, width]}`)."
 
 
 class OnnxClassifier(nn.Module):
-    """(B, 3, H, W) as the graph wants it -> {"logits": (B, C), "embedding": (B, D)} float32, on x's device."""
+    """(B, 3, H, W) as the graph wants it -> {"logits": (B, C), "embedding": (B, D)} float32, on x's device; of an
+    embedder without logits.
+    """
 
     def __init__(self, data: bytes, facts: Mapping[str, Any], where: str) -> None:
         """`data` and `facts` as `prepared` gives them. Raises InputError naming `where`."""
@@ -24,17 +28,20 @@ class OnnxClassifier(nn.Module):
         if not self.session.fits:
             found = ", ".join(f"{given.type} {given.shape}" for given in self.session.inputs)
             raise InputError(where, "one float32 or float16 input (batch, 3, height, width)", found)
-        self.outputs = [facts["logits"], facts["embedding"]]
+        self.outputs = {name: facts[name] for name in ("logits", "embedding") if name in facts}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        made = self.session.run(x, "a network that takes these pictures", self.outputs, REMEDY)
-        logits, embedding = (part.flatten(1).to(x.device) for part in made)
-        return {"logits": logits, "embedding": embedding}
+        names = list(self.outputs.values())
+        made = self.session.run(x, "a network that takes these pictures", names, REMEDY)
+        return {name: part.flatten(1).to(x.device) for name, part in zip(self.outputs, made, strict=True)}
 
 
-def prepared(path: Path, names: Mapping[str, str]) -> tuple[bytes, dict[str, Any], tuple[int, int] | None]:
+def prepared(
+    path: Path, names: Mapping[str, str], embeds: bool = False
+) -> tuple[bytes, dict[str, Any], tuple[int, int] | None]:
     """(one file with all its tensors, {"logits": output, "embedding": output}, the only (height, width) that it takes
-    or None). `names` are those that the recipe gives.
+    or None). `names` are those that the recipe gives. Of what `embeds`, or has no output but its embedding, no logits:
+    {"embedding": output, "embeds": True}.
 
     Raises InputError for a file that is no classifier of RGB pictures, or names that it has not.
     """
@@ -57,6 +64,12 @@ def prepared(path: Path, names: Mapping[str, str]) -> tuple[bytes, dict[str, Any
     known = {v.name: _shape(v) for v in graph.value_info} | have
     if unknown := [name for name in names.values() if name not in known]:
         raise InputError(f"{where}: outputs", f"names of {', '.join(have)}", ", ".join(unknown))
+    size = (shape[2], shape[3]) if isinstance(shape[2], int) and isinstance(shape[3], int) else None
+    if embeds or list(have) == [names.get("embedding")]:
+        embedding = names.get("embedding") or next(iter(have))
+        if embedding not in have:
+            graph.output.append(onnx.helper.make_empty_tensor_value_info(embedding))
+        return model.SerializeToString(), {"embedding": embedding, "embeds": True}, size
     logits = names.get("logits") or next((name for name in have if name != names.get("embedding")), "")
     embedding = names.get("embedding") or _before(graph, logits, weights)
     if embedding is None:
@@ -69,7 +82,6 @@ def prepared(path: Path, names: Mapping[str, str]) -> tuple[bytes, dict[str, Any
     for name in (logits, embedding):
         if name not in have:
             graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
-    size = (shape[2], shape[3]) if isinstance(shape[2], int) and isinstance(shape[3], int) else None
     return model.SerializeToString(), {"logits": logits, "embedding": embedding}, size
 
 

@@ -36,14 +36,14 @@ def assistant_phase(lesson: Lesson, assistant: nn.Module) -> Phase:
     def terms(out: dict[str, Tensor], a: Tensor, batch: Any) -> dict[str, Tensor]:
         t = batch["teacher/embedding"]
         found = _relations(method, weights, a, t, a, t)
-        if "soft" in weights:
+        if "soft" in weights and lesson.answers:
             found["soft"] = soft_term(
                 lesson, method, method.temperature, out["logits"], "teacher/logits", batch
             )
         return found
 
     settings = method.assistant_train or recipe.train
-    columns = ("teacher/logits", "teacher/embedding")
+    columns = (*(("teacher/logits",) if lesson.answers else ()), "teacher/embedding")
     width = lesson.width if "order1" in weights else None
     return output_phase(lesson, assistant, settings, "assistant", weights, columns, terms, width=width)
 
@@ -72,13 +72,19 @@ def recogniser(lesson: Lesson, student: nn.Module) -> Phase:
                 method, weights, own, u, raw, u, near if method.union else None
             ).items():
                 found[name] = found.get(name, 0.0) + share * value
-            if "soft" in weights:
+            if "soft" in weights and f"{helper}/logits" in columns:
                 theirs = f"{helper}/logits"
                 loss = soft_term(lesson, method, method.temperature, out["logits"], theirs, batch)
                 found["soft"] = found.get("soft", 0.0) + share * loss
         return found
 
-    columns = tuple(f"{helper}/{column}" for helper in helpers for column in ("logits", "embedding"))
+    silent = () if lesson.answers else ("teacher/logits",)
+    columns = tuple(
+        column
+        for helper in helpers
+        for column in (f"{helper}/logits", f"{helper}/embedding")
+        if column not in silent
+    )
     adapted = width if "teacher" in helpers and "order1" in weights else None
     return output_phase(lesson, student, recipe.train, "student", weights, columns, terms, width=adapted)
 

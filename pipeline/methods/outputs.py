@@ -38,6 +38,8 @@ class Lesson:
     """The column of a batch that the loss compares with."""
     width: int = 0
     """Of the teacher's embedding."""
+    answers: bool = True
+    """Whether the teacher has logits; an embedder has none."""
     fill: Fill | None = None
 
 

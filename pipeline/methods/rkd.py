@@ -43,7 +43,8 @@ def recogniser(lesson: Lesson, student: nn.Module) -> Phase:
     names = ("task", "adversarial", "soft", "feature", "map", *OF_THE_BATCH)
     weights = active({name: getattr(method, name) for name in names})
     critic = Discriminator(width) if "adversarial" in weights else None
-    columns = ["teacher/logits", "teacher/embedding", *(["teacher/map"] if "map" in weights else [])]
+    logits = ["teacher/logits"] if lesson.answers else []
+    columns = [*logits, "teacher/embedding", *(["teacher/map"] if "map" in weights else [])]
 
     def terms(out: dict[str, Tensor], s: Tensor, batch: Any) -> dict[str, Tensor]:
         t = batch["teacher/embedding"]

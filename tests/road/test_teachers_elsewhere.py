@@ -218,8 +218,8 @@ def test_what_is_no_classifier_is_refused(tmp_path: Path, module: str) -> None:
     refused(
         "names of .*found nothing", checkpoint=exported(tmp_path / "n.onnx"), outputs={"embedding": "nothing"}
     )
-    with pytest.raises((InputError, ValueError), match="are for classification"):
-        recipe(tmp_path, {"factory": f"{module}:plain"}, task="verification")
+    with pytest.raises((InputError, ValueError), match="classes or embeddings, not segmentation"):
+        recipe(tmp_path, {"factory": f"{module}:plain"}, task="segmentation")
 
 
 def test_a_whole_timm_classifier(tmp_path: Path) -> None:

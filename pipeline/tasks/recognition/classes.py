@@ -18,7 +18,7 @@ def classes_of(outcome: Outcome) -> Listing:
     helpers = {outputs.label for outputs in outcome.prepared.all}
     matrices: dict[str, list[np.ndarray]] = {}
     for result in outcome.results:
-        if result.group == speaks or result.name in helpers:
+        if "confusion" in result.curves and (result.group == speaks or result.name in helpers):
             matrices.setdefault(result.group, []).append(np.array(result.curves["confusion"]))
     ordered = sorted(matrices, key=lambda name: name != speaks)  # the student's columns first
     found = {name: metrics.by_class(np.sum(matrices[name], axis=0)) for name in ordered}

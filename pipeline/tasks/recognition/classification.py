@@ -46,7 +46,11 @@ class Classification(RecognitionTask):
         return values | intervals.classification(logits, gallery.labels), curves
 
     def drawn(self, run: Run, outcome: Outcome, curves: Mapping[str, Any]) -> dict[str, Drawing]:
-        errors = {r.group: metrics_of(outcome, r)["ece"] for r in reversed(outcome.results)}
+        curves = {
+            name: found for name, found in curves.items() if found.keys() & {"confusion"}
+        }  # no embedders
+        found = [(r.group, metrics_of(outcome, r)) for r in reversed(outcome.results)]
+        errors = {group: values["ece"] for group, values in found if "ece" in values}
         return {
             "confusion": drawings.confusion(curves, outcome.prepared.samples.classes),
             "reliability": drawings.reliability({n: c["reliability"] for n, c in curves.items()}, errors),

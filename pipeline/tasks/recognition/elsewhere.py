@@ -31,7 +31,7 @@ from teachers.unwrapping import unwrap
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A classifier made elsewhere."""
+    """A classifier or an embedder made elsewhere."""
 
     public: Public
     data: bytes
@@ -42,22 +42,33 @@ class Found:
     """
     identity: str
 
+    @property
+    def embeds(self) -> bool:
+        """Whether it gives no logits."""
+        return self.public.embeds
+
 
 def found_elsewhere(spec: RecognitionTeacher, recipe: Recognition, classes: Sequence[str]) -> Found | None:
-    """The classifier of a recipe's teacher; None where it is one of ours.
+    """The network of a recipe's teacher, an embedder for verification and retrieval; None where it is one of ours.
 
     Raises InputError naming the file, and both lists where its classes are not the data's.
     """
-    made = _read(spec)
+    embeds = spec.embedder or recipe.identities
+    made = _read(spec, embeds)
     if made is None:
         return None
     public, data, name, known = made
     where = spec.checkpoint or f"teacher {spec.label}"
-    if recipe.task != "classification":
-        raise InputError(where, f"a network of this project for {recipe.task}", "a classifier made elsewhere")
+    if recipe.task != "classification" and not recipe.identities:
+        raise InputError(where, f"a network of this project for {recipe.task}", "a network made elsewhere")
+    if embeds:
+        public = replace(public, facts={**public.facts, "embeds": True})
     size = recipe.hr_size
     network = open_classifier(public, data, where, size)
-    columns = columns_of(where, network.answers, spec.classes, classes) if classes else ()
+    if network.embeds and not embeds:  # it says so itself
+        public = replace(public, facts={**public.facts, "embeds": True})
+    asked = classes and not network.embeds
+    columns = columns_of(where, network.answers, spec.classes, classes) if asked else ()
     counts = known or {
         "parameters": parameters(network),
         "multiply_adds": multiply_adds(network, (1, 3, *size)),
@@ -71,15 +82,16 @@ def found_elsewhere(spec: RecognitionTeacher, recipe: Recognition, classes: Sequ
     )
 
 
-def _read(spec: RecognitionTeacher) -> tuple[Public, bytes, str, dict[str, Any]] | None:
+def _read(spec: RecognitionTeacher, embeds: bool) -> tuple[Public, bytes, str, dict[str, Any]] | None:
     """(network, bytes, name, counts where they are known without it)."""
+    bare = 0 if embeds else None
     facts: dict[str, Any]
     if spec.factory:
         facts = {"place": spec.factory, "options": spec.options}
         return Public("factory", facts, _boundary(spec.input)), b"", spec.label, {}
     if spec.timm and spec.pretrained:
-        network = timm_classifier(spec.timm, pretrained=True)
-        facts = {"name": spec.timm}
+        network = timm_classifier(spec.timm, bare, pretrained=True)
+        facts = {"name": spec.timm, **({"classes": 0} if embeds else {})}
         boundary = _boundary(spec.input, timm_boundary(network))
         return Public("timm", facts, boundary), pack(network.state_dict()), spec.timm, {}
     if not spec.checkpoint:
@@ -88,18 +100,21 @@ def _read(spec: RecognitionTeacher) -> tuple[Public, bytes, str, dict[str, Any]]
     if not path.is_file():
         raise InputError(spec.checkpoint, "a checkpoint", "no such file")
     if path.suffix.lower() == ".onnx":
-        return _onnx(spec, path)
+        return _onnx(spec, path, embeds)
     if spec.timm:
-        own = timm_classifier(spec.timm)
+        own = timm_classifier(spec.timm, bare)
         head = f"{own.default_cfg['classifier']}.weight"  # type: ignore[index, union-attr]
+        wanted = own.state_dict().keys()
         state = unwrap(
             read_checkpoint(path)[0],
             spec.checkpoint,
-            lambda state: state.keys() == own.state_dict().keys(),
+            lambda state: wanted <= state.keys() if embeds else state.keys() == wanted,
             expected=f"the weights of timm's {spec.timm}",
             remedy=lambda: "Name in `timm` the network that the file was made with.",
         )
-        facts = {"name": spec.timm, "classes": len(state[head])}
+        facts = {"name": spec.timm, "classes": 0 if embeds else len(state[head])}
+        if embeds:  # its file may have a head
+            state = {name: state[name] for name in wanted}
         return Public("timm", facts, _boundary(spec.input, timm_boundary(own))), pack(state), spec.timm, {}
     tensors = read_checkpoint(path)[0]
     try:
@@ -112,11 +127,11 @@ def _read(spec: RecognitionTeacher) -> tuple[Public, bytes, str, dict[str, Any]]
     return Public("cifar_resnet", {}, boundary), pack(state), spec.label, {}
 
 
-def _onnx(spec: RecognitionTeacher, path: Path) -> tuple[Public, bytes, str, dict[str, Any]]:
+def _onnx(spec: RecognitionTeacher, path: Path, embeds: bool) -> tuple[Public, bytes, str, dict[str, Any]]:
     from teachers import onnx_graph
     from teachers.onnx_classifier import prepared
 
-    data, facts, size = prepared(path, {str(k): v for k, v in spec.outputs.items()})
+    data, facts, size = prepared(path, {str(k): v for k, v in spec.outputs.items()}, embeds)
     boundary = _boundary(spec.input, Boundary(size))
     shape = (1, 3, *(boundary.size or (32, 32)))
     counts = {

@@ -1,11 +1,12 @@
 """Several networks at HR as one teacher: soft labels averaged class by class, embeddings joined.
 
     p_c = sum_k share[k, c] softmax(z_k / tau)_c,  renormalised;   fused logits z = tau log p
-    fused embedding: the members' embeddings, each of length 1 / sqrt(K), side by side; or its principal components
+    fused embedding: the members' embeddings, each of length 1 / sqrt(K), side by side; or its principal components,
+                     whitened or not
 
 Equal shares are the mean of soft labels (Hinton, Vinyals, Dean, 2015, section 5), one share a member a weighted mean,
 one member a class "best by class". With these logits a student's loss at temperature tau sees the mean of the members'
-labels at that temperature. Maps are fused pixel by pixel.
+labels at that temperature. Maps are fused pixel by pixel. Embedders have no part in the logits.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ Mean = Callable[[Sequence[Tensor], Tensor, float], Tensor]
 LEAST = 1e-7
 """Probability below which nothing is told apart: float16 keeps the logits of more."""
 ROUNDS = 300
+RIDGE = 1e-3
 
 
 class Ensemble(nn.Module):
@@ -57,12 +59,13 @@ def vars_of(ensemble: Ensemble) -> dict[str, Tensor]:
 def fuse(
     outputs: Sequence[Mapping[str, Tensor]], tensors: Mapping[str, Tensor], temperature: float, mean: Mean
 ) -> dict[str, Tensor]:
-    """`logits` and `embedding` of several networks for the same pictures as one network's."""
-    logits = mean([o["logits"].float() for o in outputs], tensors["shares"], temperature)
+    """`logits` (of those that have any) and `embedding` of several networks for the same pictures as one network's."""
+    answers = [o["logits"].float() for o in outputs if "logits" in o]
     joined = join([o["embedding"].float() for o in outputs])
     if tensors["projection"].numel():
         joined = (joined - tensors["centre"]) @ tensors["projection"]
-    return {"logits": logits, "embedding": joined}
+    logits = {"logits": mean(answers, tensors["shares"], temperature)} if answers else {}
+    return {**logits, "embedding": joined}
 
 
 def soft_mean(logits: Sequence[Tensor], shares: Tensor, temperature: float) -> Tensor:
@@ -106,13 +109,21 @@ def best_shares(logits: Sequence[Tensor], labels: Tensor, temperature: float) ->
     return shares
 
 
-def principal(joined: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """(centre (D,), projection (D, width)) on the first principal components of (n, D), each with a fixed sign."""
+def principal(joined: Tensor, width: int, whiten: bool = False) -> tuple[Tensor, Tensor]:
+    """(centre (D,), projection (D, width)) on the first principal components of (n, D), each with a fixed sign.
+
+    `whiten`: each divided by its deviation, so that what many components say does not outweigh what one says (Jegou,
+    Chum, ECCV 2012); RIDGE of the largest variance is added to each, or the least would be noise enlarged.
+    """
     centre = joined.double().mean(dim=0)
-    _, _, rows = torch.linalg.svd(joined.double() - centre, full_matrices=False)
-    rows = rows[:width]
+    _, values, rows = torch.linalg.svd(joined.double() - centre, full_matrices=False)
+    rows, values = rows[:width], values[:width]
     signs = rows.gather(1, rows.abs().argmax(dim=1, keepdim=True)).sign()
-    return centre.float(), (rows * signs).T.float().contiguous()
+    rows = rows * signs
+    if whiten:
+        variance = values**2 / max(len(joined) - 1, 1)
+        rows = rows / (variance + RIDGE * variance.max()).sqrt().unsqueeze(1)
+    return centre.float(), rows.T.float().contiguous()
 
 
 def load_joining(store: Store, weights: str) -> dict[str, Tensor]:

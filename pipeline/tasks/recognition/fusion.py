@@ -16,6 +16,7 @@ from pipeline.cache.fingerprint import fingerprint
 from pipeline.cache.format import Receipt, open_verified
 from pipeline.cache.manifest import Manifest
 from pipeline.cache.store import Store
+from pipeline.errors import InputError
 from pipeline.steps.planner import Planner
 from pipeline.steps.values import Column, Outputs, Samples
 from pipeline.tasks.recognition import ensemble
@@ -47,9 +48,9 @@ class FuseTask:
         tensors = ensemble.load_joining(store, self.source.weights)
         begun = time.perf_counter()
         shards = [open_verified(store, receipt).columns for receipt in self.members]
-        pictures, views = shards[0]["logits"].shape[:2]
-        flat = [
-            {name: torch.from_numpy(np.array(s[name])).flatten(0, 1) for name in ("logits", "embedding")}
+        pictures, views = shards[0]["embedding"].shape[:2]
+        flat: list[dict[str, Tensor]] = [
+            {n: torch.from_numpy(np.array(s[n])).flatten(0, 1) for n in ("logits", "embedding") if n in s}
             for s in shards
         ]
         together = ensemble.fuse(flat, tensors, self.source.temperature, self.source.task.mean_of)
@@ -71,7 +72,7 @@ def fuse(
     recipe: Recognition = planner.recipe
     settings, store = recipe.fusion, planner.store
     widths = [int(m.network.network["embedding"]) for m in members]
-    width = max(widths) if settings.embeddings == "project" else sum(widths)
+    width = sum(widths) if settings.embeddings == "concatenate" else max(widths)
     facts = {
         "version": VERSION,
         "members": [m.network.identity for m in members],
@@ -91,7 +92,7 @@ def fuse(
         role=FUSED,
         network={"name": FUSED, "options": {}, "embedding": width},
         size=recipe.hr_size,
-        classes=task.answers(samples.classes),
+        classes=max(m.network.classes for m in members),
         weights=rel,
         identity=identity,
         members=tuple(m.network for m in members),
@@ -125,20 +126,26 @@ def _joining(
     """The tensors that join the members."""
     recipe: Recognition = planner.recipe
     settings, answers = recipe.fusion, task.answers(samples.classes)
-    shares = ensemble.equal_shares(len(members), answers)
-    if isinstance(settings.weights, dict) and settings.kind == "weighted":
-        given = torch.tensor([settings.weights[spec.label] for spec in recipe.seen_by])
+    answering = [m for m in members if m.network.classes]
+    shares = ensemble.equal_shares(max(len(answering), 1), answers)
+    if not answering:
+        pass
+    elif isinstance(settings.weights, dict) and settings.kind == "weighted":
+        specs = [spec for spec, m in zip(recipe.seen_by, members, strict=True) if m.network.classes]
+        given = torch.tensor([settings.weights[spec.label] for spec in specs])
+        if not given.sum():
+            raise InputError("fusion.weights", "a teacher with logits whose weight is above 0", "none")
         shares = (given / given.sum()).view(-1, 1).expand(-1, answers).contiguous()
     elif settings.kind != "mean":
-        logits = [_column(planner.store, m, "val", "logits") for m in members]
+        logits = [_column(planner.store, m, "val", "logits") for m in answering]
         labels = _labels(planner.store, samples, "val")
         labels = labels.repeat_interleave(len(logits[0]) // len(labels))
         fit = ensemble.best_shares if settings.kind == "best" else ensemble.fitted_shares
         shares = fit(logits, labels, settings.temperature)
     centre = projection = torch.zeros(0)
-    if settings.embeddings == "project":
+    if settings.embeddings != "concatenate":
         joined = ensemble.join([_column(planner.store, m, "train", "embedding") for m in members])
-        centre, projection = ensemble.principal(joined, width)
+        centre, projection = ensemble.principal(joined, width, settings.embeddings == "whiten")
     return {"shares": shares, "centre": centre, "projection": projection}
 
 

@@ -113,7 +113,7 @@ class RecognitionJob(Job):
         lesson = self._lesson(recipe)
         if teacher is not None:
             fill = partial(_fill, teacher.load(cache, device)) if recipe.cache.online else None
-            lesson = self._lesson(recipe, teacher.network["embedding"], fill)
+            lesson = self._lesson(recipe, teacher.network["embedding"], fill, teacher.classes > 0)
         if self.role == "assistant":
             return assistant_phase(lesson, network)
         starts = isinstance(recipe.method, HORKD) and recipe.method.init == "assistant"
@@ -123,9 +123,9 @@ class RecognitionJob(Job):
         assert recogniser is not None
         return recogniser(lesson, network)
 
-    def _lesson(self, recipe: Recognition, width: int = 0, fill: Any = None) -> Lesson:
+    def _lesson(self, recipe: Recognition, width: int = 0, fill: Any = None, answers: bool = True) -> Lesson:
         loss = partial(self.task.loss, settings=recipe.loss)
-        return Lesson(recipe, loss, self.task.imitate, self.task.truth, width, fill)
+        return Lesson(recipe, loss, self.task.imitate, self.task.truth, width, answers, fill)
 
     def sampler(self, phase: Phase) -> ViewSampler:
         recipe: Recognition = self.spec

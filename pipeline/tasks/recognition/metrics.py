@@ -134,9 +134,18 @@ def pairs_of(embeddings: np.ndarray, labels: np.ndarray) -> tuple[Pairs, np.ndar
     genuine = labels[first] == labels[second]
     if genuine.all() or not genuine.any():
         raise InputError("test set", "pairs of one identity and pairs of two", "only one of these")
-    scores = similar[first, second]
+    return Pairs(similar[first, second], genuine, first, second), _nearest(similar, labels)
+
+
+def nearest(embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Whether each picture's nearest other one is of its class, (n,), of (n, D) embeddings."""
+    return _nearest(_cosines(embeddings, embeddings), labels)
+
+
+def _nearest(similar: np.ndarray, labels: np.ndarray) -> np.ndarray:
     np.fill_diagonal(similar, -np.inf)
-    return Pairs(scores, genuine, first, second), labels[similar.argmax(axis=1)] == labels
+    found: np.ndarray = labels[similar.argmax(axis=1)] == labels
+    return found
 
 
 def retrieval(

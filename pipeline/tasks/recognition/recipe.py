@@ -41,8 +41,10 @@ class Network(Section):
         return re.sub(r"[^A-Za-z0-9._-]", "-", self.name)
 
 
-class RecognitionTeacher(Section):
+class RecognitionTeacher(Later):
     """A network that sees HR."""
+
+    later: ClassVar[tuple[str, ...]] = ("embedder",)
 
     name: Name | None = None
     """How tables call it where there are several; default: its network's name."""
@@ -53,9 +55,11 @@ class RecognitionTeacher(Section):
     pretrained: bool = False
     """Start from timm's published weights of the backbone, whose head is trained; of `timm`, take them as they are."""
     timm: str | None = None
-    """A whole classifier of timm by name, with its own head: `pretrained`, or its weights as `checkpoint`."""
+    """A whole classifier of timm by name, with its own head (as an embedder without): `pretrained`, or its weights as
+    `checkpoint`."""
     factory: str | None = None
-    """`package.module:function` that returns a classifier of one's own, or one of {"logits": ..., "embedding": ...}."""
+    """`package.module:function` that returns a classifier of one's own, one of {"logits": ..., "embedding": ...}, or an
+    embedder: one of {"embedding": ...}."""
     options: dict[str, Any] = {}
     """Keywords of the factory."""
     input: Boundary = Boundary()
@@ -63,7 +67,11 @@ class RecognitionTeacher(Section):
     classes: tuple[str, ...] = ()
     """Names of its answers in its order, where they are not the data's classes in theirs."""
     outputs: dict[Literal["logits", "embedding"], str] = {}
-    """Of an ONNX file: which output is which; by default the first, and what its last product gets."""
+    """Of an ONNX file: which output is which; by default the first, and what its last product gets; of an embedder the
+    first is the embedding."""
+    embedder: bool = False
+    """It was made elsewhere and has no classes, or others than the data's: its embedding alone is taken. Always so for
+    verification and retrieval."""
     train: Budget | None = None
     """Train it on HR, as a phase of the run; needed unless there is a checkpoint."""
     batch: Positive = 64
@@ -245,11 +253,17 @@ class Recognition(Later):
                 raise ValueError(f"{where}: `checkpoint` or `pretrained`, not both")
             if teacher.factory and (teacher.checkpoint or teacher.timm):
                 raise ValueError(f"{where}: `factory`, or `timm` and `checkpoint`, not both")
-            if (teacher.factory or teacher.timm) and self.task != "classification":
-                raise ValueError(f"{where}: `timm` and `factory` are for classification, not for {self.task}")
+            elsewhere = teacher.factory or teacher.timm
+            if elsewhere and self.task != "classification" and not self.identities:
+                raise ValueError(f"{where}: `timm` and `factory` give classes or embeddings, not {self.task}")
+            if teacher.embedder and (teacher.classes or not (elsewhere or teacher.checkpoint)):
+                found = "names `classes`" if teacher.classes else "has no `checkpoint`, `timm` or `factory`"
+                raise ValueError(
+                    f"{where}: an embedder was made elsewhere and has no classes; this one {found}"
+                )
             if teacher.timm and not (teacher.checkpoint or teacher.pretrained):
                 raise ValueError(f"{where}: timm: {teacher.timm} needs `pretrained: true` or a `checkpoint`")
-            if teacher.factory or teacher.timm:
+            if elsewhere:
                 continue
             if not teacher.checkpoint and teacher.train is None:
                 raise ValueError(

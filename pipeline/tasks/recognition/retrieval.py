@@ -25,6 +25,7 @@ class Retrieval(RecognitionTask):
     """Which pictures of a gallery show the same as a query."""
 
     name = "retrieval"
+    asks = "embedding"
     figures = (Metric("map", "mAP", 4), Metric("rank1", "rank-1", 4), Metric("rank5", "rank-5", 4))
 
     def scores(

@@ -14,6 +14,9 @@ from pipeline.cache.fingerprint import fingerprint
 from pipeline.cache.manifest import load as load_manifest
 from pipeline.cache.store import Store
 from pipeline.cost import multiply_adds, parameters
+from pipeline.report.table import Metric
+from pipeline.tasks.recognition import metrics
+from pipeline.tasks.recognition.answers import answers_of
 from pipeline.tasks.recognition.recipe import Recognition
 from pipeline.tasks.recognition.sampler import Gallery
 from pipeline.tasks.recognition.teach import Source
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 
 VERSION = 3
 RUNS = 20
+NEAREST = Metric("nearest", "nearest neighbour", 4)
+"""The figure of an embedder that cannot be judged as the others are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +82,10 @@ class ScoreTask:
         cache = Store.open(recipe.cache.root)
         gallery = Gallery(cache, load_manifest(cache, self.pictures))
         net = self.source.load(Store.open(self.root), device)
-        values, curves = self.task.scores_at_the_end(net, gallery, recipe, self.gap, device)
-        if self.gap > 1:
+        unasked = not self.source.classes and self.task.asks == "logits"
+        judge = nearest if unasked else self.task.scores_at_the_end
+        values, curves = judge(net, gallery, recipe, self.gap, device)
+        if self.gap > 1 and not unasked:
             values |= self._under_others(net, gallery, recipe, device)
         shape = (1, 3, *self.source.size)
         # Of an ONNX file no module tells.
@@ -104,6 +111,15 @@ class ScoreTask:
             values, _ = self.task.scores(net, gallery, other, self.gap, device)
             found[metric.key] = values[self.task.figures[0].key]
         return found
+
+
+def nearest(
+    net: nn.Module, gallery: Gallery, recipe: Recognition, gap: int, device: str
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Of an embedder where figures are made from logits: whether a picture's nearest other one is of its class."""
+    right = metrics.nearest(answers_of(net, gallery, recipe, gap, device, "embedding"), gallery.labels)
+    low, high = metrics.interval(right.astype(float))
+    return {NEAREST.key: float(right.mean()), f"{NEAREST.key}_low": low, f"{NEAREST.key}_high": high}, {}
 
 
 @torch.inference_mode()

@@ -12,7 +12,7 @@ from pipeline.steps.job import Job, located
 from pipeline.steps.values import Outputs, Prepared, Result
 from pipeline.tasks.recognition.jobs import RecognitionJob
 from pipeline.tasks.recognition.recipe import Recognition
-from pipeline.tasks.recognition.score import Scored, ScoreTask
+from pipeline.tasks.recognition.score import NEAREST, Scored, ScoreTask
 
 if TYPE_CHECKING:
     from pipeline.road.run import Run
@@ -76,8 +76,10 @@ def _judge(
     students = {job.label: found for job in jobs if (found := _held_out(job, metric.key)) is not None}
     best = max(students, key=lambda label: students[label], default=None)
     for each in watched:
-        value = known[each.label].values.get(metric.key)
+        values = known[each.label].values
+        value = values.get(metric.key)
         if value is None:
+            run.planner.reporter.say(f"{each.label}: {NEAREST.label} {values[NEAREST.key]:.4f}")
             continue
         run.planner.reporter.say(f"{each.label}: {metric.label} {value:.4f}")
         if best is not None and value < students[best]:

@@ -66,8 +66,9 @@ class OutputFusion(Section):
     """Of `weighted`: a share by teacher, or `fit`: those of the greatest likelihood of the held-out labels."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """At which the soft labels are averaged."""
-    embeddings: Literal["concatenate", "project"] = "concatenate"
-    """All embeddings side by side, each of one length, or their principal components, as many as the widest has."""
+    embeddings: Literal["concatenate", "project", "whiten"] = "concatenate"
+    """All embeddings side by side, each of one length, so that distances are the means of theirs; `project`: their
+    principal components, as many as the widest has; `whiten`: these of one variance each."""
 
 
 class Sampling(Section):

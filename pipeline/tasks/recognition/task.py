@@ -39,7 +39,7 @@ from pipeline.tasks.recognition.sampler import Gallery
 from pipeline.tasks.recognition.scoring import results, under_others
 from pipeline.tasks.recognition.showing import costs, facts, intervals_of, sentence
 from pipeline.tasks.recognition.teach import OutputTask, Source, manifest
-from pipeline.tasks.recognition.teachers import chosen, imported, label_of, set_name, teacher_job
+from pipeline.tasks.recognition.teachers import chosen, fitting, imported, label_of, set_name, teacher_job
 
 if TYPE_CHECKING:
     from pipeline.road.run import Run
@@ -55,6 +55,8 @@ class RecognitionTask(Task):
     """What the table shows; the first is the one that charts and gains speak of."""
     truth: ClassVar[str] = "label"
     """The column of a batch that the loss compares with."""
+    asks: ClassVar[str] = "logits"
+    """The output that figures are made from; a teacher without it is judged by its embedding."""
     logits: ClassVar[str] = "(batch, classes)"
     """What a student's page says of its answers."""
 
@@ -131,7 +133,7 @@ class RecognitionTask(Task):
     def needs(self, recipe: Recognition, methods: Sequence[str], scored: bool) -> Needs:
         learning = any(m != "scratch" for m in methods)
         several = len(recipe.seen_by) > 1
-        joined = fits(recipe) or (several and recipe.fusion.embeddings == "project")
+        joined = fits(recipe) or (several and recipe.fusion.embeddings != "concatenate")
         teachers = scored or learning
         return Needs(teachers, teachers and ((learning and not recipe.cache.online) or joined), several)
 
@@ -191,7 +193,9 @@ class RecognitionTask(Task):
         return FUSED, *fuse(self, run.planner, samples, members)
 
     def helper(self, recipe: Recognition, method: str, prepared: Prepared) -> Job | None:
-        """HORKD's assistant, which learns at HR from the teacher."""
+        """HORKD's assistant, which learns at HR from the teacher. Raises InputError for a teacher that does not fit."""
+        if recipe.method.name != "scratch":
+            fitting(recipe, method, chosen(recipe, prepared))
         if not isinstance(recipe.method, HORKD) or not recipe.method.assistant:
             return None
         outputs, sources = self._learned_from(recipe, {"teacher": chosen(recipe, prepared)})

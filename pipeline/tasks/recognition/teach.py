@@ -49,7 +49,7 @@ class Source:
     network: dict[str, Any]
     size: tuple[int, int]
     classes: int
-    """How many answers it gives."""
+    """How many answers it gives; 0 for an embedder, which has an embedding alone."""
     weights: str
     """Name in the cache."""
     identity: str
@@ -158,16 +158,20 @@ class OutputTask:
                 out = net(x)
             if batches.again:
                 continue
-            for name in kept(self.features):
+            for name in kept(self.features, self.source.classes > 0):
                 parts.setdefault(name, []).append(out[name].float().cpu())
         return {
             name: _half(torch.cat(values).numpy(), name, self.source.role) for name, values in parts.items()
         }
 
 
-def kept(features: str) -> tuple[str, ...]:
-    """The cached outputs."""
-    return ("logits", "embedding", *({"none": (), "pooled": ("pooled",), "map": ("map",)}[features]))
+def kept(features: str, answers: bool = True) -> tuple[str, ...]:
+    """The cached outputs of a network, with or without logits."""
+    return (
+        *(("logits",) if answers else ()),
+        "embedding",
+        *({"none": (), "pooled": ("pooled",), "map": ("map",)}[features]),
+    )
 
 
 def _half(values: np.ndarray, name: str, role: str) -> np.ndarray:

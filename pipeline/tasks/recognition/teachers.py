@@ -9,7 +9,7 @@ from pipeline.cache import stamps
 from pipeline.cache.fingerprint import file_sha256
 from pipeline.cache.store import Store
 from pipeline.errors import InputError
-from pipeline.recipe.recognition_methods import KD
+from pipeline.recipe.recognition_methods import HORKD, KD, RKD
 from pipeline.steps.values import Outputs, Prepared, Samples
 from pipeline.tasks.recognition.elsewhere import Found, found_elsewhere
 from pipeline.tasks.recognition.fusion import FUSED
@@ -71,13 +71,13 @@ def imported(
 def _elsewhere(
     task: RecognitionTask, recipe: Recognition, samples: Samples, store: Store, found: Found
 ) -> Source:
-    """A classifier made elsewhere; its file is copied into the cache."""
+    """A network made elsewhere; its file is copied into the cache."""
     folder = f"networks/elsewhere-{found.identity}"
     rel = f"{folder}/network" if found.data else ""
     if rel and not stamps.intact(store, f"{folder}/stamp.json", found.identity):
         store.write_bytes(rel, found.data)
         stamps.put(store, f"{folder}/stamp.json", found.identity, [rel])
-    answers = task.answers(samples.classes)
+    answers = 0 if found.embeds else task.answers(samples.classes)
     return Source(
         task, TEACHER, found.facts, recipe.hr_size, answers, rel, found.identity, public=found.public
     )
@@ -95,3 +95,26 @@ def chosen(recipe: Recognition, prepared: Prepared) -> Outputs:
         names = ", ".join([FUSED, *(t.label for t in recipe.seen_by)])
         raise InputError("method.teacher", f"one of {names}", repr(named))
     return teachers[labels.index(wanted)]
+
+
+def fitting(recipe: Recognition, method: str, outputs: Outputs) -> None:
+    """Refuse a method that needs soft labels of a teacher that has none. Raises InputError naming those that fit."""
+    if outputs.network.classes:
+        return
+    settings = recipe.method
+    remedy = ""
+    if isinstance(settings, KD):
+        remedy = (
+            "Take rkd with soft: 0 (feature, pairwise, distances, angles, contrast), or horkd (its orders)."
+        )
+    elif isinstance(settings, RKD) and settings.soft != 0:
+        remedy = "Set soft: 0, and weigh feature, pairwise, distances, angles or contrast."
+    elif isinstance(settings, HORKD) and not settings.assistant and settings.soft != 0:
+        remedy = "Set soft: 0, or let an assistant give soft labels (assistant: true)."
+    if remedy:
+        raise InputError(
+            f"method {method}",
+            "a teacher with logits, for soft labels",
+            f"{outputs.label}, an embedder",
+            remedy,
+        )

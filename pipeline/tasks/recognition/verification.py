@@ -24,6 +24,7 @@ class Verification(RecognitionTask):
     """Whether two pictures show the same."""
 
     name = "verification"
+    asks = "embedding"
     figures = (
         Metric("tar@far=0.01", "TAR@FAR 1%", 4),
         Metric("auc", "AUC", 4),
