@@ -78,8 +78,7 @@ class RecognitionTask(Task):
         """Cross-entropy in float32; of mixed pictures with the labels of both."""
         logits, truth = outputs["logits"].float(), batch[self.truth]
         if SHARE in batch:
-            other = batch[partner(self.truth)]
-            return mixed_entropy(logits, truth, other, batch[SHARE], settings.smoothing)
+            return mixed_entropy(logits, truth, batch[partner(self.truth)], batch[SHARE], settings.smoothing)
         return F.cross_entropy(logits, truth, label_smoothing=settings.smoothing)
 
     def answers(self, classes: Sequence[str]) -> int:
@@ -112,11 +111,9 @@ class RecognitionTask(Task):
             self.build(recipe.student, recipe.input_size(gap), 2)
 
     def reads(self, recipe: Recognition) -> list[tuple[str, str]]:
-        found = [("data.root", recipe.data.root)]
-        for i, spec in enumerate(recipe.seen_by):
-            where = f"teachers.{i}" if recipe.teachers else "teacher"
-            found.append((f"{where}.checkpoint", spec.checkpoint or ""))
-        return [(key, path) for key, path in found if path]
+        where = "teachers.{}" if recipe.teachers else "teacher"
+        named = [(f"{where.format(i)}.checkpoint", spec.checkpoint) for i, spec in enumerate(recipe.seen_by)]
+        return [(key, path) for key, path in [("data.root", recipe.data.root), *named] if path]
 
     def gaps(self, recipe: Recognition) -> Sequence[int]:
         return recipe.trained_gaps
