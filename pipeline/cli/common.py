@@ -86,9 +86,11 @@ def read_any(options: argparse.Namespace) -> Any:
 
 
 @contextmanager
-def running(options: argparse.Namespace, recipe: Any, reporter: Terminal) -> Iterator[Run]:
-    """A run on the engine that the command line asks for, closed and marked whatever happens."""
-    engine = make_engine(options)
+def running(
+    options: argparse.Namespace, recipe: Any, reporter: Terminal, engine: Engine | None = None
+) -> Iterator[Run]:
+    """A run on this engine, or on the one that the command line asks for, closed and marked whatever happens."""
+    engine = engine or make_engine(options)
     open_record = tracking(recipe, reporter)
 
     def begin() -> RunTracker:

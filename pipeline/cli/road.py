@@ -9,6 +9,7 @@ from typing import Any, get_args, get_origin
 
 import yaml
 
+from pipeline.cli import auto
 from pipeline.cli.common import add_json, add_recipe, emit, page, read_any, running, write
 from pipeline.errors import InputError
 from pipeline.methods import METHODS
@@ -24,6 +25,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     """Declare these commands."""
     run = commands.add_parser("run", help="the whole road: teach, fuse, distill, evaluate, export, report")
     add_recipe(run)
+    auto.add(run)
     add_json(run)
     run.set_defaults(run=_run)
 
@@ -65,6 +67,12 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    if options.auto:
+        from pipeline.cli.auto import run_auto
+
+        return run_auto(options)
+    if options.minutes is not None or options.candidates:
+        raise InputError("--minutes, --candidates", "--auto with them", "none")
     from pipeline.road.results import finish, summary, table
 
     recipe, reporter = read_any(options), Terminal()

@@ -81,7 +81,7 @@ def _run(options: argparse.Namespace, sweep: Sweep, engine: Any, reporter: Termi
     if not sweep.record:
         sweep.record = storable(parent.handle())
     sweep.save()
-    conductor = Conductor(sweep, engine, reporter, parent, partial(_reopen, sweep.plan.recipe))
+    conductor = Conductor(sweep, engine, reporter, parent, partial(reopen, sweep.plan.recipe))
     status: Status = "FAILED"
     try:
         if options.inline:
@@ -118,7 +118,7 @@ def _parent(sweep: Sweep, options: argparse.Namespace) -> RunTracker:
     from pipeline.engine.tracking import open_tracker
 
     if sweep.record:
-        return _reopen(recipe, sweep.record)
+        return reopen(recipe, sweep.record)
     plan = sweep.plan
     return open_tracker(
         recipe.tracking.experiment or recipe.name,
@@ -131,7 +131,8 @@ def _parent(sweep: Sweep, options: argparse.Namespace) -> RunTracker:
     )
 
 
-def _reopen(recipe: Any, handle: Mapping[str, Any]) -> RunTracker:
+def reopen(recipe: Any, handle: Mapping[str, Any]) -> RunTracker:
+    """The tracker of an earlier record; one that records nothing where there is none."""
     if not handle or not recipe.tracking.enabled:
         return NullTracker()
     from pipeline.engine.store import resolve_uri

@@ -40,6 +40,8 @@ class RayEngine:
 
     def __init__(self, address: str | None = None) -> None:
         self.address = address
+        self.dashboard = False
+        """Whether a Ray started here has one (`session.start`)."""
         self._starter: ThreadPoolExecutor | None = None
         self._starting: Future[None] | None = None
 
@@ -48,13 +50,13 @@ class RayEngine:
         if self._starting is None:
             # The thread lives until `close`: a local Ray's processes end with the thread that started them.
             self._starter = ThreadPoolExecutor(1)
-            self._starting = self._starter.submit(session.start, self.address)
+            self._starting = self._starter.submit(session.start, self.address, dashboard=self.dashboard)
 
     def _start(self) -> None:
         """Wait for Ray, started before or now. Raises FacultyError where the address does not answer."""
         if self._starting is not None:
             self._starting.result()
-        session.start(self.address)
+        session.start(self.address, dashboard=self.dashboard)
 
     def gpus(self) -> float:
         """GPUs of the cluster, those included that it adds for work that waits.
@@ -68,6 +70,14 @@ class RayEngine:
 
     def device_kind(self, gpus: Gpus) -> str:
         return "cuda" if share(gpus, self.gpus() if gpus == "auto" else 0.0, 1) else "cpu"
+
+    def abreast(self, gpus: Gpus) -> int:
+        self._start()
+        have = ray.cluster_resources()
+        fit = int(have.get("CPU", 1))
+        if each := share(gpus, self.gpus(), fit):
+            fit = min(fit, int((have.get("GPU", 0) + 1e-9) / each))
+        return max(fit, 1)
 
     def devices(self) -> str:
         self._start()

@@ -28,8 +28,8 @@ from pipeline.errors import FacultyError
 from pipeline.progress import Line
 from pipeline.recipe.recipe import Distill
 from pipeline.search.halving import Halving
-from pipeline.search.run import Conductor, Order, accuracy
-from pipeline.search.sweep import Trial
+from pipeline.search.run import Conductor, Order, accuracy, clock
+from pipeline.search.trial import Trial
 
 ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -39,8 +39,8 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 SHOW_EVERY = 0.5
-Event = tuple[int, int, float, bool]
-"""(trial, step, accuracy, whether it stops there)"""
+Event = tuple[int, int, float, bool, tuple[float, ...]]
+"""(trial, step, accuracy, whether it stops there, its clock)"""
 
 
 def drive(config: dict[str, Any], board: Any) -> None:
@@ -97,7 +97,7 @@ class Desk(Progress):
             return False
         values = (found, -float(trial.multiply_adds)) if self.pareto else (found,)
         stop = self.halving.report(trial.number, step, values)
-        self.events.append((trial.number, step, found, stop))
+        self.events.append((trial.number, step, found, stop, clock(metrics)))
         return stop
 
     def over(self, number: int, cause: str) -> None:
@@ -120,6 +120,7 @@ def run(conductor: Conductor, address: str | None, concurrency: int | None) -> N
     abreast, settings = trials_at_once(
         sweep.plan.recipe.distill, concurrency, ray.cluster_resources(), len(halls) * together.ABREAST
     )
+    sweep.abreast = abreast
     conductor.distill = settings  # what a trial needs trained first fits where the trial will fit
     desk = Desk.options(scheduling_strategy=distill.here()).remote(
         sweep.halving, sweep.plan.objective == "pareto"
@@ -168,6 +169,9 @@ class _Trials:
         """The next trial that can start; None while one is being prepared, "end" when there is none left."""
         if self._thread is None:
             trial = self.conductor.sweep.ask()
+            if trial is None and self.conductor.sweep.waits:
+                time.sleep(wait)
+                return None
             if trial is None:
                 return "end"
             self._thread = threading.Thread(
@@ -196,7 +200,7 @@ class _Trials:
         ray.get(self.desk.put.remote(number, order, self.settings, hall))
         if number not in self.lines:
             stack = self._stack.enter_context(ExitStack())
-            line = self.conductor.reporter.line(order.trial.label, self.conductor.sweep.plan.budget, "steps")
+            line = self.conductor.reporter.line(order.trial.label, order.job.steps, "steps")
             self.lines[number] = stack.enter_context(line), stack
 
     def end(self, number: int) -> None:
@@ -216,9 +220,9 @@ class _Trials:
         self._shown = time.monotonic()
         latest, events, causes = ray.get(self.desk.news.remote(self._seen))
         self._seen += len(events)
-        for number, step, found, stop in events:
+        for number, step, found, stop, at in events:
             trial = self.conductor.sweep.trials[number]
-            if trial.status == "running" and self.conductor.sweep.note(trial, step, found) and stop:
+            if trial.status == "running" and self.conductor.sweep.note(trial, step, found, at) and stop:
                 self.conductor.stop(trial, step)
         for number, (line, _) in self.lines.items():
             if (shown := latest.get(self.conductor.sweep.trials[number].label)) is not None:

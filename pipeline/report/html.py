@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from urllib.parse import quote
 
+from pipeline.report.extra import Extra
 from pipeline.report.table import GROUPS, Cell, Listing, Metric, Table, milliseconds, short
 
 STYLE = """
@@ -80,6 +81,7 @@ class Page:
     cards: Sequence[tuple[str, str, str]]
     table: Table
     gains: Sequence[str]
+    extras: Sequence[Extra]
     listings: Sequence[Listing]
     standings: Sequence[str]
     curves: Sequence[str]
@@ -99,6 +101,7 @@ def page(content: Page) -> str:
         *(f'<div class="warning">{escape(text)}</div>' for text in content.warnings),
         _cards(content.cards),
         _section("Results", f'<div class="card scroll">{_table(content.table)}</div>{_list(content.gains)}'),
+        *(_section(escape(extra.title), extra.html()) for extra in content.extras),
         *(_section(escape(listing.title), _listing(listing)) for listing in content.listings),
         _section("Pictures", "".join(content.pictures)),
         _section("Where each method stands", _grid(content.standings)),

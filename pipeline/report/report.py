@@ -21,6 +21,7 @@ from PIL import Image
 
 from pipeline.means import EXACT
 from pipeline.report.charts import Points, all_charts
+from pipeline.report.extra import Extra
 from pipeline.report.html import Page, figure, link, page
 from pipeline.report.table import (
     PSNR,
@@ -77,6 +78,7 @@ class Report:
     recipe: str = ""
     """The recipe in full, as YAML."""
     warnings: Sequence[str] = ()
+    extras: Sequence[Extra] = ()
     curves: Mapping[str, Mapping[str, Points]] = field(default_factory=dict)
     """metric -> method -> (step, value) in any order."""
     tables: Sequence[Listing] = ()
@@ -112,6 +114,7 @@ def _markdown(report: Report, root: Path, charts: Sequence[str]) -> str:
     parts += [f"> **Warning:** {_one_line(warning)}" for warning in report.warnings]
     parts += [_markdown_table(report)]
     parts += ["\n".join(f"- {sentence}" for sentence in _gains(report))]
+    parts += [extra.markdown() for extra in report.extras]
     for listing in report.tables:
         parts += [f"## {listing.title}", _one_line(listing.note), _markdown_listing(listing)]
     if report.pictures:
@@ -186,6 +189,7 @@ def _html(
             cards=_cards(report),
             table=arrange(report.rows, report.metrics, report.baseline),
             gains=_gains(report),
+            extras=report.extras,
             listings=report.tables,
             standings=[svg for stem, svg in charts.items() if not stem.startswith("curve_")],
             curves=[svg for stem, svg in charts.items() if stem.startswith("curve_")],

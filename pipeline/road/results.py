@@ -7,7 +7,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import yaml
 from pipeline.cache import records, stamps
 from pipeline.cache.fingerprint import fingerprint
 from pipeline.deploy.shipping import LOSSES, missing_note
+from pipeline.report.extra import Extra
 from pipeline.report.report import File, Report, portable, write_report
 from pipeline.report.table import TESTED, Row, render_table
 from pipeline.road.run import Run
@@ -29,6 +30,8 @@ from pipeline.training import weights
 REPORT_STAMP = "report/stamp.json"
 MADE = "made.json"
 """Beside a student's files: which there are, and which could not be made."""
+TOLD = "auto/told.json"
+"""What is to be said of how a training was chosen, beside that training's fingerprint."""
 EXPORTED = 2
 """Version of what lies beside a student's files."""
 
@@ -135,10 +138,20 @@ def finish(run: Run, outcome: Outcome, warnings: Sequence[str], mlflow: str = ""
     files = Files(students, run.output.where("report/report.html"), mlflow)
     seen = [[r.identity for r in outcome.results], list(outcome.sets), list(warnings), outcome.recipe.name]
     measured = [metric.key for metric in run.task.metrics(outcome.recipe)]
-    identity = fingerprint([*seen, measured, run.task.report_version, *_formats(outcome)])
+    extras = _extras(run, outcome)
+    identity = fingerprint(
+        [*seen, measured, run.task.report_version, *_formats(outcome), *map(asdict, extras)]
+    )
     if not stamps.intact(run.output, REPORT_STAMP, identity):
         _report(run, outcome, warnings, files, identity)
     return files
+
+
+def _extras(run: Run, outcome: Outcome) -> list[Extra]:
+    """How its training was chosen, where `--auto` chose it."""
+    found = records.load(run.output, TOLD, lambda v: (v["training"], Extra.read(v["extra"])))
+    mine = {job.fingerprint for job in outcome.jobs}
+    return [found[1]] if found is not None and found[0] in mine else []
 
 
 def _task(outcome: Outcome) -> Task:
@@ -184,6 +197,7 @@ def _report(run: Run, outcome: Outcome, warnings: Sequence[str], files: Files, i
         facts=run.task.facts(outcome),
         recipe=yaml.safe_dump(portable(recipe.model_dump(mode="json")), sort_keys=False),
         warnings=portable(list(warnings)),
+        extras=_extras(run, outcome),
         curves=_curves(outcome),
         tables=run.task.tables(outcome),
         pictures=list(pictures.values()),

@@ -51,7 +51,7 @@ class Run:
         self.task.check(self, ())
         several = self.task.needs(self.recipe, (), True).fused
         with self.planner.locked():
-            samples = self._samples()
+            samples = self.samples()
             teachers = self._teachers(samples, True)
             return Prepared(samples, teachers, self._fused(samples, teachers, True) if several else None)
 
@@ -60,6 +60,12 @@ class Run:
         """What these methods train on, made where it is missing. Raises InputError."""
         self.check(methods)
         return self._prepared(methods, self.task.needs(self.recipe, methods, scored))
+
+    @mends
+    def shared(self, methods: Sequence[str], scored: bool = False) -> Prepared:
+        """As `prepare`, without what a method trains before its students, whose length is theirs. Raises InputError."""
+        self.check(methods)
+        return self._prepared(methods, self.task.needs(self.recipe, methods, scored), helped=False)
 
     @mends
     def distill(self, methods: Sequence[str], seeds: Sequence[int]) -> tuple[Prepared, list[Job]]:
@@ -86,19 +92,20 @@ class Run:
         self.planner.train(jobs)
         return jobs
 
-    def _samples(self) -> Samples:
+    def samples(self) -> Samples:
+        """The recipe's samples, made where they are missing; to be called under the cache's lock."""
         samples = self.planner.samples(self.task.samples(self.planner), self.task.made)
         self.task.look(self, samples)
         self.tracked.reads(self.task.inputs(self, samples))
         return samples
 
-    def _prepared(self, methods: Sequence[str], needs: Needs) -> Prepared:
+    def _prepared(self, methods: Sequence[str], needs: Needs, helped: bool = True) -> Prepared:
         with self.planner.locked():
-            samples = self._samples()
+            samples = self.samples()
             teachers = self._teachers(samples, needs.outputs) if needs.teachers else []
             fused = self._fused(samples, teachers, needs.outputs) if needs.fused else None
         prepared = Prepared(samples, teachers, fused)
-        return replace(prepared, helpers=self._helpers(prepared, methods))
+        return replace(prepared, helpers=self._helpers(prepared, methods)) if helped else prepared
 
     def _teachers(self, samples: Samples, cached: bool) -> list[Outputs]:
         """Every teacher, trained side by side where the run trains it; `cached`: with its outputs."""

@@ -12,7 +12,8 @@ import yaml
 from pipeline.report.pareto import stairs
 from pipeline.report.table import Metric
 from pipeline.search.space import text, with_values
-from pipeline.search.sweep import Sweep, Trial
+from pipeline.search.sweep import Sweep
+from pipeline.search.trial import Trial
 
 
 def rows(sweep: Sweep) -> list[dict[str, Any]]:

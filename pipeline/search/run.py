@@ -7,6 +7,7 @@ under the cache's lock: usually nothing, a fusion or a teacher's outputs where t
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +17,8 @@ from pipeline.progress import Once, Reporter
 from pipeline.recipe.recipe import Distill
 from pipeline.road.run import Run
 from pipeline.search.space import text
-from pipeline.search.sweep import Status, Sweep, Trial
+from pipeline.search.sweep import Sweep
+from pipeline.search.trial import Status, Trial
 from pipeline.steps.engines import Engine, tracked, with_line
 from pipeline.steps.job import Job, Stopped
 from pipeline.tracking import NullTracker, RunTracker
@@ -56,6 +58,7 @@ class Conductor:
         self.metric = HELD_OUT + sweep.plan.task.metric(sweep.plan.recipe).key
         self.distill: Distill | None = None
         """What one trial may take of the machine, where the recipe's own settings are not meant for several."""
+        self._begun: dict[int, float] = {}
 
     def prepare(self, trial: Trial) -> Order | None:
         """Make what a trial needs. None where it is over already: it was judged, its values clash, or it is trained."""
@@ -63,12 +66,15 @@ class Conductor:
             self._open(trial)
             self.stop(trial, trial.steps)
             return None
+        begun = time.monotonic()
         try:
             plan = self.sweep.plan
-            recipe = plan.trial_recipe(trial)
+            recipe = self.sweep.recipe_of(trial)
             if self.distill is not None:
                 recipe = recipe.model_copy(update={"distill": self.distill})
-            job = student_of(recipe, self.engine, self.reporter, lambda: self.parent)
+            seed = self.sweep.seed_of(trial)
+            job = student_of(recipe, self.engine, self.reporter, lambda: self.parent, seed)
+            trial.job = job.fingerprint
             trial.multiply_adds = plan.task.cost(job)
         except FacultyError as error:
             self._open(trial)
@@ -78,6 +84,8 @@ class Conductor:
         trial.record = storable(handle)
         self.sweep.keep(trial)
         self._results[trial.number] = job.result
+        self._begun[trial.number] = time.monotonic()
+        trial.prepared = self._begun[trial.number] - begun
         if job.result() is not None:
             self.end(trial, "finished")
             return None
@@ -88,7 +96,7 @@ class Conductor:
     def report(self, trial: Trial, metrics: Mapping[str, Any], step: int) -> bool:
         """Record an evaluation; True where the trial should stop."""
         found = accuracy(metrics, self.metric)
-        if found is None or not self.sweep.report(trial, step, found):
+        if found is None or not self.sweep.report(trial, step, found, clock(metrics)):
             return False
         self.stop(trial, step)
         return True
@@ -100,6 +108,8 @@ class Conductor:
     def end(self, trial: Trial, status: Status, cause: str = "") -> None:
         """Record a trial's end: in its tracking run first, so that a kill between the two leaves no open record."""
         record = self._records.pop(trial.number, None)
+        now = time.monotonic()
+        trial.seconds = now - self._begun.pop(trial.number, now)
         result = self._results.pop(trial.number, lambda: None)()
         if status == "finished" and result is not None:
             # It says nothing itself where its training was there already, or another trial with its values made it.
@@ -131,14 +141,15 @@ class Conductor:
         if trial.number not in self._records:
             values = trial.values
             params = {p: text(v) if isinstance(v, (dict, list)) else v for p, v in values.items()}
-            params["budget"] = self.sweep.plan.budget
+            params.setdefault("budget", self.sweep.plan.budget)
             if trial.record:
                 record = self._reopen(trial.record)
                 record.params(params)  # a kill may have been faster than the first of them
             else:
                 title = " ".join(f"{p.rpartition('.')[2]}={text(v)}" for p, v in values.items())
                 tags = {"faculty.kind": "trial", "trial": str(trial.number)}
-                record = self.parent.child(f"{trial.number:03d} {title}"[:200], tags, params)
+                name = trial.name or f"{trial.number:03d} {title}"
+                record = self.parent.child(name[:200], tags, params)
             self._records[trial.number] = record
         return self._records[trial.number]
 
@@ -156,12 +167,19 @@ def accuracy(metrics: Mapping[str, Any], metric: str) -> float | None:
     return float(found)
 
 
+def clock(metrics: Mapping[str, Any]) -> tuple[float, ...]:
+    """(seconds that a training took so far in its process, those of its evaluations), where its report says so."""
+    return (metrics["at"], metrics["looked"]) if "at" in metrics else ()
+
+
 def checker(engine: Engine, reporter: Reporter) -> Callable[[Any], None]:
     """What refuses a recipe for its teachers or its student, before anything is started."""
     return lambda recipe: Run(recipe, engine, reporter).check([recipe.method.name])
 
 
-def student_of(recipe: Any, engine: Engine, reporter: Reporter, open_run: Callable[[], RunTracker]) -> Job:
+def student_of(
+    recipe: Any, engine: Engine, reporter: Reporter, open_run: Callable[[], RunTracker], seed: int
+) -> Job:
     """The recipe's own training; what it needs is made where it is missing. Raises InputError."""
     run, method = Run(recipe, engine, reporter, open_run), recipe.method.name
     made: RunStatus = "FAILED"
@@ -172,7 +190,7 @@ def student_of(recipe: Any, engine: Engine, reporter: Reporter, open_run: Callab
         for record in run.tracked.trainings.values():
             record.finish(made)
     run.task.comparable(recipe, prepared.samples)
-    return run.student(prepared, method, run.task.gaps(recipe)[0], recipe.seed)
+    return run.student(prepared, method, run.task.gaps(recipe)[0], seed)
 
 
 def run_inline(conductor: Conductor, device: str, resume: Callable[[Mapping[str, Any]], RunTracker]) -> None:
@@ -191,7 +209,7 @@ def _train(conductor: Conductor, order: Order, device: str, tracker: RunTracker)
         if conductor.report(trial, metrics, step):
             raise Stopped
 
-    with conductor.reporter.line(trial.label, conductor.sweep.plan.budget, "steps") as line:
+    with conductor.reporter.line(trial.label, order.job.steps, "steps") as line:
         listener = replace(with_line(tracked(tracker), line), sync=sync)
         try:
             with order.job.output().lock("training.lock"):

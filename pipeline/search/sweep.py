@@ -7,10 +7,9 @@ with the same trials: finished ones stay, running ones go on from their checkpoi
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import count
 from typing import Any, Literal
 
@@ -20,10 +19,10 @@ from pipeline.cache.store import Store
 from pipeline.errors import InputError
 from pipeline.search.halving import Halving, Values, fronts, rungs
 from pipeline.search.space import Space, own_value, with_values
+from pipeline.search.trial import Status, Trial
 from pipeline.tasks.base import Task
 from pipeline.tasks.registry import task_of
 
-Status = Literal["running", "finished", "stopped", "failed"]
 Objective = Literal["accuracy", "pareto"]
 VERSION = 1
 _TRIAL = re.compile(r"trials/\d+\.json")
@@ -32,36 +31,6 @@ EVALUATIONS = 9
 """Evaluations of a trial over its budget: often enough to meet both rungs."""
 RANDOM_TRIALS = 4
 """Trials drawn at random before the searcher has a model; 1/3 of all where that is more, but at most 10."""
-
-
-@dataclass(slots=True)
-class Trial:
-    """One set of values and what came of it."""
-
-    number: int
-    values: dict[str, Any]
-    """{recipe path: value}"""
-    status: Status = "running"
-    curve: list[list[float]] = field(default_factory=list)
-    """[[step, accuracy], ...]"""
-    multiply_adds: int = 0
-    """Of the student for one input."""
-    cause: str = ""
-    """Why it stopped or failed."""
-    record: dict[str, Any] = field(default_factory=dict)
-    """Handle of its tracking run."""
-
-    @property
-    def accuracy(self) -> float:
-        return self.curve[-1][1] if self.curve else math.nan
-
-    @property
-    def steps(self) -> int:
-        return int(self.curve[-1][0]) if self.curve else 0
-
-    @property
-    def label(self) -> str:
-        return f"trial-{self.number:03d}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +77,8 @@ class Sweep:
         """Handle of the sweep's tracking run."""
         self.condemned: set[int] = set()
         """Trials that a kill left running between the evaluation they should stop at and their end."""
+        self.abreast = 1
+        """Trials at a time."""
         self._waiting: list[int] = []
 
     def begin(self, resume: bool) -> None:
@@ -167,6 +138,19 @@ class Sweep:
         """Whether every trial has been handed out."""
         return not self._waiting and len(self.trials) >= self.wanted
 
+    @property
+    def waits(self) -> bool:
+        """Whether `ask` has no trial now, but may have one when those under way are over."""
+        return False
+
+    def recipe_of(self, trial: Trial) -> Any:
+        """What a trial trains. Raises InputError for values that clash."""
+        return self.plan.trial_recipe(trial)
+
+    def seed_of(self, trial: Trial) -> int:
+        """Of its student's training."""
+        return self.plan.recipe.seed
+
     def ask(self) -> Trial | None:
         """The next trial to run: first those that an earlier run left unfinished, then new ones; None at the end."""
         if self._waiting:
@@ -178,16 +162,20 @@ class Sweep:
         self.keep(trial)
         return trial
 
-    def report(self, trial: Trial, step: int, accuracy: float) -> bool:
+    def report(self, trial: Trial, step: int, accuracy: float, clock: Sequence[float] = ()) -> bool:
         """Record an evaluation; True where the trial should stop now. A step that is known already changes nothing."""
-        if not self.note(trial, step, accuracy):
+        if not self.note(trial, step, accuracy, clock):
             return False
         return self.halving.report(trial.number, step, self.objectives(trial, accuracy))
 
-    def note(self, trial: Trial, step: int, accuracy: float) -> bool:
-        """Record an evaluation without judging it; False where the step is known already."""
+    def note(self, trial: Trial, step: int, accuracy: float, clock: Sequence[float] = ()) -> bool:
+        """Record an evaluation without judging it; False where the step is known already.
+
+        `clock`: how long it trained, and how long it was looked at.
+        """
         if trial.curve and step <= trial.curve[-1][0]:
             return False
+        trial.times += [[step, *clock]] if clock else []
         trial.curve.append([step, accuracy])
         self.keep(trial)
         return True

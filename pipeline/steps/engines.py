@@ -39,6 +39,10 @@ class Engine(Protocol):
         """What there is to compute on, for people."""
         ...
 
+    def abreast(self, gpus: Gpus) -> int:
+        """How many items of a `map` that ask for this share of a GPU are under way at a time."""
+        ...
+
     def warm(self) -> None:
         """Work is coming: what takes time to start may do so now, beside whatever the caller still does."""
         ...
@@ -84,6 +88,9 @@ class InlineEngine:
         gpu = f", {torch.cuda.get_device_name(self.device)}" if self.device.startswith("cuda") else ""
         threads = torch.get_num_threads()
         return f"this process, {threads} CPU thread{'s' * (threads != 1)}{gpu or ', no GPU'}"
+
+    def abreast(self, gpus: Gpus) -> int:
+        return 1
 
     def warm(self) -> None:
         """Nothing to start."""

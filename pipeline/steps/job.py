@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,7 +49,8 @@ class Listener:
     picture: Callable[[np.ndarray, int], None] | None = None
     """(HWC uint8 strip of held-out samples, step) after each evaluation."""
     sync: Callable[[dict[str, float], int], None] | None = None
-    """(metrics, step) on every rank after each checkpoint; the metrics say `last_phase` (1 or 0) too."""
+    """(metrics, step) on every rank after each checkpoint; the metrics say `last_phase` (1 or 0) too, and in seconds
+    how long it trained in this process (`at`) and how much of that its evaluations took (`looked`)."""
     urgent: Callable[[], bool] | None = None
     """Asked on every rank now and then; True where a checkpoint is due at once, because the machine may go."""
     say: Callable[[str], None] | None = None
@@ -156,6 +158,7 @@ class Job(ABC):
             return done
         listener, output = listener or Listener(), self.output()
         curves: dict[str, Any] = {}
+        watch = _Watch()
         with TURN:
             artefacts, makers = self.given(device), self.phases(device)
         for number, make in enumerate(makers):
@@ -166,11 +169,11 @@ class Job(ABC):
             if world > 1:
                 globalise(phase.modules[phase.artefact])
             folder = Store.open(output.where(f"{number}-{phase.name}"))
-            look = _Look(judge, listener, folder, seen.moments(phase.settings)) if judge else None
+            look = _Look(judge, listener, folder, seen.moments(phase.settings), watch) if judge else None
             hooks = Hooks(
                 evaluate=look,
                 log=listener.log,
-                sync=_synced(listener, last=number == len(makers) - 1),
+                sync=_synced(listener, watch, last=number == len(makers) - 1),
                 urgent=listener.urgent,
                 say=listener.say,
             )
@@ -196,6 +199,15 @@ class Job(ABC):
         return weights.write(output, artefacts[phase.name], facts, {"label": self.label, "curves": curves})
 
 
+@dataclass(slots=True)
+class _Watch:
+    """How long a training has been under way in this process."""
+
+    begun: float = field(default_factory=time.monotonic)
+    looked: float = 0.0
+    """Seconds of its evaluations."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Look:
     """An evaluation: the judge's figures; its pictures go to the listener, and some of them are kept."""
@@ -204,13 +216,16 @@ class _Look:
     listener: Listener
     folder: Store
     moments: Sequence[int]
+    watch: _Watch
 
     def __call__(self, model: nn.Module, step: int) -> dict[str, float]:
+        begun = time.monotonic()
         values, strip = self.judge(model)
         if strip is not None and self.listener.picture is not None:
             self.listener.picture(strip.picture, step)
         if strip is not None and step in self.moments:
             seen.keep(self.folder, step, strip)
+        self.watch.looked += time.monotonic() - begun
         return values
 
 
@@ -223,11 +238,15 @@ def _too_large(label: str, settings: Budget, device: str, error: Exception) -> s
     )
 
 
-def _synced(listener: Listener, last: bool) -> Callable[[dict[str, float], int], None] | None:
-    sync = listener.sync
-    if sync is None:
+def _synced(listener: Listener, watch: _Watch, last: bool) -> Callable[[dict[str, float], int], None] | None:
+    if (sync := listener.sync) is None:
         return None
-    return lambda metrics, step: sync({**metrics, "last_phase": float(last)}, step)
+
+    def tell(metrics: dict[str, float], step: int) -> None:
+        clock = {"at": time.monotonic() - watch.begun, "looked": watch.looked}
+        sync({**metrics, "last_phase": float(last), **clock}, step)
+
+    return tell
 
 
 def located(recipe: Any) -> dict[str, Any]:

@@ -245,6 +245,10 @@ class Task(ABC):
         """The recipe's value at a path in the form that `choices` have, or None where that form is theirs already."""
         return None
 
+    def candidates(self, recipe: Any) -> Mapping[str, Mapping[str, Any]]:
+        """What `faculty run --auto` tries beside the recipe's own method: {name: {path of the recipe: value}}."""
+        return {}
+
     def single(self, recipe: Any) -> Any:
         """The recipe for one training."""
         return recipe

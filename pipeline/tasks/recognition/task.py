@@ -30,6 +30,7 @@ from pipeline.steps.values import Column, Needs, Outcome, Outputs, Prepared, Res
 from pipeline.tasks.base import Drawing, Task
 from pipeline.tasks.recognition import networks, pictures
 from pipeline.tasks.recognition import work as counting
+from pipeline.tasks.recognition.candidates import CANDIDATES
 from pipeline.tasks.recognition.ensemble import soft_mean
 from pipeline.tasks.recognition.export import export_recogniser
 from pipeline.tasks.recognition.fusion import FUSED, fits, fuse
@@ -286,6 +287,9 @@ class RecognitionTask(Task):
         return counting.work(self, recipe, pictures, height, width, teachers)
 
     # --- for a search
+
+    def candidates(self, recipe: Recognition) -> Mapping[str, Mapping[str, Any]]:
+        return CANDIDATES
 
     def own(self, recipe: Recognition, path: str, choices: Sequence[Any]) -> Any:
         return None if path != "gap" else next((gap for gap in recipe.gaps if gap in choices), None)

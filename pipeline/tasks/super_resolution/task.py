@@ -32,6 +32,7 @@ from pipeline.tasks.super_resolution import tiles as tiling
 from pipeline.tasks.super_resolution import work as counting
 from pipeline.tasks.super_resolution.altering import altered
 from pipeline.tasks.super_resolution.assistant import TrainedNetwork, trained
+from pipeline.tasks.super_resolution.candidates import CANDIDATES
 from pipeline.tasks.super_resolution.checks import check
 from pipeline.tasks.super_resolution.fusion import FUSED, PictureFusion, fuse
 from pipeline.tasks.super_resolution.jobs import assistant_job, student_job, teacher_job
@@ -126,7 +127,7 @@ class SuperResolution(Task):
         asked = [(describing.located(spec), recipe.scale, planner.store.uri) for spec in unknown]
         for facts in planner.map(
             "look at teachers",
-            _look,
+            describing.looked_at,
             asked,
             "teachers",
             note=lambda f: f"{f.label}: {f.architecture}, {f.precision}",
@@ -276,6 +277,9 @@ class SuperResolution(Task):
         if samples is not None and samples.held_out is None:
             raise InputError("data.holdout", "held-out pictures, by which trials are compared", "none")
 
+    def candidates(self, recipe: Recipe) -> Mapping[str, Mapping[str, Any]]:
+        return CANDIDATES
+
     def altered(self, recipe: Recipe, values: Mapping[str, Any], where: str) -> Recipe:
         return altered(recipe, values, where)
 
@@ -292,8 +296,3 @@ class SuperResolution(Task):
         side = HR_SIDE // recipe.scale
         student = build(recipe.student.name, recipe.scale, **recipe.student.options)
         return multiply_adds(student, (1, 3, side, side))
-
-
-def _look(asked: tuple, device: str) -> TeacherFacts:
-    spec, scale, cache = asked
-    return describing.find_facts(spec, scale, cache, device)
