@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import pywt
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from pipeline.recipe.comparing import Equal
 from pipeline.recipe.data import Data
 from pipeline.recipe.fusion import Aggregate, Bands, Best, Fusion, Mean, Regions, Weighted
 from pipeline.recipe.methods import DUKD, KD, METHODS, PISR, Method
@@ -70,7 +71,7 @@ class Distill(Section):
     """Worker failures after which the run ends; -1 for no limit."""
 
 
-class Compare(Section):
+class Compare(Equal):
     """What `faculty run` trains beside the recipe's own method, at the same budget."""
 
     methods: tuple[str, ...] = ("scratch",)

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Union
+from typing import Annotated, ClassVar, Literal, Union
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from pipeline.recipe.schedule import Ramp, Weight
-from pipeline.recipe.settings import Budget, Positive, Section
+from pipeline.recipe.settings import Budget, Later, Positive, Section
 
 MethodName = Literal["scratch", "kd", "rkd", "horkd"]
-
-
-class Later(Section):
-    """Settings that came later: a method that leaves them as they are has the fingerprint that it had."""
-
-    later: ClassVar[tuple[str, ...]] = ()
-
-    @model_serializer(mode="wrap")
-    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        dumped: dict[str, Any] = handler(self)
-        fields = type(self).model_fields
-        return {
-            k: v for k, v in dumped.items() if k not in self.later or getattr(self, k) != fields[k].default
-        }
 
 
 class SoftLabels(Later):

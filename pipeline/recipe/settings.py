@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from pipeline.recipe.schedule import Fraction
 
@@ -15,6 +15,21 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Later(Section):
+    """Settings that came later: who leaves them as they are has the fingerprint that it had."""
+
+    later: ClassVar[tuple[str, ...]] = ()
+    """Keys that are left out of dumps at their defaults."""
+
+    @model_serializer(mode="wrap")
+    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        dumped: dict[str, Any] = handler(self)
+        fields = type(self).model_fields
+        return {
+            k: v for k, v in dumped.items() if k not in self.later or getattr(self, k) != fields[k].default
+        }
 
 
 class Budget(Section):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import SerializerFunctionWrapHandler, model_serializer
-
-from pipeline.recipe.settings import Positive, Section
+from pipeline.recipe.settings import Later, Positive
 
 
-class Student(Section):
+class Student(Later):
     """The network that ships."""
+
+    later: ClassVar[tuple[str, ...]] = ("expand",)
 
     name: str = "fsrcnn"
     """A name from `faculty students`, or `spandrel:<architecture>`."""
@@ -22,11 +22,6 @@ class Student(Section):
     larger side between them (SESR, ECBSR, ExpandNets; 2 to 4). The plain network ships; 1 trains it as it is. An
     assistant and PISR's teacher train as they are. Adam moves a product further than a plain kernel at the same
     `train.lr`: a fair comparison tries lower ones for it, and higher ones without it."""
-
-    @model_serializer(mode="wrap")
-    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Trainings of before know nothing of `expand`: at its default it is left out."""
-        return {k: v for k, v in handler(self).items() if (k, v) != ("expand", 1)}
 
     @property
     def label(self) -> str:

@@ -11,7 +11,7 @@ from html import escape
 from urllib.parse import quote
 
 from pipeline.report.extra import Extra
-from pipeline.report.table import GROUPS, Cell, Listing, Metric, Table, milliseconds, short
+from pipeline.report.table import GROUPS, Cell, Metric, Table, count, milliseconds, short, work
 
 STYLE = """
 :root { --bg:#fbfbfc; --card:#fff; --ink:#1c2128; --soft:#5b6472; --line:#e3e6eb; --good:#0b8457; --bad:#b4372b;
@@ -82,7 +82,6 @@ class Page:
     table: Table
     gains: Sequence[str]
     extras: Sequence[Extra]
-    listings: Sequence[Listing]
     standings: Sequence[str]
     curves: Sequence[str]
     pictures: Sequence[str]
@@ -102,7 +101,6 @@ def page(content: Page) -> str:
         _cards(content.cards),
         _section("Results", f'<div class="card scroll">{_table(content.table)}</div>{_list(content.gains)}'),
         *(_section(escape(extra.title), extra.html()) for extra in content.extras),
-        *(_section(escape(listing.title), _listing(listing)) for listing in content.listings),
         _section("Pictures", "".join(content.pictures)),
         _section("Where each method stands", _grid(content.standings)),
         _section("Training", _grid(content.curves)),
@@ -155,10 +153,11 @@ def _table(table: Table) -> str:
     labels = "".join(column.label(i in firsts) for i, column in enumerate(columns))
     lines, role = [], None
     timed = any(row.latency_ms is not None for row in table.rows)
+    paid = any(row.work is not None for row in table.rows)
     for row, cells in zip(table.rows, table.cells):
         if row.role != role:
             role = row.role
-            lines.append(f'<tr class="group"><td colspan="{3 + timed}">{GROUPS[role]}</td>')
+            lines.append(f'<tr class="group"><td colspan="{3 + timed + 2 * paid}">{GROUPS[role]}</td>')
             lines += [
                 f'<td class="edge" colspan="{sum(c.span for c in columns if c.set_name == n)}"></td>'
                 for n in names
@@ -167,8 +166,10 @@ def _table(table: Table) -> str:
         figures = "".join(columns[i].cells(cell, i in firsts) for i, cell in enumerate(cells))
         cost = f"<td>{short(row.parameters)}</td><td>{short(row.multiply_adds)}</td>"
         cost += f"<td>{milliseconds(row.latency_ms)}</td>" if timed else ""
+        cost += f"<td>{count(row.steps)}</td><td>{work(row.work)}</td>" if paid else ""
         lines.append(f"<tr><td>{escape(row.name)}</td>{cost}{figures}</tr>")
     names_of_costs = ["parameters", "multiply-adds", *(["ms a picture"] if timed else [])]
+    names_of_costs += ["steps", "work"] if paid else []
     costs = "".join(f"<th>{name}</th>" for name in names_of_costs)
     return (
         f"<table><thead><tr><th></th>{'<th></th>' * len(names_of_costs)}{sets}</tr>"
@@ -216,14 +217,6 @@ def _edge(first: bool) -> str:
 def _list(sentences: Sequence[str]) -> str:
     items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
     return f'<ul class="plain">{items}</ul>' if items else ""
-
-
-def _listing(listing: Listing) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in listing.head)
-    rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in listing.rows)
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    note = f'<p class="lead">{escape(listing.note)}</p>' if listing.note else ""
-    return f'{note}<div class="card scroll tall">{table}</div>'
 
 
 def _grid(charts: Sequence[str]) -> str:

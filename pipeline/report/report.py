@@ -23,15 +23,16 @@ from pipeline.means import EXACT
 from pipeline.report.charts import Points, all_charts
 from pipeline.report.extra import Extra
 from pipeline.report.html import Page, figure, link, page
+from pipeline.report.markdown import one_line, plain
 from pipeline.report.table import (
     PSNR,
     SSIM,
     Baseline,
-    Listing,
     Metric,
     Row,
     arrange,
     base_of,
+    count,
     gain_over,
     gains,
     mean,
@@ -40,14 +41,13 @@ from pipeline.report.table import (
     sets_of,
     short,
     spread,
+    work,
 )
 from pipeline.report.table import figure as show
 
 __all__ = ["PSNR", "SSIM", "File", "Metric", "Report", "Row", "render_table", "write_report"]
 
 PICTURES = "report"
-LONGEST = 30
-"""Rows of a listing in report.md; the page has all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,6 @@ class Report:
     extras: Sequence[Extra] = ()
     curves: Mapping[str, Mapping[str, Points]] = field(default_factory=dict)
     """metric -> method -> (step, value) in any order."""
-    tables: Sequence[Listing] = ()
     pictures: Sequence[tuple[str, np.ndarray]] = ()
     """(caption, (H, W, 3) uint8)."""
     files: Sequence[File] = ()
@@ -111,30 +110,27 @@ def write_report(folder: str | Path, report: Report) -> tuple[Path, Path]:
 
 def _markdown(report: Report, root: Path, charts: Sequence[str]) -> str:
     parts = [f"# {report.title}", report.summary]
-    parts += [f"> **Warning:** {_one_line(warning)}" for warning in report.warnings]
+    parts += [f"> **Warning:** {one_line(warning)}" for warning in report.warnings]
     parts += [_markdown_table(report)]
     parts += ["\n".join(f"- {sentence}" for sentence in _gains(report))]
     parts += [extra.markdown() for extra in report.extras]
-    for listing in report.tables:
-        parts += [f"## {listing.title}", _one_line(listing.note), _markdown_listing(listing)]
     if report.pictures:
         parts.append("## Pictures")
         for i, (caption, _) in enumerate(report.pictures):
-            parts.append(f"{_one_line(caption)}\n\n![{_plain(caption)}]({PICTURES}/picture_{i + 1}.png)")
+            parts.append(f"{one_line(caption)}\n\n![{plain(caption)}]({PICTURES}/picture_{i + 1}.png)")
     if charts:
         parts.append("## Charts")
         parts.append("\n".join(f"![{stem}]({PICTURES}/{stem}.svg)" for stem in charts))
     if report.facts:
         parts += [
             "## The run",
-            "\n".join(f"- {key}: {_one_line(value)}" for key, value in report.facts.items()),
+            "\n".join(f"- {key}: {one_line(value)}" for key, value in report.facts.items()),
         ]
     if report.files:
         parts.append("## Files")
         parts.append(
             "\n".join(
-                f"- {_plain(f.label)}: [{_plain(_place(f, root))}](<{link(_place(f, root))}>)"
-                f"{_beside(f, root)}"
+                f"- {plain(f.label)}: [{plain(_place(f, root))}](<{link(_place(f, root))}>){_beside(f, root)}"
                 for f in report.files
             )
         )
@@ -148,12 +144,14 @@ def _markdown(report: Report, root: Path, charts: Sequence[str]) -> str:
 def _markdown_table(report: Report) -> str:
     table = arrange(report.rows, report.metrics, report.baseline)
     timed = any(row.latency_ms is not None for row in table.rows)
+    paid = any(row.work is not None for row in table.rows)
     head = [
         "method",
         "parameters",
         "multiply-adds",
         *(["ms a picture"] if timed else []),
-        *(f"{_plain(name)} {metric.label}" for name, metric in table.columns),
+        *(["steps", "work"] if paid else []),
+        *(f"{plain(name)} {metric.label}" for name, metric in table.columns),
     ]
     lines = [head, [":--", *["--:"] * (len(head) - 1)]]
     for row, cells in zip(table.rows, table.cells):
@@ -161,17 +159,9 @@ def _markdown_table(report: Report) -> str:
         figures = [f"**{text}**" if cell.best else text for text, cell in zip(figures, cells)]
         cost = [short(row.parameters), short(row.multiply_adds)]
         cost += [milliseconds(row.latency_ms)] if timed else []
-        lines.append([_plain(row.name), *cost, *figures])
+        cost += [count(row.steps), work(row.work)] if paid else []
+        lines.append([plain(row.name), *cost, *figures])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _markdown_listing(listing: Listing) -> str:
-    cut = len(listing.rows) - LONGEST
-    lines = [listing.head, [":--", *["--:"] * (len(listing.head) - 1)], *listing.rows[:LONGEST]]
-    text = "\n".join(
-        f"| {' | '.join(_plain(cell) if i > 1 else cell for cell in line)} |" for i, line in enumerate(lines)
-    )
-    return f"{text}\n\n{cut} more are in report.html." if cut > 0 else text
 
 
 def _html(
@@ -190,7 +180,6 @@ def _html(
             table=arrange(report.rows, report.metrics, report.baseline),
             gains=_gains(report),
             extras=report.extras,
-            listings=report.tables,
             standings=[svg for stem, svg in charts.items() if not stem.startswith("curve_")],
             curves=[svg for stem, svg in charts.items() if stem.startswith("curve_")],
             pictures=drawn,
@@ -278,16 +267,7 @@ def _remark(file: File, root: Path) -> str:
 
 
 def _beside(file: File, root: Path) -> str:
-    return f" ({_plain(remark)})" if (remark := _remark(file, root)) else ""
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _plain(text: str) -> str:
-    """`text` without a meaning in markdown."""
-    return re.sub(r"([\\|\[\]*_<>`])", r"\\\1", _one_line(text))
+    return f" ({plain(remark)})" if (remark := _remark(file, root)) else ""
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -65,6 +65,9 @@ class Row:
     """Of a method that was trained at several points (resolution gaps): what its rows share."""
     point: str = ""
     """Which of them this is, in short."""
+    steps: int | None = None
+    work: float | None = None
+    """Multiply-adds of all that its method paid for, where comparisons are not of equal steps."""
 
     def values(self, name: str, metric: Metric) -> Sequence[float]:
         """The metric's values on set `name`, one a seed; empty where it was not measured."""
@@ -90,18 +93,6 @@ class Table:
     """(set, metric) of each column of figures."""
     rows: tuple[Row, ...]
     cells: tuple[tuple[Cell, ...], ...] = field(default=())
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """A further table of a report, as text: figures by class, intervals."""
-
-    title: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    """The first cell of each is its name."""
-    note: str = ""
-    """What is to be known to read it."""
 
 
 def sets_of(rows: Sequence[Row]) -> list[str]:
@@ -221,6 +212,18 @@ def short(count: int | None) -> str:
     return f"{value / 10 ** (3 * step):.{max(0, 2 - (power - 3 * step))}f} {' kMGT'[step]}"
 
 
+def count(value: int | None) -> str:
+    """A number of steps for people; a dash for None."""
+    return "-" if value is None else f"{value:,}"
+
+
+def work(value: float | None) -> str:
+    """Multiply-adds of a whole training for people: 158 T, 2.31 P; a dash for None."""
+    if value is None:
+        return "-"
+    return short(round(value)) if value < 1e15 else f"{value / 1e15:.3g} P"
+
+
 def milliseconds(value: float | None) -> str:
     """A time for people: 0.42, 12.3; a dash for None."""
     return "-" if value is None else f"{value:.3g}"
@@ -244,12 +247,15 @@ def render_table(
         return f"{text} {spread:<{spreads[i]}}" if spreads[i] else text
 
     timed = any(row.latency_ms is not None for row in rows)
+    paid = any(row.work is not None for row in rows)
     head = ["method", *(["parameters", "mult-adds"] if costs else []), *(["ms"] if timed else [])]
+    head += ["steps", "work"] if paid else []
     first = len(head)
     head += [padded(metric.label, "", i) for i, (_, metric) in enumerate(table.columns)]
     body = [
         [f"  {row.name}", *([short(row.parameters), short(row.multiply_adds)] if costs else [])]
         + ([milliseconds(row.latency_ms)] if timed else [])
+        + ([count(row.steps), work(row.work)] if paid else [])
         + [padded(cell.text, cell.spread, i) for i, cell in enumerate(cells)]
         for row, cells in zip(table.rows, table.cells)
     ]

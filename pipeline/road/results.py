@@ -19,6 +19,7 @@ from pipeline.deploy.shipping import LOSSES, missing_note
 from pipeline.report.extra import Extra
 from pipeline.report.report import File, Report, portable, write_report
 from pipeline.report.table import TESTED, Row, render_table
+from pipeline.road.equal import equal_by, paid_for
 from pipeline.road.run import Run
 from pipeline.steps.job import STUDENT, Job
 from pipeline.steps.values import Outcome
@@ -60,12 +61,14 @@ def table_rows(*outcomes: Outcome) -> list[Row]:
     """A row a model; the seeds of one method and student share a row, and so do those of several runs of a recipe."""
     rows: dict[str, Row] = {}
     several = len({job.gap for outcome in outcomes for job in outcome.jobs}) > 1
-    for result in (result for outcome in outcomes for result in outcome.results):
+    results = [(outcome, result) for outcome in outcomes for result in outcome.results]
+    for outcome, result in results:
         scores = {name: {k: [v] for k, v in figures(found).items()} for name, found in result.sets.items()}
         if (row := rows.get(result.group)) is None:
             cost = (result.parameters, result.multiply_adds, result.latency_ms)
             at = _place(result.job) if several and result.job is not None else ("", "")
-            rows[result.group] = Row(result.group, result.role, scores, *cost, *at)
+            paid = paid_for(outcome, result.job) if result.role == STUDENT else {}
+            rows[result.group] = Row(result.group, result.role, scores, *cost, *at, **paid)
             continue
         for set_name, metrics in scores.items():
             for key, values in metrics.items():
@@ -117,6 +120,7 @@ def compare_rows(outcome: Outcome) -> list[dict[str, Any]]:
                 "seed": job.seed,
                 "set": set_name,
                 **_task(outcome).compare_row(outcome, result),
+                **paid_for(outcome, job),
                 **{key: value for key, value in found.items() if key != "images"},
             }
             rows.append(row)
@@ -126,7 +130,9 @@ def compare_rows(outcome: Outcome) -> list[dict[str, Any]]:
 def summary(outcome: Outcome, files: Files) -> dict[str, Any]:
     """The run as JSON."""
     own = _task(outcome).summary(outcome, compare_rows(outcome), files.students)
-    return {"name": outcome.recipe.name, **own, "report": files.report}
+    paid = {job.method: paid_for(outcome, job) for job in outcome.jobs if outcome.work}
+    equal = {"equal": {"by": equal_by(outcome), "methods": paid}} if paid else {}
+    return {"name": outcome.recipe.name, **own, **equal, "report": files.report}
 
 
 def finish(run: Run, outcome: Outcome, warnings: Sequence[str], mlflow: str = "") -> Files:
@@ -194,12 +200,11 @@ def _report(run: Run, outcome: Outcome, warnings: Sequence[str], files: Files, i
         metrics=run.task.metrics(recipe),
         summary=run.task.sentence(outcome),
         baseline=baseline(outcome),
-        facts=run.task.facts(outcome),
+        facts={**run.task.facts(outcome), **({"compared at": said} if (said := equal_by(outcome)) else {})},
         recipe=yaml.safe_dump(portable(recipe.model_dump(mode="json")), sort_keys=False),
         warnings=portable(list(warnings)),
-        extras=_extras(run, outcome),
+        extras=[*_extras(run, outcome), *run.task.tables(outcome)],
         curves=_curves(outcome),
-        tables=run.task.tables(outcome),
         pictures=list(pictures.values()),
         files=[
             File(f"{n}, {kind}", path, _loss(run, n, kind))

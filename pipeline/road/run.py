@@ -11,6 +11,7 @@ from pipeline.cache.mending import mends
 from pipeline.cache.store import Store
 from pipeline.progress import Once, Reporter
 from pipeline.recipe.reading import with_method
+from pipeline.road.equal import lengths
 from pipeline.steps.engines import Engine
 from pipeline.steps.job import Job
 from pipeline.steps.planner import Planner
@@ -36,6 +37,10 @@ class Run:
         self.planner = Planner(recipe, self.task.actors(recipe), engine, self.reporter, self.tracked)
         self.output = Store.open(f"{recipe.output}/{recipe.name}")
         self.stores = (self.planner.store, self.output)
+        self.lengths: dict[str, int] = {}
+        """Steps by method, where comparisons are not of equal steps."""
+        self.work: dict[str, float] = {}
+        """Multiply-adds by method, where they matter."""
         self.tested: Any = None
         """The test pictures, where the task reads them before the work begins."""
 
@@ -59,7 +64,10 @@ class Run:
     def prepare(self, methods: Sequence[str], scored: bool = False) -> Prepared:
         """What these methods train on, made where it is missing. Raises InputError."""
         self.check(methods)
-        return self._prepared(methods, self.task.needs(self.recipe, methods, scored))
+        own = (
+            [] if self.recipe.compare.equal == "steps" else [self.recipe.method.name]
+        )  # the measure of the others
+        return self._prepared(methods, self.task.needs(self.recipe, [*methods, *own], scored))
 
     @mends
     def shared(self, methods: Sequence[str], scored: bool = False) -> Prepared:
@@ -80,11 +88,19 @@ class Run:
         prepared = self.prepare(methods, scored=True)
         jobs = self._students(prepared, methods, seeds)
         results, sets, scores = self.task.score(self, prepared, jobs)
-        return Outcome(self.recipe, prepared, jobs, results, sets, scores)
+        return Outcome(self.recipe, prepared, jobs, results, sets, scores, self.work)
 
     def student(self, prepared: Prepared, method: str, gap: int, seed: int) -> Job:
         """The training of one student on what is prepared."""
-        return self.task.student(with_method(self.recipe, method), prepared, method, gap, seed)
+        return self.task.student(self.recipe_of(method), prepared, method, gap, seed)
+
+    def recipe_of(self, method: str) -> Any:
+        """The recipe with a method or variant, for as many steps as that gets."""
+        recipe = with_method(self.recipe, method)
+        if method not in self.lengths:
+            return recipe
+        train = recipe.train.model_copy(update={"steps": self.lengths[method]})
+        return recipe.model_copy(update={"train": train})
 
     def _students(self, prepared: Prepared, methods: Sequence[str], seeds: Sequence[int]) -> list[Job]:
         gaps = self.task.gaps(self.recipe)
@@ -105,6 +121,8 @@ class Run:
             teachers = self._teachers(samples, needs.outputs) if needs.teachers else []
             fused = self._fused(samples, teachers, needs.outputs) if needs.fused else None
         prepared = Prepared(samples, teachers, fused)
+        if self.recipe.compare.equal != "steps":
+            self.lengths, self.work = lengths(self, prepared, methods)
         return replace(prepared, helpers=self._helpers(prepared, methods)) if helped else prepared
 
     def _teachers(self, samples: Samples, cached: bool) -> list[Outputs]:
@@ -165,7 +183,7 @@ class Run:
 
     def _helpers(self, prepared: Prepared, methods: Sequence[str]) -> dict[str, Outputs]:
         """What methods train before their students, equal trainings once."""
-        asked = {m: self.task.helper(with_method(self.recipe, m), m, prepared) for m in methods}
+        asked = {m: self.task.helper(self.recipe_of(m), m, prepared) for m in methods}
         told = told_apart({m: job for m, job in asked.items() if job is not None})
         unique = {job.fingerprint: job for job in told.values()}
         self.planner.train(list(unique.values()))

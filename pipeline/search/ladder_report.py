@@ -26,7 +26,7 @@ def told(ladder: Ladder) -> Extra:
     took = ["", *(f"{rung.seconds:.0f} s" for rung in rungs), f"{sum(r.seconds for r in rungs):.0f}", ""]
     rows.append(["all, by the clock", *took[1:]])
     title = f"What was tried: {metric.label}{unit} on held-out pictures"
-    return Extra(title, sentences(ladder), head, rows)
+    return Extra(title, head, rows, sentences(ladder), remark=True)
 
 
 def sentences(ladder: Ladder) -> list[str]:

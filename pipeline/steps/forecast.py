@@ -7,6 +7,7 @@ rates`, or assumed where no such machine was at hand; each constant says which).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 BACKWARD = 3
@@ -87,6 +88,33 @@ class Work:
     def shards(self) -> int:
         """Tile shards."""
         return max(1, round(self.tiles * self.tile_bytes / self.shard_bytes))
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """Multiply-adds of one method, whatever of it is cached already. Loss heads and discriminators are not counted."""
+
+    step: float
+    """Of one step of its student: three forward passes, and one of each network that only runs in it."""
+    helper_step: float = 0.0
+    """Of what it trains first, for as many steps as the student: of one step."""
+    fixed: float = 0.0
+    """Of what it trains first, for a length of its own, and of that network's outputs."""
+    teaching: float = 0.0
+    """Of the teachers that it reads, on all training samples."""
+    training: float = 0.0
+    """Of training these, where the run does."""
+    fusing: float = 0.0
+    """Of the network that fuses them: its training and its outputs."""
+
+    def before(self, count: Sequence[str]) -> float:
+        """What it pays whatever its student's length; `count`: of what methods share, as in `compare.count`."""
+        shared = {"teaching": self.teaching + self.training, "fusing": self.fusing}
+        return self.fixed + sum(shared[name] for name in count)
+
+    def work(self, steps: int, count: Sequence[str] = ()) -> float:
+        """Of the method with a student of so many steps."""
+        return self.before(count) + steps * (self.step + self.helper_step)
 
 
 @dataclass(frozen=True, slots=True)

@@ -221,6 +221,8 @@ class Outcome:
     sets: Sequence[str]
     scores: Any = None
     """What the task keeps of its scoring for its drawings."""
+    work: Mapping[str, float] = field(default_factory=dict)
+    """Multiply-adds by method, where comparisons are not of equal steps."""
 
     def of(self, job: Job) -> Result:
         """A student's figures."""

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from pipeline.errors import InputError
 from pipeline.recipe.recipe import Teach
 from pipeline.recipe.settings import Section
-from pipeline.report.table import Listing, Metric
-from pipeline.steps.forecast import Work
+from pipeline.report.extra import Extra
+from pipeline.report.table import Metric
+from pipeline.steps.forecast import Effort, Work
 from pipeline.steps.job import Job
 from pipeline.steps.planner import Planner
 from pipeline.steps.rerun import Kept
@@ -190,7 +192,7 @@ class Task(ABC):
         """Pictures for report and tracking, by name."""
         return {}
 
-    def tables(self, outcome: Outcome) -> Sequence[Listing]:
+    def tables(self, outcome: Outcome) -> Sequence[Extra]:
         """What the report lists below its table."""
         return ()
 
@@ -230,6 +232,12 @@ class Task(ABC):
     @abstractmethod
     def work(self, recipe: Any, pictures: int, height: int, width: int, teachers: Sequence[int]) -> Work:
         """What a recipe does to so many pictures, with teachers of these multiply-adds."""
+
+    def effort(self, recipe: Any, prepared: Prepared) -> Effort:
+        """Multiply-adds of the recipe's method, for comparisons of equal work. Raises InputError."""
+        raise InputError(
+            "compare.equal", f"steps for {self.name}, which does not say what a step costs", "another"
+        )
 
     def comparable(self, recipe: Any, samples: Samples | None = None) -> None:
         """Raises InputError where there are no validation samples by which trials are compared."""

@@ -17,9 +17,10 @@ import pytest
 from PIL import Image
 
 from pipeline.report.charts import binned, curves, ladder
+from pipeline.report.extra import Extra
 from pipeline.report.pareto import cost, latency
 from pipeline.report.report import File, Metric, Report, Row, render_table, write_report
-from pipeline.report.table import PSNR, SSIM, Listing, arrange, gains, short, spread
+from pipeline.report.table import PSNR, SSIM, arrange, gains, short, spread
 
 
 def row(name: str, role: str, *psnr: float, other: tuple[float, ...] = (), **options) -> Row:
@@ -352,10 +353,10 @@ def test_metrics_other_than_psnr_have_their_own_digits():
 
 def test_further_tables_stand_in_both_pages_and_long_ones_are_cut_in_one(tmp_path) -> None:
     rows = [[f"class <{i}>", f"{i / 40:.3f}"] for i in range(33)]
-    listing = Listing("Classes", ["class", "net: F1"], rows, "The worst come first.")
-    markdown, web = write_report(tmp_path, report(tables=[listing]))
+    listing = Extra("Classes", ["class", "net: F1"], rows, ["The worst come first."])
+    markdown, web = write_report(tmp_path, report(extras=[listing]))
     text = markdown.read_text()
-    assert "## Classes\n\nThe worst come first.\n\n| class | net: F1 |\n| :-- | --: |\n" in text
+    assert "## Classes\n\n| class | net: F1 |\n| :-- | --: |\n" in text and "- The worst come first." in text
     assert "class \\<29\\>" in text and "class \\<30\\>" not in text and "3 more are in report.html." in text
     page = Reader(web.read_text())
     assert ["class <32>", "0.800"] in page.rows and not page.open

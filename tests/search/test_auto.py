@@ -153,11 +153,33 @@ def test_test_pictures_are_never_looked_at_before_the_choice(climbed) -> None:
     output, done = climbed
     run_folder = output / "runs" / "r"
     trained = {json.loads(p.read_text())["fingerprint"] for p in run_folder.glob("trainings/*/result.json")}
-    scores = "".join(p.read_text() for p in run_folder.rglob("*.json") if "scores" in p.as_posix())
-    scored = {print_ for print_ in trained if print_ in scores}
-    assert len(trained) == 10 and len(scored) == 1, "three of 4 steps, six of 9, the last"
+    scored = {p.stem.removeprefix("student-") for p in run_folder.glob("scores/**/student-*.json")}
+    assert len(trained) == 10 and len(scored) == 1 and scored < trained, (
+        "three of 4 steps, six of 9, the last"
+    )
     (student,) = [r for r in done.json["rows"] if r["role"] == "student"]
     assert student["sets"]["Bench"]["images"] == 1
+
+
+@pytest.mark.ray
+def test_over_ray_the_same_ladder(
+    climbed, root: Path, tmp_path: Path, quick, ray_local: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Side by side in processes of Ray Tune's: the same figures, the same choice; one that diverges is left."""
+    monkeypatch.setitem(CANDIDATES, "wild", {"train.lr": 1e30})
+    file(root, tmp_path)
+    result = tmp_path / "out.json"
+    options = ("--auto", "--minutes", 3, "--candidates", "kd,mtkd,wild", "--json", result)
+    done = run("run", tmp_path / "recipe.yaml", *options)
+    assert done.code == 0, done.err
+    found, whole = json.loads(result.read_text())["auto"], climbed[1].auto
+    first, last = found["rungs"]
+    here = {t["candidate"]: t["psnr_y"] for t in whole["rungs"][0]["trials"]}
+    there = {t["candidate"]: t["psnr_y"] for t in first["trials"] if t["status"] == "finished"}
+    assert there == here and first["trials"][-1]["status"] == "failed"
+    # Two side by side: twice the steps.
+    assert last["steps"] == 19 and len(last["trials"]) == 6
+    assert found["chosen"] in here and found["final"]["steps"] == 159
 
 
 # ---- stopped

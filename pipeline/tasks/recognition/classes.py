@@ -6,13 +6,13 @@ import math
 
 import numpy as np
 
-from pipeline.report.table import Listing
+from pipeline.report.extra import Extra
 from pipeline.steps.values import Outcome
 from pipeline.tasks.recognition import metrics
 from pipeline.tasks.recognition.showing import shown_student
 
 
-def classes_of(outcome: Outcome) -> Listing:
+def classes_of(outcome: Outcome) -> Extra:
     """A row a class, the worst for the student first; all seeds of a network together."""
     classes, speaks = outcome.prepared.samples.classes, shown_student(outcome)
     helpers = {outputs.label for outputs in outcome.prepared.all}
@@ -41,7 +41,7 @@ def classes_of(outcome: Outcome) -> Listing:
     seeds = len(matrices[ordered[0]])
     note = f"The classes that {ordered[0]} finds worst come first (by F1)"
     note += f"; its {seeds} seeds count together." if seeds > 1 else "."
-    return Listing("Classes", head, rows, f"{note} A dash: never answered, or no pictures.")
+    return Extra("Classes", head, rows, [f"{note} A dash: never answered, or no pictures."])
 
 
 def _figure(value: float) -> str:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from pipeline.report.table import Listing, Metric
+from pipeline.report.extra import Extra
+from pipeline.report.table import Metric
 from pipeline.steps.values import Outcome
 from pipeline.tasks.base import Drawing
 from pipeline.tasks.recognition import drawings, intervals, metrics
@@ -56,6 +57,6 @@ class Classification(RecognitionTask):
             "reliability": drawings.reliability({n: c["reliability"] for n, c in curves.items()}, errors),
         }
 
-    def tables(self, outcome: Outcome) -> list[Listing]:
+    def tables(self, outcome: Outcome) -> list[Extra]:
         """Also what each class is found by."""
         return [*super().tables(outcome), classes_of(outcome)]

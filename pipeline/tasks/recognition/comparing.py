@@ -6,15 +6,16 @@ from typing import Any, ClassVar
 
 from pydantic import field_validator
 
-from pipeline.recipe.recognition_methods import Later, Method, MethodName
+from pipeline.recipe.comparing import Equal
+from pipeline.recipe.recognition_methods import Method, MethodName
 from pipeline.recipe.settings import Name, Positive
 from pipeline.tasks.recognition.settings import GAPS
 
 
-class RecognitionCompare(Later):
+class RecognitionCompare(Equal):
     """What `faculty run` trains beside the recipe's own method, at the same budget."""
 
-    later: ClassVar[tuple[str, ...]] = ("gaps",)
+    later: ClassVar[tuple[str, ...]] = (*Equal.later, "gaps")
 
     methods: tuple[Name, ...] = ("scratch", "kd")
     """Baselines: methods by name, or names of `variants`."""

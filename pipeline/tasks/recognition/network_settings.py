@@ -8,8 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pipeline.recipe.recognition_methods import Later
-from pipeline.recipe.settings import Budget, Gpus, Name, Positive, Section
+from pipeline.recipe.settings import Budget, Gpus, Later, Name, Positive, Section
 from pipeline.tasks.recognition.settings import Boundary
 
 

@@ -8,8 +8,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from pipeline.recipe.recipe import Actors, Distill, Tracking
-from pipeline.recipe.recognition_methods import METHODS, RKD, Later, Method
-from pipeline.recipe.settings import Budget, Name, Positive, Section
+from pipeline.recipe.recognition_methods import METHODS, RKD, Method
+from pipeline.recipe.settings import Budget, Later, Name, Positive, Section
 from pipeline.tasks.recognition.comparing import RecognitionCompare
 from pipeline.tasks.recognition.network_settings import Network as Network
 from pipeline.tasks.recognition.network_settings import RecognitionTeacher as RecognitionTeacher

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
-from pipeline.recipe.settings import Positive, Section
+from pipeline.recipe.settings import Later, Positive, Section
 
 Degradation = Literal["bicubic", "average", "blur_noise"]
 """How LR arises from HR (degradations.py)."""
@@ -104,8 +104,10 @@ class Mixing(Section):
         return self
 
 
-class RecognitionData(Section):
+class RecognitionData(Later):
     """Where the pictures are and how they become training, validation and test sets."""
+
+    later: ClassVar[tuple[str, ...]] = ("fold",)
 
     layout: Literal["digits", "folders", "market1501", "masks", "npz"] = "digits"
     """`digits`: scikit-learn's 8 x 8 digits, no files. `folders`: a folder per class. `market1501`: bounding_box_train,
@@ -140,11 +142,6 @@ class RecognitionData(Section):
     (at least two) for verification and retrieval.
     """
     views: Views = Views()
-
-    @model_serializer(mode="wrap")
-    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Sweeps of before know nothing of folds: without one it is left out."""
-        return {k: v for k, v in handler(self).items() if k != "fold" or v is not None}
 
     @model_validator(mode="after")
     def _part(self) -> RecognitionData:

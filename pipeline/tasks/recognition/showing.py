@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.report.table import PLUS_MINUS, Listing, Metric, mean, spread
+from pipeline.report.extra import Extra
+from pipeline.report.table import PLUS_MINUS, Metric, mean, spread
 from pipeline.steps.values import Outcome, Outputs, Result
 from pipeline.tasks.recognition.recipe import Recognition
 
@@ -53,7 +54,7 @@ def _identity(outputs: Outputs) -> str:
     return f"{outputs.network.identity}{f', its embedding is what {layer} gets' if layer else ''}"
 
 
-def intervals_of(outcome: Outcome, figures: Sequence[Metric]) -> list[Listing]:
+def intervals_of(outcome: Outcome, figures: Sequence[Metric]) -> list[Extra]:
     """Each row's figures: mean over its seeds, interval over the test pictures, spread over the seeds."""
     (name,) = outcome.sets
     groups: dict[str, list[Mapping[str, Any]]] = {}
@@ -68,7 +69,7 @@ def intervals_of(outcome: Outcome, figures: Sequence[Metric]) -> list[Listing]:
         "of it."
     )
     rows = [[group, *(_interval(own, m) for m in shown)] for group, own in groups.items()]
-    return [Listing("How sure these figures are", ["method", *(m.label for m in shown)], rows, note)]
+    return [Extra("How sure these figures are", ["method", *(m.label for m in shown)], rows, [note])]
 
 
 def _interval(found: Sequence[Mapping[str, Any]], metric: Metric) -> str:
@@ -104,3 +105,20 @@ def costs(result: Result) -> dict[str, Any]:
         "multiply_adds": result.multiply_adds,
         "latency_ms": result.latency_ms,
     }
+
+
+def shown_curves(outcome: Outcome) -> dict[str, Any]:
+    """What is drawn: of each teacher and one seed of each method at the recipe's own gap, by row."""
+    curves: dict[str, Any] = {}
+    for result in outcome.results:
+        if result.role != STUDENT or result.job is None or result.job.gap in outcome.recipe.gaps:
+            curves.setdefault(result.group, result.curves)
+    return curves
+
+
+def summary(outcome: Outcome, rows: list[dict[str, Any]], students: Mapping[str, Any]) -> dict[str, Any]:
+    """What `faculty run --json` says."""
+    (name,) = outcome.sets
+    helpers = {r.name: {**costs(r), **r.sets[name]} for r in outcome.results if r.role != STUDENT}
+    files = {label: made["safetensors"] for label, made in students.items()}
+    return {"task": outcome.recipe.task, **helpers, "rows": rows, "students": files}

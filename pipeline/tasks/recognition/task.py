@@ -21,8 +21,9 @@ from pipeline.losses.mixed import SHARE, mixed_entropy, partner
 from pipeline.losses.soft_labels import soft_labels
 from pipeline.recipe.recipe import Teach
 from pipeline.recipe.recognition_methods import HORKD
-from pipeline.report.table import Listing, Metric
-from pipeline.steps.forecast import Work
+from pipeline.report.extra import Extra
+from pipeline.report.table import Metric
+from pipeline.steps.forecast import Effort, Work
 from pipeline.steps.job import STUDENT, Job
 from pipeline.steps.planner import Planner
 from pipeline.steps.rerun import Kept
@@ -38,9 +39,17 @@ from pipeline.tasks.recognition.jobs import RecognitionJob, make_job
 from pipeline.tasks.recognition.recipe import Network, Recognition, TaskLoss
 from pipeline.tasks.recognition.sampler import Gallery
 from pipeline.tasks.recognition.scoring import results, under_others
-from pipeline.tasks.recognition.showing import costs, facts, intervals_of, sentence
+from pipeline.tasks.recognition.showing import costs, facts, intervals_of, sentence, shown_curves, summary
 from pipeline.tasks.recognition.teach import OutputTask, Source, manifest
-from pipeline.tasks.recognition.teachers import chosen, fitting, imported, label_of, set_name, teacher_job
+from pipeline.tasks.recognition.teachers import (
+    chosen,
+    fitting,
+    imported,
+    label_of,
+    learned_from,
+    set_name,
+    teacher_job,
+)
 
 if TYPE_CHECKING:
     from pipeline.road.run import Run
@@ -196,7 +205,7 @@ class RecognitionTask(Task):
             fitting(recipe, method, chosen(recipe, prepared))
         if not isinstance(recipe.method, HORKD) or not recipe.method.assistant:
             return None
-        outputs, sources = self._learned_from(recipe, {"teacher": chosen(recipe, prepared)})
+        outputs, sources = learned_from(recipe, {"teacher": chosen(recipe, prepared)})
         return make_job(self, recipe, "assistant", prepared.samples, 1, recipe.seed, outputs, sources)
 
     def helper_outputs(self, recipe: Recognition, job: Job) -> Source:
@@ -211,17 +220,8 @@ class RecognitionTask(Task):
             helpers["teacher"] = chosen(recipe, prepared)
             if (assistant := prepared.helpers.get(method)) is not None:
                 helpers["assistant"] = assistant
-        outputs, sources = self._learned_from(recipe, helpers)
+        outputs, sources = learned_from(recipe, helpers)
         return make_job(self, recipe, STUDENT, prepared.samples, gap, seed, outputs, sources, method)
-
-    def _learned_from(
-        self, recipe: Recognition, helpers: Mapping[str, Outputs]
-    ) -> tuple[dict[str, str], dict[str, Source]]:
-        """(manifests of cached outputs, networks) by what they are to the one that learns."""
-        cached = {n: h.cached for n, h in helpers.items() if h.cached}
-        if recipe.cache.online:  # an assistant's outputs are cached all the same
-            cached = {n: c for n, c in cached.items() if n != "teacher"}
-        return {n: c.path("train") for n, c in cached.items()}, {n: h.network for n, h in helpers.items()}
 
     def score(self, run: Run, prepared: Prepared, jobs: Sequence[Job]) -> tuple[list[Result], list[str], Any]:
         name = set_name(run.recipe)
@@ -248,17 +248,13 @@ class RecognitionTask(Task):
 
     def drawings(self, run: Run, outcome: Outcome) -> dict[str, Drawing]:
         """What the task has to show, of each teacher and one seed of each method at the recipe's own gap, by name."""
-        curves: dict[str, Any] = {}
-        for result in outcome.results:
-            if result.role != STUDENT or result.job is None or result.job.gap in outcome.recipe.gaps:
-                curves.setdefault(result.group, result.curves)
-        return self.drawn(run, outcome, curves)
+        return self.drawn(run, outcome, shown_curves(outcome))
 
     def drawn(self, run: Run, outcome: Outcome, curves: Mapping[str, Any]) -> dict[str, Drawing]:
         """Drawings of the curves of `scores`, by row."""
         return {}
 
-    def tables(self, outcome: Outcome) -> list[Listing]:
+    def tables(self, outcome: Outcome) -> list[Extra]:
         """Each figure with its interval over the test pictures, and with its spread over seeds."""
         return intervals_of(outcome, self.figures)
 
@@ -273,10 +269,7 @@ class RecognitionTask(Task):
     def summary(
         self, outcome: Outcome, rows: list[dict[str, Any]], students: Mapping[str, Any]
     ) -> dict[str, Any]:
-        (name,) = outcome.sets
-        helpers = {r.name: {**costs(r), **r.sets[name]} for r in outcome.results if r.role != STUDENT}
-        files = {label: made["safetensors"] for label, made in students.items()}
-        return {"task": outcome.recipe.task, **helpers, "rows": rows, "students": files}
+        return summary(outcome, rows, students)
 
     def teacher_costs(self, recipe: Recognition) -> list[int]:
         return counting.teacher_costs(self, recipe)
@@ -287,6 +280,9 @@ class RecognitionTask(Task):
         return counting.work(self, recipe, pictures, height, width, teachers)
 
     # --- for a search
+
+    def effort(self, recipe: Recognition, prepared: Prepared) -> Effort:
+        return counting.effort(self, recipe, prepared)
 
     def candidates(self, recipe: Recognition) -> Mapping[str, Mapping[str, Any]]:
         return CANDIDATES

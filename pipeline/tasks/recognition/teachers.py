@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -95,6 +96,16 @@ def chosen(recipe: Recognition, prepared: Prepared) -> Outputs:
         names = ", ".join([FUSED, *(t.label for t in recipe.seen_by)])
         raise InputError("method.teacher", f"one of {names}", repr(named))
     return teachers[labels.index(wanted)]
+
+
+def learned_from(
+    recipe: Recognition, helpers: Mapping[str, Outputs]
+) -> tuple[dict[str, str], dict[str, Source]]:
+    """(manifests of cached outputs, networks) by what they are to the one that learns."""
+    cached = {n: h.cached for n, h in helpers.items() if h.cached}
+    if recipe.cache.online:  # an assistant's outputs are cached all the same
+        cached = {n: c for n, c in cached.items() if n != "teacher"}
+    return {n: c.path("train") for n, c in cached.items()}, {n: h.network for n, h in helpers.items()}
 
 
 def fitting(recipe: Recognition, method: str, outputs: Outputs) -> None:

@@ -6,8 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.cost import multiply_adds
-from pipeline.steps.forecast import BACKWARD, Work
+from pipeline.recipe.recognition_methods import HORKD
+from pipeline.steps.forecast import BACKWARD, Effort, Work
+from pipeline.steps.values import Prepared
+from pipeline.tasks.recognition.chosen import chosen
 from pipeline.tasks.recognition.elsewhere import found_elsewhere
+from pipeline.tasks.recognition.fusion import FUSED
 from pipeline.tasks.recognition.recipe import Recognition
 
 if TYPE_CHECKING:
@@ -59,3 +63,32 @@ def work(
         steps=recipe.train.steps,
         shard_bytes=recipe.cache.shard_mb * 1e6,
     )
+
+
+def effort(task: RecognitionTask, recipe: Recognition, prepared: Prepared) -> Effort:
+    """Multiply-adds of the recipe's method at its first gap, on these samples and teachers."""
+    method, train, classes = recipe.method, recipe.train, task.answers(prepared.samples.classes)
+    size = recipe.input_size(recipe.gaps[0])
+    step = BACKWARD * train.batch * multiply_adds(task.build(recipe.student, size, classes), (1, 3, *size))
+    if method.name == "scratch":
+        return Effort(step)
+    views = prepared.samples.train.rows * recipe.data.views.count
+    costs, specs, labels = teacher_costs(task, recipe), recipe.seen_by, [t.label for t in prepared.teachers]
+    alone = chosen(recipe, prepared)
+    read = [i for i, label in enumerate(labels) if alone.label in (label, FUSED)]
+    running = sum(costs[i] for i in read)
+    training = 0.0
+    for i in read:
+        if prepared.teachers[i].job is not None and (own := specs[i].train) is not None:
+            training += BACKWARD * costs[i] * own.batch * own.steps
+    online = recipe.cache.online
+    step += running * train.batch * online
+    helper = fixed = 0.0
+    if isinstance(method, HORKD) and method.assistant:
+        network = task.build(recipe.student, recipe.hr_size, classes)
+        macs, apart = multiply_adds(network, (1, 3, *recipe.hr_size)), method.assistant_train
+        each = (apart or train).batch * (BACKWARD * macs + running * online)
+        helper, fixed = (each, 0.0) if apart is None else (0.0, each * apart.steps)
+        fixed += macs * views
+    teaching = running * views * (not online)
+    return Effort(step, helper, fixed, teaching=teaching, training=training)

@@ -11,7 +11,6 @@ import numpy as np
 
 from pipeline.cache import stats as statistics
 from pipeline.cache.manifest import Manifest
-from pipeline.cost import multiply_adds
 from pipeline.deploy.evaluate import BenchmarkSet, announce
 from pipeline.deploy.shipping import export_student
 from pipeline.deploy.trial import from_cache
@@ -20,7 +19,7 @@ from pipeline.metrics import PROTOCOL
 from pipeline.recipe.reading import with_method
 from pipeline.recipe.recipe import Recipe, TeacherSpec
 from pipeline.report.table import Metric
-from pipeline.steps.forecast import Work
+from pipeline.steps.forecast import Effort, Work
 from pipeline.steps.job import Job
 from pipeline.steps.planner import Planner
 from pipeline.steps.rerun import Kept
@@ -34,6 +33,7 @@ from pipeline.tasks.super_resolution.altering import altered
 from pipeline.tasks.super_resolution.assistant import TrainedNetwork, trained
 from pipeline.tasks.super_resolution.candidates import CANDIDATES
 from pipeline.tasks.super_resolution.checks import check
+from pipeline.tasks.super_resolution.effort import effort
 from pipeline.tasks.super_resolution.fusion import FUSED, PictureFusion, fuse
 from pipeline.tasks.super_resolution.jobs import assistant_job, student_job, teacher_job
 from pipeline.tasks.super_resolution.judged_on import known_pictures, load_sets, test_inputs
@@ -42,7 +42,6 @@ from pipeline.tasks.super_resolution.teach import TeachTask, output_manifest, ps
 from pipeline.tasks.super_resolution.teacher_facts import TeacherFacts
 from pipeline.tasks.super_resolution.tiles import TilePlan
 from pipeline.tracking import DataSet
-from students import build
 
 if TYPE_CHECKING:
     from pipeline.road.run import Run
@@ -291,8 +290,8 @@ class SuperResolution(Task):
             return next((c for c in choices if isinstance(c, dict) and c.items() <= fusion.items()), None)
         return None
 
+    def effort(self, recipe: Recipe, prepared: Prepared) -> Effort:
+        return effort(recipe, prepared)
+
     def cost(self, job: Job) -> int:
-        recipe: Recipe = job.spec
-        side = HR_SIDE // recipe.scale
-        student = build(recipe.student.name, recipe.scale, **recipe.student.options)
-        return multiply_adds(student, (1, 3, side, side))
+        return counting.student_cost(job.spec, HR_SIDE // job.spec.scale)

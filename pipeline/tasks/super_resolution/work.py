@@ -91,13 +91,21 @@ def teacher_costs(recipe: Recipe) -> list[int]:
 
 def own_costs(recipe: Recipe, teachers: int) -> tuple[int, int]:
     """Multiply-adds of student and aggregation network for a 48 x 48 input."""
-    student = multiply_adds(
-        build(recipe.student.name, recipe.scale, **recipe.student.options), (1, 3, 48, 48)
-    )
-    if not isinstance(recipe.fusion, Aggregate) or not teachers:
-        return student, 0
+    fuses = isinstance(recipe.fusion, Aggregate) and teachers
+    return student_cost(recipe, 48), fusion_cost(recipe, teachers) if fuses else 0
+
+
+def student_cost(recipe: Recipe, side: int) -> int:
+    """Multiply-adds of the student for an LR input of `side` x `side`."""
+    student = build(recipe.student.name, recipe.scale, **recipe.student.options)
+    return multiply_adds(student, (1, 3, side, side))
+
+
+def fusion_cost(recipe: Recipe, teachers: int) -> int:
+    """Multiply-adds of the aggregation network for the outputs of a 48 x 48 input."""
     from pipeline.methods.mtkd import network
 
+    assert isinstance(recipe.fusion, Aggregate)
     side = 48 * recipe.scale
     fusion = network(recipe.fusion, teachers, recipe.scale)
-    return student, multiply_adds(fusion, (1, teachers, 3, side, side))
+    return multiply_adds(fusion, (1, teachers, 3, side, side))
