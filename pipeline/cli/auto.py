@@ -98,13 +98,17 @@ def _climb(options: argparse.Namespace, ladder: Ladder, engine: Engine, reporter
             raise ladder.failure
         ladder.decide()
         status = "FINISHED"
+        ladder.write()
+    except InputError:
+        ladder.forget()
+        raise
     except KeyboardInterrupt:
         status = "KILLED"
+        ladder.write()
         raise
     finally:
         if conductor is not None:
             conductor.close()
-        ladder.write()
         parent().finish(status)
 
 

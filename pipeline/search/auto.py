@@ -88,7 +88,7 @@ def share(ladder: Ladder, engine: Engine, reporter: Reporter, parent: Callable[[
         different = {needs: name for name, needs in reversed(asked.items())}
         most = different[max(different, key=lambda needs: (needs.outputs, needs.fused, needs.teachers))]
         ahead = teaching(runs[most], runs[most].recipe.method.name)
-        if ahead.seconds > ladder.left - FINISH:
+        if ahead.seconds > max(ladder.left - FINISH, 1):
             raise too_slow(ladder, ahead.seconds)
         if ahead.outputs or ahead.trainings:
             reporter.say(f"teaching will take about {lasting(ahead.seconds)} here")

@@ -97,6 +97,12 @@ class Ladder(Sweep):
             self.state.rungs[-1].seconds = seconds + self.clock() - since
         records.save(self.store, "ladder.json", asdict(self.state))
 
+    def forget(self) -> None:
+        """The budget was too small: the next start begins anew, with all that is cached and known paces."""
+        for name, _ in self.store.list():
+            if name.startswith("trials/") or name == "ladder.json":
+                self.store.delete(name)
+
     def keep(self, trial: Trial) -> None:
         super().keep(trial)
         self.write()
