@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.report.extra import Extra
 from pipeline.report.table import PLUS_MINUS, Metric, mean, spread
+from pipeline.steps.job import STUDENT
 from pipeline.steps.values import Outcome, Outputs, Result
 from pipeline.tasks.recognition.recipe import Recognition
 
