@@ -185,6 +185,7 @@ def test_the_registry_names_what_it_knows() -> None:
         "weighted",
         "bands",
         "mask",
+        "regions",
     }
     with pytest.raises(InputError, match="mean, median, best, weighted"):
         fusion("product")

@@ -9,10 +9,10 @@ from pipeline.cost import multiply_adds
 from pipeline.recipe.recognition_methods import HORKD
 from pipeline.steps.forecast import BACKWARD, Effort, Work
 from pipeline.steps.values import Prepared
-from pipeline.tasks.recognition.chosen import chosen
 from pipeline.tasks.recognition.elsewhere import found_elsewhere
 from pipeline.tasks.recognition.fusion import FUSED
 from pipeline.tasks.recognition.recipe import Recognition
+from pipeline.tasks.recognition.teachers import chosen
 
 if TYPE_CHECKING:
     from pipeline.tasks.recognition.task import RecognitionTask
