@@ -22,8 +22,8 @@ LOOKS = 2
 """Evaluations of a trial on a rung: the pace is taken between them."""
 FINAL_LOOKS = 20
 """Evaluations of the last training at most."""
-LEAST_STEPS = 10
-"""Of a trial on the first rung: fewer say nothing."""
+LEAST_STEPS = 50
+"""Of a trial on the first rung that counts: fewer tell no one apart."""
 LONGER = 3
 """The last training has at least so many times the steps of the last rung."""
 MARGIN = 0.95

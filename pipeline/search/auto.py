@@ -100,6 +100,8 @@ def share(ladder: Ladder, engine: Engine, reporter: Reporter, parent: Callable[[
         task.score(run, _shared(run, scored=True), [])
     scored = ladder.state.stages[SCORING]
     ladder.state.reserve = max(FINISH, 0.04 * ladder.seconds) + scored / 2
+    if engine.name != "inline":
+        ladder.state.reserve += MEASURED_CORE.start / 2  # the last training's own processes
     ladder.write()
 
 

@@ -16,7 +16,7 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from pipeline.cache import records
@@ -26,7 +26,7 @@ from pipeline.errors import FacultyError, InputError
 from pipeline.search import allotment
 from pipeline.search.allotment import Pace
 from pipeline.search.halving import Halving
-from pipeline.search.ladder_state import Final, State, Step, read_state
+from pipeline.search.ladder_state import Final, State, Step, read_state, too_short
 from pipeline.search.space import Space, with_values
 from pipeline.search.sweep import REDUCTION, Plan, Sweep
 from pipeline.search.trial import Status, Trial
@@ -198,11 +198,16 @@ class Ladder(Sweep):
         return sorted(means.items(), key=lambda pair: (-pair[1], order.index(pair[0])))
 
     def pace(self, name: str) -> Pace | None:
-        """A candidate's; where none of its trainings was timed, the slowest of the others'."""
-        if (own := allotment.pace_of(self.of(name))) is not None:
-            return own
-        others = [p for other in self.candidates if (p := allotment.pace_of(self.of(other)))]
-        return max(others, key=lambda p: p.step, default=None)
+        """A candidate's; where none of its trainings was timed, the slowest of the others'.
+
+        What a training takes to start is the same for all, but those that come first wait for their processes too.
+        """
+        known = {other: p for other in self.candidates if (p := allotment.pace_of(self.of(other)))}
+        if not known:
+            return None
+        own = known.get(name) or max(known.values(), key=lambda p: p.step)
+        each = [p for t in self.trials.values() if (p := allotment.pace_of([t]))]
+        return replace(own, start=statistics.median(p.start for p in each))
 
     def _climb(self) -> bool:
         """Decide the next rung and write it down; False where there is none."""
@@ -257,6 +262,13 @@ class Ladder(Sweep):
         self._rung = 0.0, self.clock()
         self.write()
 
+    @property
+    def undecided(self) -> bool:
+        """Whether the last rung tells no one apart, as figures are printed: then the recipe's own method stays."""
+        values = [value for _, value in self.standing(self.decided_on())]
+        digits = self.plan.task.metric(self.plan.recipe).digits
+        return len(values) > 1 and max(values) - min(values) < 10.0**-digits
+
     def decided_on(self) -> Step:
         """The last rung on which something came through."""
         return next(rung for rung in reversed(self.state.rungs) if self.standing(rung))
@@ -265,7 +277,9 @@ class Ladder(Sweep):
         """The last training: the best of the last rung, in the time that is left. Decided once."""
         if self.state.final is None:
             last = self.decided_on()
-            name = self.standing(last)[0][0]
+            name, own = self.standing(last)[0][0], self.plan.recipe.method.name
+            if self.undecided and any(own == other for other, _ in self.standing(last)):
+                name = own
             pace = self.pace(name)
             assert pace is not None
             every = self.plan.recipe.train.evaluate_every
@@ -278,12 +292,4 @@ class Ladder(Sweep):
         return self.state.final
 
     def _too_short(self, needed: float) -> InputError:
-        """What is said of a budget in which no ladder fits."""
-        used, count = self.clock() + self.state.reserve, len(self.candidates)
-        return InputError(
-            "--minutes",
-            f"at least {(used + needed) / 60:.2g} for {count} candidates here",
-            f"{self.seconds / 60:g}",
-            f"{used / 60:.2g} of them are for the teachers, a look at paces, the last scores and the report; what is "
-            f"cached now costs no time again. Or try fewer: --candidates {','.join(list(self.candidates)[:2])}.",
-        )
+        return too_short(self.clock() + self.state.reserve, needed, self.seconds, list(self.candidates))

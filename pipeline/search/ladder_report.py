@@ -40,6 +40,11 @@ def sentences(ladder: Ladder) -> list[str]:
         "On a rung all train anew with their whole schedule, for equal steps; the first one measures paces.",
         verdict(ladder),
     ]
+    planned, begun = sum(len(rung.trials) for rung in state.rungs), len(ladder.trials)
+    if begun < planned:
+        found.append(
+            f"The machine was slower than measured: {planned - begun} of {planned} trainings did not begin."
+        )
     failed = [t for t in ladder.trials.values() if t.status == "failed"]
     return [*found, *(f"{t.label} failed: {t.cause}" for t in failed)]
 
@@ -49,6 +54,10 @@ def verdict(ladder: Ladder) -> str:
     last, name, metric = ladder.decided_on(), ladder.decide().candidate, _metric(ladder)
     ours, theirs = _values(ladder, last, name), _values(ladder, last, SCRATCH)
     where = f"after {last.steps:,} steps each"
+    if ladder.undecided:
+        return (
+            f"Nobody is ahead {where}, too few to tell: {name} is trained unchosen. More minutes would tell."
+        )
     if name == SCRATCH:
         return f"No candidate was better than scratch {where}: scratch it is. More time may change that."
     if not theirs:
@@ -151,7 +160,7 @@ def _fate(ladder: Ladder, name: str) -> str:
     if any(t.status == "failed" for t in ladder.of(name)):
         return "failed"
     if last == len(rungs) - 1:
-        return "stays the baseline" if name == SCRATCH else "second to the best"
+        return "stays the baseline" if name == SCRATCH else "not the best there"
     return f"left after {rungs[last].steps:,} steps"
 
 

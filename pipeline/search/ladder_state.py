@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from pipeline.errors import InputError
 
 
 @dataclass(slots=True)
@@ -53,3 +55,14 @@ def read_state(value: Mapping[str, Any]) -> State:
     final = value["final"]
     rungs = [Step(**rung) for rung in value["rungs"]]
     return State(**{**value, "rungs": rungs, "final": Final(**final) if final else None})
+
+
+def too_short(used: float, needed: float, seconds: float, candidates: Sequence[str]) -> InputError:
+    """What is said of a budget of so many seconds in which no ladder fits: it takes `needed` beside those `used`."""
+    return InputError(
+        "--minutes",
+        f"at least {(used + needed) / 60:.2g} for {len(candidates)} candidates here",
+        f"{seconds / 60:g}",
+        f"{used / 60:.2g} of them are for the teachers, a look at paces, the last scores and the report; what is "
+        f"cached now costs no time again. Or try fewer: --candidates {','.join(candidates[:2])}.",
+    )
