@@ -167,6 +167,9 @@ def _end(
         ladder.state.training = job.fingerprint
         ladder.write()
     used = ladder.state.used
+    if used > 1.1 * ladder.seconds:
+        late = "the machine became slower than it was measured, and no training is cut short"
+        reporter.warn(f"{lasting(used)} instead of {lasting(ladder.seconds)}: {late}")
     result = summary(outcome, files) | {"auto": ladder_summary(ladder, best, dict(left_out))}
     text = [table(outcome), "", shown.title, shown.text(), files.text(), f"recipe: {best}"]
     emit(options, result, "\n".join([*text, f"{lasting(used)} of {lasting(ladder.seconds)} used"]))
