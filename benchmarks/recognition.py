@@ -114,18 +114,18 @@ def step_of(job: RecognitionJob) -> Any:
 
 
 def loop_of(job: RecognitionJob) -> Any:
-    """One step of the training loop, with all it does; every view was seen before."""
+    """One step of the training loop, with all it does: batches are read ahead, and every view was seen before."""
     cpu.prepare()
     (make,) = job.phases("cpu")
     phase = make({})
     sampler, loop = job.sampler(phase), Loop(phase, torch.device("cpu"), 1)
     for number in range(SEEN):
         sampler.batch(number)
-    numbers = iter(range(SEEN, 10**6))
+    batches = sampler.iterate(SEEN, 10**6)
 
     def step() -> None:
-        number = next(numbers)
-        loop.step(number, sampler.batch(number), number)
+        number, batch = next(batches)
+        loop.step(number, batch, number)
         loop.require_finite(sampler, 0, 1)
 
     return step
