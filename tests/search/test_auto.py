@@ -17,6 +17,7 @@ from recognition_kit import content as recognition
 from road_kit import content, environment, picture, recipe, snapshot
 
 from pipeline.cache.store import Store
+from pipeline.recipe.recipe import Recipe
 from pipeline.search import allotment
 from pipeline.search.allotment import Pace, Rung, duration, final_steps, first_steps, makespan, pace_of, shape
 from pipeline.search.ladder import Ladder
@@ -24,7 +25,7 @@ from pipeline.search.ladder_report import verdict
 from pipeline.search.ladder_state import Step
 from pipeline.search.run import Conductor
 from pipeline.search.trial import Trial
-from pipeline.tasks.super_resolution.candidates import CANDIDATES
+from pipeline.tasks.super_resolution.candidates import CANDIDATES, candidates
 
 QUICK = """
 from pipeline.search import allotment
@@ -100,6 +101,12 @@ def climbed(root: Path, tmp_path_factory: pytest.TempPathFactory):
 
 
 # ---- a whole ladder
+
+
+def test_upcycling_is_tried_where_the_recipe_has_its_views(root: Path) -> None:
+    for upcycle, tried in ((None, False), ({}, True), ({"zoom_in": 0, "zoom_out": 0}, False)):
+        found = candidates(Recipe.model_validate(content(root, data={"upcycle": upcycle})))
+        assert ("dukd" in found) is tried and set(CANDIDATES) <= set(found)
 
 
 def test_every_rung_is_told_with_scratch_on_it(climbed) -> None:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.recipe.recipe import Recipe
+from pipeline.recipe.upcycle import upcycle_of
+
 
 def _falls(start: float, begin: float, until: float) -> dict[str, Any]:
     """A weight that falls to 0: the distillation comes early, HR late."""
@@ -20,5 +23,16 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "kd-handover": {"method": {"name": "kd", "distill": _falls(1.0, 0.4, 0.7)}},
     "mtkd": {"method": {"name": "mtkd"}},
     "mtkd-low": {"method": {"name": "mtkd", "low": 0.33}},
+    "mtkd-low-fades": {"method": {"name": "mtkd", "low": _falls(0.33, 0.3, 0.8)}},
     "mtkd-low-handover": {"method": {"name": "mtkd", "low": 0.33, "handover": [0.4, 0.7]}},
 }
+UPCYCLED: dict[str, dict[str, Any]] = {
+    "dukd": {"method": {"name": "dukd"}},
+}
+"""Tried too where the recipe has upcycled views: for one candidate alone all teachers would have to answer them."""
+
+
+def candidates(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Those for this recipe, by name."""
+    views = upcycle_of(recipe)
+    return {**CANDIDATES, **(UPCYCLED if views is not None and views.counts else {})}

@@ -31,7 +31,7 @@ from pipeline.tasks.super_resolution import tiles as tiling
 from pipeline.tasks.super_resolution import work as counting
 from pipeline.tasks.super_resolution.altering import altered
 from pipeline.tasks.super_resolution.assistant import TrainedNetwork, trained
-from pipeline.tasks.super_resolution.candidates import CANDIDATES
+from pipeline.tasks.super_resolution.candidates import candidates
 from pipeline.tasks.super_resolution.checks import check
 from pipeline.tasks.super_resolution.effort import effort
 from pipeline.tasks.super_resolution.fusion import FUSED, PictureFusion, fuse
@@ -277,7 +277,7 @@ class SuperResolution(Task):
             raise InputError("data.holdout", "held-out pictures, by which trials are compared", "none")
 
     def candidates(self, recipe: Recipe) -> Mapping[str, Mapping[str, Any]]:
-        return CANDIDATES
+        return candidates(recipe)
 
     def altered(self, recipe: Recipe, values: Mapping[str, Any], where: str) -> Recipe:
         return altered(recipe, values, where)
