@@ -7,11 +7,12 @@ on from the newest one.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import ray
@@ -30,6 +31,8 @@ from pipeline.errors import FacultyError
 from pipeline.progress import Line
 from pipeline.recipe.recipe import Distill
 from pipeline.steps.job import Job
+
+log = logging.getLogger(__name__)
 
 
 def here() -> NodeAffinitySchedulingStrategy:
@@ -55,9 +58,12 @@ def run(
             pool.submit(fit, jobs, settings, board, cpus / abreast, handles, within(settings, len(bundles)))
             for jobs in bundles
         ]
+        told = False
         while not all(f.done() for f in running):
             _show(board, lines)
-            if any(f.done() and not f.cancelled() and f.exception() for f in running):
+            if not told and (error := _first_error(running)) is not None:
+                log.warning("%s; no further training is begun, those under way end first", error)
+                told = True
                 for future in running:
                     future.cancel()
             time.sleep(0.25)
@@ -68,6 +74,12 @@ def run(
     for future in running:
         if not future.cancelled():
             future.result()
+
+
+def _first_error(running: Sequence[Future[None]]) -> BaseException | None:
+    """What the first of those that failed raised."""
+    errors = (f.exception() for f in running if f.done() and not f.cancelled())
+    return next((error for error in errors if error is not None), None)
 
 
 def _show(board: Any, lines: Mapping[str, Line]) -> None:
