@@ -58,7 +58,7 @@ class Measure:
         if importlib.util.find_spec(self.package) is None:
             return REMEDY
         if (file := self.file) is None:
-            return f"{self.backbone}'s weights ({self.pattern}) are not in {_folder()}"
+            return f"{self.backbone}'s weights ({self.pattern.replace(_DIGITS, '*')}) are not in {_folder()}"
         if not _sha256(str(file), file.stat().st_mtime_ns).startswith(file.stem.rpartition("-")[2]):
             return f"{file} is damaged: its sha256 does not begin as its name says"
         return ""
