@@ -56,19 +56,22 @@ def output_phase(
     adversary: Adversary | None = None,
 ) -> Phase:
     """A phase whose losses are the task's and `terms(outputs, adapted embedding, batch)`."""
-    modules, fill = {STUDENT: network}, lesson.fill
+    modules = {STUDENT: network}
+    online = [c for c in columns if c.startswith("teacher/")] if lesson.fill else []
+    fill = lesson.fill if online else None
     own = cast(nn.Linear, network.embed).out_features
     if width is not None and width != own:
         modules[ADAPTER] = nn.Linear(own, width)
 
     def losses(live: Modules, batch: Batch) -> dict[str, Tensor]:
-        if fill is not None and columns:
+        if fill is not None:
             fill(cast(MutableMapping[str, Tensor], batch))
         out = live[STUDENT](batch["lr"])
         s = live[ADAPTER](out["embedding"]) if ADAPTER in live else out["embedding"]
         return {"task": lesson.loss(out, batch), **terms(out, s, batch)}
 
-    read = ("hr",) if fill is not None and columns else columns
+    cached = tuple(c for c in columns if c not in online)  # an assistant's are there all the same
+    read = ("hr", *cached) if online else columns
     return Phase(
         name=name,
         modules=modules,

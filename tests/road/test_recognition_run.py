@@ -166,6 +166,17 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bits_discriminator_incl
         assert "adversary" not in torch.load(file, weights_only=True)
 
 
+def test_an_assistant_is_read_from_the_cache_beside_an_online_teacher(tmp_path: Path) -> None:
+    method = {"name": "horkd", "gamma": 0.5}
+    (cached,) = run(tmp_path, method=method).everything(["horkd"], [0]).jobs
+    (online,) = run(tmp_path, method=method, cache={"online": True}).everything(["horkd"], [0]).jobs
+    assert cached.outputs.keys() == {"teacher", "assistant"} and online.outputs.keys() == {"assistant"}
+    one, two = (j.result()["curves"]["student"] for j in (cached, online))  # type: ignore[index]
+    for term in ("order1", "order2", "order3", "soft"):
+        (_, first), (_, second) = one[f"train/{term}"][0], two[f"train/{term}"][0]
+        assert first == pytest.approx(second, rel=0.1), term  # two assistants, from float16 and from float32
+
+
 def test_an_online_teacher_gives_the_losses_of_the_cached_one(tmp_path: Path) -> None:
     (cached,) = run(tmp_path).everything(["kd"], [0]).jobs
     (online,) = run(tmp_path, cache={"online": True}).everything(["kd"], [0]).jobs
