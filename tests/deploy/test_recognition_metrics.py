@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.tasks.recognition import metrics
+from pipeline.tasks.recognition import intervals, metrics
 
 
 def test_accuracy_balanced_accuracy_and_confusion() -> None:
@@ -107,3 +107,13 @@ def test_an_interval_holds_the_mean_as_often_as_it_says() -> None:
     low, high = metrics.interval((np.arange(1000) < 700).astype(float))
     assert (low, high) == pytest.approx((0.7 - 1.96 * 0.01449, 0.7 + 1.96 * 0.01449), abs=0.004)
     assert metrics.interval(np.ones(50)) == (1.0, 1.0)
+
+
+def test_figures_of_a_network_that_diverged_are_nan_and_no_error() -> None:
+    logits = np.full((6, 3), np.nan)
+    logits[:2] = [[9.0, 0.0, 0.0], [0.0, 9.0, 0.0]]
+    labels = np.array([0, 1, 2, 0, 1, 2])
+    assert np.isnan(metrics.calibration_error(logits, labels))
+    pictures, certain, _ = metrics.reliability(logits, labels)
+    assert sum(pictures) == 6 and pictures[-1] == 2 and certain[-1] > 0.99
+    assert np.isnan(intervals.classification(logits, labels, rounds=4)["ece_low"])

@@ -154,9 +154,9 @@ def sweep_of(folder: Path, settings: Recognition, space: Any, trials: int = 2) -
 
 def test_trials_are_compared_by_the_tasks_first_validation_figure(tmp_path: Path) -> None:
     for task in ("classification", "verification", "retrieval", "segmentation"):
-        metrics = task_named(task).metrics(None)
         layout = {"layout": "masks" if task == "segmentation" else "folders", "root": "x", "size": 32}
         settings = recipe(tmp_path, task=task, data=layout)
+        metrics = task_named(task).metrics(settings)
         name = "held_out/" + task_of(settings).metric(settings).key
         reported = {f"held_out/{m.key}": 0.1 * (i + 1) for i, m in enumerate(reversed(metrics))}
         assert accuracy({"train/loss": 3.0, **reported}, name) == pytest.approx(0.1 * len(metrics))

@@ -55,10 +55,12 @@ def calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = BINS) 
 def binned(
     logits: np.ndarray, labels: np.ndarray, bins: int = BINS
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(probability of the answer, whether it is right, number of its bin), (n,) each."""
+    """(probability of the answer, whether it is right, number of its bin), (n,) each; logits that are not finite have a
+    probability of nan, in the first bin."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     sure = 1 / np.exp(shifted).sum(axis=1)
-    return sure, logits.argmax(axis=1) == labels, np.minimum((sure * bins).astype(int), bins - 1)
+    number = np.minimum((np.nan_to_num(sure) * bins).astype(int), bins - 1)
+    return sure, logits.argmax(axis=1) == labels, number
 
 
 def reliability(logits: np.ndarray, labels: np.ndarray, bins: int = BINS) -> list[list[float]]:

@@ -1,0 +1,40 @@
+"""Draw what distillation brings for which effort: dB over the student alone against hours, coloured by pictures.
+
+python docs/effort.py docs/effort.json docs/effort.png   (measured figures; a .png or .svg file to write)
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+COLOURS = {7: "#0b8457", 155: "#3b82f6"}
+
+
+def main(figures: str, out: str) -> None:
+    """`figures`: [{"pictures", "hours", "student", "what", "gain", "spread"}], gains in dB of luma PSNR."""
+    rows = json.loads(Path(figures).read_text())
+    figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
+    for row in rows:
+        colour = COLOURS[row["pictures"]]
+        axes.errorbar(row["hours"], row["gain"], row["spread"], fmt="o", color=colour, capsize=3)
+        label = f"{row['student']}: {row['what']}"
+        axes.annotate(label, (row["hours"], row["gain"]), (7, 4), textcoords="offset points", fontsize=8)
+    for pictures, colour in COLOURS.items():
+        axes.plot([], [], "o", color=colour, label=f"{pictures} training pictures")
+    axes.axhline(0, color="#8b93a1", linewidth=1)
+    axes.set_xscale("log")
+    axes.set_xlabel("hours on two cores, teachers and all trainings of the comparison included")
+    axes.set_ylabel("dB over the student alone")
+    axes.grid(color="#e3e6eb")
+    axes.legend(loc="lower right", frameon=False)
+    figure.savefig(out, dpi=120)
+
+
+main(*sys.argv[1:])
