@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -44,9 +45,12 @@ def run_auto(options: argparse.Namespace) -> None:
     """Carry it out, or go on with it. Raises InputError where the budget is too small."""
     since = time.monotonic()
     recipe, reporter = read_any(options), Terminal()
-    if not options.minutes or options.minutes <= 0:
-        raise InputError("--minutes", "above 0: all that --auto may take", str(options.minutes))
+    if options.minutes is None:
+        raise InputError("--minutes", "all that --auto may take", "none given", "Add --minutes 60.")
+    if not 0 < options.minutes < math.inf:
+        raise InputError("--minutes", "a number above 0: all that --auto may take", f"{options.minutes:g}")
     task = task_of(recipe)
+    recipe = task.settled(recipe)
     if len(task.gaps(recipe)) > 1:
         raise InputError(task.gap, "one value with --auto", str(list(task.gaps(recipe))))
     task.comparable(recipe)
@@ -56,6 +60,10 @@ def run_auto(options: argparse.Namespace) -> None:
         on_gpu = engine.device_kind(recipe.distill.gpus_per_worker) == "cuda"
         names = tuple(name.strip() for name in (options.candidates or "").split(",") if name.strip())
         candidates, left_out = candidates_of(recipe, checker(engine, reporter), names)
+        for name, reason in left_out.items():
+            reporter.say(
+                f"{name} is not tried: it {reason}" if reason.startswith("is ") else f"{name}: {reason}"
+            )
         seconds = 60 * options.minutes
         first = first_steps(recipe, len(candidates), seconds, on_gpu)
         home = f"{recipe.output}/{recipe.name}/auto"

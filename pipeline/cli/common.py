@@ -82,6 +82,9 @@ def read_recipe(options: argparse.Namespace) -> Recipe:
 
 def read_any(options: argparse.Namespace) -> Any:
     """The recipe of the command line, of any task."""
+    place = getattr(options, "json", None)
+    if place not in (None, "-") and not Path(place).absolute().parent.is_dir():
+        raise InputError("--json", "a file in a folder that is there", place)
     return load_any(options.recipe, tuple(options.overrides))
 
 

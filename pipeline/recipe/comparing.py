@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from pydantic import model_validator
+
 from pipeline.recipe.settings import Later
 
 
@@ -21,3 +23,16 @@ class Equal(Later):
     """With `work` and `time`: what else each method pays for, of what all of them share: `teaching` (training teachers
     and running them on the training samples), `fusing` (training and running the network that fuses them).
     """
+
+    @model_validator(mode="after")
+    def _counted(self) -> Equal:
+        if self.count and self.equal == "steps":
+            raise ValueError("count needs equal: work or equal: time; of equal steps nobody pays more")
+        return self
+
+
+def equal_steps(compare: Equal, method: str, steps: int, what: str) -> str:
+    """How long trainings are, in words; `what` is trained."""
+    if compare.equal == "steps":
+        return f"{steps:,} steps per {what}"
+    return f"equal {compare.equal} per {what}, that of {method} in {steps:,} steps"

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from pipeline.recipe.schedule import Fraction, Piecewise, Ramp, Weight, times
+from pipeline.recipe.schedule import Fraction, Piecewise, Ramp, Weight, times, weight_at
 from pipeline.recipe.settings import Positive, Section, Train
 
 Target = Literal["none", "teacher", "fused"]
@@ -106,6 +106,8 @@ class MTKD(Assisted):
             )
         if not isinstance(self.low, float) and (self.handover or not isinstance(self.distill, float)):
             raise ValueError("a schedule of `low` needs a constant `distill` and no handover")
+        if not isinstance(self.low, float) and min(weight_at(self.low, p / 100) for p in range(101)) < 0:
+            raise ValueError("a schedule of `low` must not fall below 0")
         return self
 
     def weights(self) -> dict[str, Weight]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pipeline.recipe.settings import Later, Positive
+from pydantic import Field
+
+from pipeline.recipe.settings import Later
 
 
 class Student(Later):
@@ -17,7 +19,7 @@ class Student(Later):
     """A name from `faculty students`, or `spandrel:<architecture>`."""
     options: dict[str, Any] = {}
     """Hyper-parameters of that network."""
-    expand: Positive = 1
+    expand: Annotated[int, Field(ge=1, le=16)] = 1
     """Linear over-parameterisation while it is trained: each convolution is the product of two, with `expand` times its
     larger side between them (SESR, ECBSR, ExpandNets; 2 to 4). The plain network ships; 1 trains it as it is. An
     assistant and PISR's teacher train as they are. Adam moves a product further than a plain kernel at the same

@@ -36,8 +36,6 @@ def lengths(run: Run, prepared: Prepared, methods: Sequence[str]) -> tuple[dict[
     Raises InputError where what a method pays first is more than all that it may.
     """
     recipe, compare = run.recipe, run.recipe.compare
-    if len(run.task.gaps(recipe)) > 1:
-        raise InputError("compare.equal", "one gap at a time with it", str(list(run.task.gaps(recipe))))
     own = recipe.method.name
     efforts = {m: run.task.effort(with_method(recipe, m), prepared) for m in dict.fromkeys([own, *methods])}
     if len(efforts) == 1:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.cache.mending import mends
 from pipeline.cache.store import Store
+from pipeline.errors import InputError
 from pipeline.progress import Once, Reporter
 from pipeline.recipe.reading import with_method
 from pipeline.road.equal import lengths
@@ -48,6 +49,10 @@ class Run:
         """Refuse what cannot work before anything is started. Raises InputError."""
         for method in methods:
             with_method(self.recipe, method)
+        gaps = list(self.task.gaps(self.recipe))
+        if self.recipe.compare.equal != "steps" and len(gaps) > 1:
+            remedy = "Take compare.equal: steps, or one gap (and no compare.gaps)."
+            raise InputError("compare.equal", "one gap where work or time is equal", str(gaps), remedy)
         self.task.check(self, methods)
 
     @mends

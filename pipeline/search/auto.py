@@ -47,22 +47,23 @@ def candidates_of(
     kept: dict[str, Mapping[str, Any]] = {}
     left_out: dict[str, str] = {}
     alike: dict[str, str] = {}
-    for name, values in found.items():
+    if wrong := [name for name in named if name not in found]:
+        remedy = "Others: as the recipe's `method`, or by names of their own in compare.variants."
+        raise InputError("--candidates", f"some of {', '.join(found)}", ", ".join(wrong), remedy)
+    for name in [name for name in found if not named or name in (*named, SCRATCH)]:
         try:
-            candidate = with_values(recipe, values, name)
+            candidate = with_values(recipe, found[name], name)
             content = candidate.model_dump(mode="json")
             print_ = fingerprint({k: v for k, v in content.items() if k != "compare"})
             if print_ in alike:  # the recipe's own method may be one of the task's
                 left_out[name] = f"is {alike[print_]}"
                 continue
-            if not named or name in (*named, SCRATCH):
-                check(candidate)
-                kept[name] = values
-            alike[print_] = name
+            check(candidate)
+            kept[name], alike[print_] = found[name], name
         except FacultyError as error:
+            if name in named:
+                raise InputError("--candidates", "those that this recipe takes", f"{name}: {error}") from None
             left_out[name] = str(error)
-    if wrong := [name for name in named if name not in found]:
-        raise InputError("--candidates", f"some of {', '.join(found)}", ", ".join(wrong))
     if not kept:
         raise InputError("--candidates", "at least one that this recipe takes", "; ".join(left_out.values()))
     return kept, left_out

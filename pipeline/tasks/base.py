@@ -257,6 +257,10 @@ class Task(ABC):
         """What `faculty run --auto` tries beside the recipe's own method: {name: {path of the recipe: value}}."""
         return {}
 
+    def settled(self, recipe: Any) -> Any:
+        """The recipe with that said which its method brings for all methods beside it."""
+        return recipe
+
     def single(self, recipe: Any) -> Any:
         """The recipe for one training."""
         return recipe

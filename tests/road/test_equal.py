@@ -81,6 +81,13 @@ def test_without_first_phases_equal_work_is_equal_steps(root: Path) -> None:
     assert lengths(settings, "scratch", "kd", "mtkd") == {"mtkd": 6, "scratch": 6, "kd": 6}
 
 
+def test_a_method_that_runs_its_student_twice_has_half_the_steps(root: Path) -> None:
+    views = {"zoom_in": 0, "zoom_out": 0}
+    variants = {"plain": {"name": "dukd", "consistency": 0.0}}
+    settings = recipe(root, data={"upcycle": views}, compare={"equal": "work", "variants": variants})
+    assert lengths(settings, "dukd", "plain") == {"mtkd": 6, "dukd": 3, "plain": 6}
+
+
 def test_who_counts_teaching_pays_for_the_teachers_that_it_reads(root: Path) -> None:
     settings = recipe(root, compare={"equal": "work", "count": ["teaching"]}, train={"steps": 500})
     road = Road(settings)
@@ -226,6 +233,20 @@ def test_a_pace_is_of_steps_alone_and_leaves_nothing(root: Path) -> None:
     before = snapshot(root)
     assert 0 < paced(job, "cpu") < 60
     assert snapshot(root) == before and job.result() is None
+
+
+def test_what_cannot_be_compared_so_is_refused_before_anything_is_made(root: Path, tmp_path: Path) -> None:
+    settings = load_any(str(written(tmp_path, gap=[1, 2], compare={"equal": "work"})), ())
+    with pytest.raises(InputError, match="compare.equal: expected one gap .*compare.equal: steps"):
+        Run(settings, InlineEngine("cpu"), Quiet()).everything(["scratch"], [0])
+    assert not (tmp_path / "cache").exists()
+    with pytest.raises(ValueError, match="count needs equal: work"):
+        recipe(root, compare={"count": ["teaching"]})
+
+
+def written(folder: Path, **changes: object) -> Path:
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recognition(folder, **changes)))
+    return folder / "recipe.yaml"
 
 
 def test_recipes_of_equal_steps_are_as_before(root: Path) -> None:

@@ -18,6 +18,7 @@ from pipeline.steps.engines import InlineEngine
 from pipeline.steps.job import Listener
 from pipeline.tasks.recognition.recipe import Recognition
 from pipeline.tasks.recognition.sampler import Gallery
+from pipeline.tasks.recognition.showing import told
 
 ALL = ["scratch", "kd", "rkd", "horkd"]
 MIXING = {"mixup": 0.2, "cutmix": 1.0, "share": 0.8}
@@ -70,6 +71,7 @@ def test_an_online_teacher_sees_the_mixed_pictures_themselves(tmp_path: Path) ->
     assert one["train/task"][0][1] == pytest.approx(
         two["train/task"][0][1], rel=0.05
     )  # the same pictures and labels
+    assert told(online.spec) == {"mixing": "mixup 0.2 and cutmix 1, 80% of the pictures"}
     assert one["train/soft"][0][1] != pytest.approx(two["train/soft"][0][1], rel=2e-3)
 
 
@@ -78,7 +80,8 @@ def test_students_are_scored_under_each_degradation_and_teachers_are_not(tmp_pat
     (before,) = plain.everything(["kd"], [0]).jobs
     road = run(tmp_path, lr=["bicubic", "average", "blur_noise"])
     outcome = road.everything(["kd"], [0])
-    finish(road, outcome, [])
+    page = Path(finish(road, outcome, []).report).read_text()
+    assert "bicubic (MATLAB), mean of gap x gap pixels, Gaussian blur and noise; of the same view" in page
     (job,) = outcome.jobs
     assert job.fingerprint != before.fingerprint and job.params()["lr"][2] == "blur_noise"
     keys = {"accuracy_average", "accuracy_blur_noise"}

@@ -17,15 +17,19 @@ from recognition_kit import content as recognition
 from road_kit import content, environment, picture, recipe, snapshot
 
 from pipeline.cache.store import Store
+from pipeline.errors import InputError
 from pipeline.recipe.recipe import Recipe
+from pipeline.recipe.upcycle import Upcycle
 from pipeline.search import allotment
 from pipeline.search.allotment import Pace, Rung, duration, final_steps, first_steps, makespan, pace_of, shape
+from pipeline.search.auto import candidates_of
 from pipeline.search.ladder import Ladder
 from pipeline.search.ladder_report import verdict
 from pipeline.search.ladder_state import Step
 from pipeline.search.run import Conductor
+from pipeline.search.space import with_values
 from pipeline.search.trial import Trial
-from pipeline.tasks.super_resolution.candidates import CANDIDATES, candidates
+from pipeline.tasks.super_resolution.candidates import CANDIDATES, candidates, settled
 
 QUICK = """
 from pipeline.search import allotment
@@ -107,6 +111,22 @@ def test_upcycling_is_tried_where_the_recipe_has_its_views(root: Path) -> None:
     for upcycle, tried in ((None, False), ({}, True), ({"zoom_in": 0, "zoom_out": 0}, False)):
         found = candidates(Recipe.model_validate(content(root, data={"upcycle": upcycle})))
         assert ("dukd" in found) is tried and set(CANDIDATES) <= set(found)
+
+
+def test_who_is_named_is_tried_or_refused(root: Path) -> None:
+    settings = recipe(root, method={"name": "mtkd", "low": 0.33})
+    assert list(candidates_of(settings, lambda _: None, ("mtkd-low",))[0]) == ["scratch", "mtkd-low"]
+    everyone, left_out = candidates_of(settings, lambda _: None)
+    assert "mtkd" in everyone and left_out["mtkd-low"] == "is mtkd"
+    alone = recipe(root, method={"name": "scratch"}, teachers=[])
+    with pytest.raises(InputError, match="--candidates: .*kd: .*needs at least one teacher"):
+        candidates_of(alone, lambda _: None, ("kd",))
+
+
+def test_dukds_views_are_everybodys(root: Path) -> None:
+    settings = settled(recipe(root, method={"name": "dukd"}))
+    for candidate in candidates_of(settings, lambda _: None)[0].values():
+        assert with_values(settings, candidate, "x").data.upcycle == Upcycle()
 
 
 def test_every_rung_is_told_with_scratch_on_it(climbed) -> None:
@@ -373,8 +393,10 @@ def test_a_budget_too_small_for_the_rungs_names_what_fits(root: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--auto",), "--minutes: expected above 0"),
-        (("--auto", "--minutes", -1), "--minutes: expected above 0"),
+        (("--auto",), "--minutes: expected all that --auto may take, found none given. Add --minutes 60."),
+        (("--auto", "--minutes", -1), "--minutes: expected a number above 0"),
+        (("--auto", "--minutes", "nan"), "--minutes: expected a number above 0"),
+        (("--auto", "--minutes", "inf"), "--minutes: expected a number above 0"),
         (("--minutes", 3), "expected --auto with them"),
         (("--auto", "--minutes", 3, "--candidates", "magic"), "--candidates: expected some of scratch, mtkd"),
     ],

@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.recipe.comparing import equal_steps
 from pipeline.report.extra import Extra
 from pipeline.report.table import PLUS_MINUS, Metric, mean, spread
 from pipeline.steps.job import STUDENT
 from pipeline.steps.values import Outcome, Outputs, Result
 from pipeline.tasks.recognition.recipe import Recognition
+
+LR = {
+    "bicubic": "bicubic (MATLAB)",
+    "average": "mean of gap x gap pixels",
+    "blur_noise": "Gaussian blur and noise",
+}
+"""How LR arises, in words."""
 
 
 def sentence(outcome: Outcome) -> str:
@@ -17,11 +25,11 @@ def sentence(outcome: Outcome) -> str:
     recipe: Recognition = outcome.recipe
     *most, last = map(str, recipe.trained_gaps)
     gaps = f"{', '.join(most)} and {last}" if most else last
-    teachers = ", ".join(teacher.network.name for teacher in recipe.seen_by)
+    teachers = ", ".join(teacher.label for teacher in recipe.seen_by)
     height, width = recipe.hr_size
     return (
         f"{recipe.student.name} at a resolution gap of {gaps}, teacher {teachers} at "
-        f"{height} x {width}; {recipe.train.steps:,} steps per student."
+        f"{height} x {width}; {equal_steps(recipe.compare, recipe.method.name, recipe.train.steps, 'student')}."
     )
 
 
@@ -35,10 +43,11 @@ def facts(outcome: Outcome) -> dict[str, str]:
         "classes": f"{len(prepared.samples.classes)} to train on",
         "HR": f"{recipe.hr_size[0]} x {recipe.hr_size[1]}",
         "LR": f"{sizes}; {recipe.input}",
-        "degradation": "bicubic (MATLAB), of the same view",
+        "degradation": f"{', '.join(LR[kind] for kind in recipe.degradations)}; of the same view",
         "views": f"{views.count} a picture, shift {views.shift}, {'' if views.flip else 'not '}flipped, "
         f"zoom {views.zoom}, light {views.light}",
         "budget": f"{recipe.train.steps:,} steps of {recipe.train.batch} pictures",
+        **told(recipe),
         "cost": "multiply-adds and milliseconds of one picture at the network's own input size, one CPU thread",
         **{outputs.label: _identity(outputs) for outputs in prepared.all},
     }
@@ -47,6 +56,14 @@ def facts(outcome: Outcome) -> dict[str, str]:
     if dropped := max((r.curves.get("dropped", 0) for r in outcome.results), default=0):
         facts["stem"] = f"{dropped} stride(s) dropped so that small pictures keep a map of at least 2 x 2"
     return facts
+
+
+def told(recipe: Recognition) -> dict[str, str]:
+    """What is not so in every run: mixed pictures, folds."""
+    mixing, fold = recipe.mixing, recipe.data.fold
+    kinds = [f"{kind} {value:g}" for kind in ("mixup", "cutmix") if (value := getattr(mixing, kind))]
+    found = {"mixing": f"{' and '.join(kinds)}, {mixing.share:.0%} of the pictures"} if kinds else {}
+    return {**found, "fold": f"{fold[0]} of {fold[1]}"} if fold else found
 
 
 def _identity(outputs: Outputs) -> str:

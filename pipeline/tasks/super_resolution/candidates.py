@@ -36,3 +36,9 @@ def candidates(recipe: Recipe) -> dict[str, dict[str, Any]]:
     """Those for this recipe, by name."""
     views = upcycle_of(recipe)
     return {**CANDIDATES, **(UPCYCLED if views is not None and views.counts else {})}
+
+
+def settled(recipe: Recipe) -> Recipe:
+    """With the views that `dukd` brings, so that those who are tried beside it have them too."""
+    data = recipe.data.model_copy(update={"upcycle": upcycle_of(recipe)})
+    return recipe.model_copy(update={"data": data})

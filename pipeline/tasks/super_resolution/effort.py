@@ -15,7 +15,7 @@ from pipeline.steps.forecast import BACKWARD, Effort
 from pipeline.steps.values import Prepared
 from pipeline.tasks.super_resolution.jobs import one_teacher
 from pipeline.tasks.super_resolution.privileged import decoder_of
-from pipeline.tasks.super_resolution.work import fusion_cost
+from pipeline.tasks.super_resolution.work import fusion_cost, passes
 from students import build
 from students.colour import colours_of
 from teachers.privileged import Encoder, Privileged
@@ -38,7 +38,7 @@ def effort(recipe: Recipe, prepared: Prepared) -> Effort:
         if isinstance(recipe.fusion, Aggregate):
             macs = fusion_cost(recipe, len(prepared.teachers))
             fusing = macs * (BACKWARD * seen(recipe.fusion.train) * recipe.fusion.train.steps + area)
-    step = BACKWARD * counted(made(recipe.student, recipe.scale)) * seen(recipe.train)
+    step = passes(recipe) * BACKWARD * counted(made(recipe.student, recipe.scale)) * seen(recipe.train)
     helper = (0.0, 0.0)
     if isinstance(recipe.method, PISR):
         teacher = _privileged(recipe)

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from pipeline.deploy import perceptual
+from pipeline.recipe.comparing import equal_steps
 from pipeline.recipe.recipe import Recipe
 from pipeline.recipe.upcycle import upcycle_of
 from pipeline.report.pictures import comparison_strip
@@ -30,8 +31,9 @@ UNMEASURED_WORDS = (
 def sentence(outcome: Outcome) -> str:
     """The run in one sentence."""
     recipe: Recipe = outcome.recipe
-    teachers, steps = ", ".join(t.label for t in outcome.prepared.teachers) or "none", recipe.train.steps
-    return f"{recipe.student.name} at x{recipe.scale}; teachers: {teachers}; {steps:,} steps per training."
+    teachers = ", ".join(t.label for t in outcome.prepared.teachers) or "none"
+    length = equal_steps(recipe.compare, recipe.method.name, recipe.train.steps, "training")
+    return f"{recipe.student.name} at x{recipe.scale}; teachers: {teachers}; {length}."
 
 
 def metrics(recipe: Recipe) -> tuple[Metric, ...]:

@@ -31,7 +31,7 @@ from pipeline.tasks.super_resolution import tiles as tiling
 from pipeline.tasks.super_resolution import work as counting
 from pipeline.tasks.super_resolution.altering import altered
 from pipeline.tasks.super_resolution.assistant import TrainedNetwork, trained
-from pipeline.tasks.super_resolution.candidates import candidates
+from pipeline.tasks.super_resolution.candidates import candidates, settled
 from pipeline.tasks.super_resolution.checks import check
 from pipeline.tasks.super_resolution.effort import effort
 from pipeline.tasks.super_resolution.fusion import FUSED, PictureFusion, fuse
@@ -275,6 +275,9 @@ class SuperResolution(Task):
             raise InputError("data.holdout", "above 0: trials are compared on held-out pictures", "0")
         if samples is not None and samples.held_out is None:
             raise InputError("data.holdout", "held-out pictures, by which trials are compared", "none")
+
+    def settled(self, recipe: Recipe) -> Recipe:
+        return settled(recipe)
 
     def candidates(self, recipe: Recipe) -> Mapping[str, Mapping[str, Any]]:
         return candidates(recipe)

@@ -17,6 +17,11 @@ from students import build
 ITEM_BYTES = {"uint8": 1, "float16": 2}
 
 
+def passes(recipe: Recipe) -> int:
+    """How often a step runs the student on its samples: dukd's consistency takes a second time."""
+    return 2 if getattr(recipe.method, "consistency", 0) != 0 else 1
+
+
 def work(
     recipe: Recipe,
     pictures: int,
@@ -36,7 +41,6 @@ def work(
     tiles = pictures * len(positions(height, width, grid))
     per_lr_pixel = 1 / 48**2
     target = recipe.method.name != "scratch" and recipe.method.target != "teacher"
-    passes = 2 if getattr(recipe.method, "consistency", 0) != 0 else 1
     training, running = 0.0, 0.0
     if isinstance(recipe.fusion, Aggregate) and target:
         t = recipe.fusion.train
@@ -53,7 +57,12 @@ def work(
         fusion_training_ops=training,
         fusion_ops=running,
         step_ops=round(
-            passes * BACKWARD * recipe.train.batch * student_macs * per_lr_pixel * recipe.train.patch**2
+            passes(recipe)
+            * BACKWARD
+            * recipe.train.batch
+            * student_macs
+            * per_lr_pixel
+            * recipe.train.patch**2
         ),
         steps=recipe.train.steps,
         shard_bytes=recipe.cache.shard_mb * 1e6,
