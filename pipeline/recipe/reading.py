@@ -21,11 +21,14 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import InputError
+from pipeline.recipe.complaints import key as key_of
+from pipeline.recipe.complaints import telling
 from pipeline.recipe.fusion import Aggregate, Bands, Best, Mask, Mean, Median, Regions, Weighted
 
 Model = TypeVar("Model", bound=BaseModel)
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 """An environment variable in a recipe's text."""
+FUSIONS = (Mean, Median, Best, Weighted, Bands, Mask, Regions, Aggregate)
 LARGEST = 100_000
 """Values that a recipe may hold."""
 
@@ -150,9 +153,10 @@ def checked(model: type[Model], content: dict[str, Any], where: str) -> Model:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        first, *others = error.errors()
-        key = ".".join(str(p) for p in first["loc"]) or "the recipe"
-        more = f" ({len(others)} more problem{'s' * (len(others) > 1)} after this one.)" if others else ""
+        first, others = telling(error.errors())
+        tags = {*getattr(model, "known_methods", {}), *(m.__name__.lower() for m in FUSIONS)}
+        key = key_of(first["loc"], tags)
+        more = f" ({others} more problem{'s' * (others > 1)} after this one.)" if others else ""
         found = "an unknown key" if first["type"] == "extra_forbidden" else reprlib.repr(first.get("input"))
         if len(found) > 120:
             found = found[:117] + "..."
@@ -178,11 +182,7 @@ def _siblings(recipe: type[BaseModel], location: tuple[int | str, ...]) -> list[
     for part in location[:-1]:
         field = getattr(model, "model_fields", {}).get(part)
         if field is None:
-            options: list[Any] = [methods.get(str(part))] + [
-                m
-                for m in (Mean, Median, Best, Weighted, Bands, Mask, Regions, Aggregate)
-                if m.__name__.lower() == part
-            ]
+            options: list[Any] = [methods.get(str(part))] + [m for m in FUSIONS if m.__name__.lower() == part]
             model = next((m for m in options if m), model)
             continue
         model = _model_of(field.annotation) or model

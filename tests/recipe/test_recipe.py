@@ -53,11 +53,7 @@ def test_an_unknown_key_is_named_with_the_keys_that_exist(write) -> None:
 
 def test_an_unknown_key_of_a_method_is_named_with_that_methods_keys(write) -> None:
     error = refused(write(method={"name": "mtkd", "wavelett": "haar"}))
-    assert (
-        "method.mtkd.wavelett" in str(error)
-        and "wavelet" in error.expected
-        and "teacher" not in error.expected
-    )
+    assert "method.wavelett" in str(error) and "wavelet" in error.expected and "teacher" not in error.expected
 
 
 def test_a_wrong_type_says_what_was_found(write) -> None:
@@ -146,3 +142,31 @@ def test_errors_cross_process_borders() -> None:
     error = InputError("a", "b", "c", "d")
     again = pickle.loads(pickle.dumps(error))
     assert str(again) == str(error) == "a: expected b, found c. d"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"low": {"kind": "lineer", "start": 1, "end": 0}},
+            "method.low: expected a number, or a schedule: {kind: ",
+        ),
+        ({"hr": [1, 0]}, "method.hr: expected a number, or a schedule: {kind: linear or cosine"),
+        ({"hr": {"kind": "linear", "start": 1}}, "method.hr.end: expected Field required"),
+        ({"hr": {"kind": "piecewise", "points": 1}}, "method.hr.points: expected "),
+    ],
+)
+def test_a_wrong_schedule_is_told_what_one_is(write, changes: dict, said: str) -> None:
+    error = str(refused(write(method={"name": "mtkd", **changes})))
+    assert said in error and "more problem" not in error
+
+
+def test_keys_stand_as_in_the_file(write) -> None:
+    error = str(refused(write(method={"name": "dukd", "chance": 3})))
+    assert "recipe.yaml: method.chance: expected " in error
+    error = str(refused(write(fusion={"kind": "regions", "levels": 9})))
+    assert "recipe.yaml: fusion.levels: expected " in error
+    error = str(refused(write(compare={"variants": {"a": {"name": "kd", "hr": "x"}}})))
+    assert "recipe.yaml: compare.variants.a.hr: expected a number, or a schedule" in error
+    error = str(refused(write(compare={"variants": {"a": {"name": "no"}}})))
+    assert "recipe.yaml: compare.variants.a: expected " in error

@@ -236,7 +236,7 @@ def test_numbers_start_at_one(root: Path, tmp_path: Path, option: str) -> None:
 
 def test_a_space_is_refused_before_anything_is_made(root: Path, tmp_path: Path) -> None:
     done = tune(root, tmp_path, space="SPACE = {'method.distil': ('uniform', 0.0, 1.0)}")
-    assert done.code == 2 and "method.mtkd.distil" in done.err and not (tmp_path / "runs").exists()
+    assert done.code == 2 and "method.distil" in done.err and not (tmp_path / "runs").exists()
 
 
 # ---- accuracy against cost
