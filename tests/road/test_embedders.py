@@ -281,3 +281,14 @@ def test_what_is_no_embedder_is_refused(
 def test_teachers_of_before_are_dumped_as_before() -> None:
     assert "embedder" not in RecognitionTeacher().model_dump()
     assert "embedder" in RecognitionTeacher(factory="m:f", embedder=True).model_dump()
+
+
+def test_a_teacher_that_is_not_there_is_refused_before_another_one_is_trained(tmp_path: Path) -> None:
+    trained = content(tmp_path)["teacher"]
+    for missing in ({"factory": "no_such_module:net"}, {"checkpoint": str(tmp_path / "none.onnx")}):
+        recipe = content(tmp_path, teachers=[{**trained, "name": "own"}, {"name": "other", **missing}])
+        recipe.pop("teacher")
+        run = Run(Recognition.model_validate(recipe), InlineEngine("cpu"), Quiet())
+        with pytest.raises(InputError, match="no_such_module|none.onnx"):
+            run.everything(["kd"], [0])
+        assert not list((tmp_path / "cache").glob("networks/*"))

@@ -48,6 +48,14 @@ class Found:
         return self.public.embeds
 
 
+def present(spec: RecognitionTeacher) -> None:
+    """Refuse, before others are trained, one whose function or file is not there. Raises InputError."""
+    if spec.factory:
+        factory.function_of(spec.factory)
+    if spec.checkpoint and not Path(spec.checkpoint).is_file():
+        raise InputError(spec.checkpoint, "a checkpoint", "no such file")
+
+
 def found_elsewhere(spec: RecognitionTeacher, recipe: Recognition, classes: Sequence[str]) -> Found | None:
     """The network of a recipe's teacher, an embedder for verification and retrieval; None where it is one of ours.
 

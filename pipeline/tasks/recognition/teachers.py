@@ -12,7 +12,7 @@ from pipeline.cache.store import Store
 from pipeline.errors import InputError
 from pipeline.recipe.recognition_methods import HORKD, KD, RKD
 from pipeline.steps.values import Outputs, Prepared, Samples
-from pipeline.tasks.recognition.elsewhere import Found, found_elsewhere
+from pipeline.tasks.recognition.elsewhere import Found, found_elsewhere, present
 from pipeline.tasks.recognition.fusion import FUSED
 from pipeline.tasks.recognition.jobs import RecognitionJob, make_job
 from pipeline.tasks.recognition.networks import load_weights
@@ -43,6 +43,7 @@ def teacher_job(
     task: RecognitionTask, recipe: Recognition, spec: RecognitionTeacher, samples: Samples
 ) -> RecognitionJob | None:
     """A teacher's training; None where its weights are given."""
+    present(spec)
     if spec.checkpoint is not None or spec.timm or spec.factory:
         return None
     label, seed = label_of(recipe, spec), recipe.seed if spec.seed is None else spec.seed
