@@ -159,7 +159,9 @@ def verify_set(store: Store, manifest: Manifest, full: bool) -> list[Problem]:
     return problems
 
 
-NOTES = (".stats.json", ".pictures.json")
+GAINS = ".gains.json"
+"""How the records of what tiles have to teach end."""
+NOTES = (".stats.json", ".pictures.json", GAINS)
 """What stages write beside a shard, under its key."""
 
 

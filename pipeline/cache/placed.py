@@ -27,20 +27,23 @@ class Unpack:
     """Makes the losses' tensors of a block of bytes, on the block's device."""
 
     places: tuple[tuple[str, int, tuple[int, ...], torch.dtype], ...]
-    """(name, first byte, shape, type); `ops` and `has_hr` among them."""
+    """(name, first byte, shape, type); `ops` and `has_hr` among them, and `weight` where samples have one."""
 
     def __call__(self, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
         block, found = raw["block"], {}
         for name, begin, shape, dtype in self.places:
             size = int(np.prod(shape)) * dtype.itemsize
             found[name] = block[begin : begin + size].view(dtype).view(shape)
-        ops, has_hr = found.pop("ops"), found.pop("has_hr")
-        return {**{n: pictures(moved(x, ops)) for n, x in found.items()}, "has_hr": has_hr}
+        ops = found.pop("ops")
+        told: dict[str, Tensor] = {n: found.pop(n) for n in ("has_hr", "weight") if n in found}
+        return {**{n: pictures(moved(x, ops)) for n, x in found.items()}, **told}
 
 
 def block_of(batch: Batch, device: torch.device) -> Parts:
     """A batch as one block of bytes, sent to the device at once and without waiting, and what unpacks it there."""
     tensors = {**batch.tensors, "ops": torch.from_numpy(batch.ops), "has_hr": torch.from_numpy(batch.has_hr)}
+    if batch.weights is not None:
+        tensors["weight"] = torch.from_numpy(batch.weights)
     places, end = [], 0
     for name, tensor in tensors.items():
         places.append((name, end, tuple(tensor.shape), tensor.dtype))
@@ -133,6 +136,7 @@ class Resident(Place):
     def ahead(self, step: int, count: int, rank: int, world: int) -> dict[str, np.ndarray]:
         """{"where": (count, 1 + 3 * layouts, b) int64}: whether there is HR; for each layout the number of the pixel at
         a crop's upper left corner, after its move, how far from there the pixel below is, and the one at the right.
+        Where samples have weights, {"weight": (count, b) float32} too.
         """
         drawn = self.sampler.where(step, rank, world, count)
         numbers, ys, xs, ops, has_hr = (x.reshape(count, -1) for x in drawn)
@@ -144,7 +148,8 @@ class Resident(Place):
             row, column = np.where(upside_down, -width, width), np.where(mirrored, -1, 1)
             rows.append((numbers * height + y) * width + x)
             rows += [np.where(turned, column, row), np.where(turned, row, column)]
-        return {"where": np.stack(rows, axis=1)}
+        weights = self.sampler.weights(numbers)
+        return {"where": np.stack(rows, axis=1), **({} if weights is None else {"weight": weights})}
 
     def __call__(self, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Crops and moves of {"where": as `where` says}: one gathering a column."""
@@ -155,7 +160,7 @@ class Resident(Place):
             line = self._lines[self.sampler.patch * layout[2]]
             places[layout] = torch.addcmul(torch.addcmul(first, down, line.view(-1, 1)), right, line)
         found = {name: pictures(pixels[places[layout]]) for name, (pixels, layout) in self.columns.items()}
-        return {**found, "has_hr": has_hr > 0}
+        return {**found, "has_hr": has_hr > 0, **{k: raw[k] for k in ("weight",) if k in raw}}
 
 
 @dataclass(frozen=True, slots=True)

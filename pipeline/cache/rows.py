@@ -61,6 +61,15 @@ class Rows:
         """Where each row lies when the shards are joined in the manifest's order."""
         return self._first[self.shard] + self.row
 
+    def ordered(self, values: np.ndarray) -> np.ndarray:
+        """Return (n, ...): values of the rows in the manifest's order, brought into the order of the ids.
+
+        Raises InputError where there are not as many as rows.
+        """
+        if len(values) != len(self):
+            raise InputError(self.name, f"a value for each of {len(self)} rows", str(len(values)))
+        return values[self._order]
+
     def known(self, column: str) -> np.ndarray:
         """Say for each row whether it has `column`: its shard does, and `has_<column>`, if there, is not 0."""
         parts = []

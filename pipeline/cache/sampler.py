@@ -6,6 +6,9 @@ of the tiles, another in each epoch, names its tile, and a counter-based generat
 resumed run, or one on another number of workers, sees exactly the same global batches, and the order depends
 on the tiles' ids alone, not on how they are packed into shards.
 
+With gains, the permutation is one of slots, of which a tile has the more the larger its gain is (slots.py), and samples
+carry importance weights; all of it as pure a function of the same numbers.
+
 Crops are copied from the mapped files straight into the batch. The eight moves of the square are left to
 `to_device`, which does them where the batch is used.
 """
@@ -26,6 +29,7 @@ from pipeline.cache.manifest import Manifest
 from pipeline.cache.order import below, epoch_keys, permute, read_ahead, words
 from pipeline.cache.placed import Parts, Resident, block_of, fits, moved, pictures
 from pipeline.cache.rows import Rows
+from pipeline.cache.slots import slots_of, weights_of
 from pipeline.cache.store import Store
 from pipeline.errors import InputError
 
@@ -58,6 +62,8 @@ class Batch:
     """(b,) bool: False where HR is unknown and `hr` holds zeros."""
     _numbers: np.ndarray = field(repr=False)
     _rows: Rows = field(repr=False)
+    weights: np.ndarray | None = None
+    """(b,) float32 importance weights; None where all samples count alike."""
 
     @property
     def ids(self) -> list[str]:
@@ -69,9 +75,11 @@ class Batch:
         return block_of(self, device)
 
     def to(self, device: torch.device | str) -> dict[str, Tensor]:
-        """`to_device` of the tensors, and `has_hr` (b,) bool."""
+        """`to_device` of the tensors, `has_hr` (b,) bool and, where there are some, the weights: `weight` (b,)."""
         tensors = to_device(self, device)
         tensors["has_hr"] = torch.from_numpy(self.has_hr).to(device, non_blocking=True)
+        if self.weights is not None:
+            tensors["weight"] = torch.from_numpy(self.weights).to(device, non_blocking=True)
         return tensors
 
 
@@ -89,11 +97,13 @@ class Sampler:
         margin: int,
         augment: bool = True,
         require_hr: bool = False,
+        gains: np.ndarray | None = None,
     ) -> None:
         """Open and verify every shard of `sources`; `lr` must be among them.
 
         `patch` and `margin` are in LR pixels; crops keep `margin` from the edges of tiles that have room for
         it. `batch` counts the samples of all workers together. `require_hr` leaves out tiles without HR.
+        `gains` (rows of `lr`'s manifest, in its order; finite, not negative) have tiles drawn in their proportion.
         Raises CorruptShard for a shard that does not verify, InputError for sources that fit neither each
         other nor the patch.
         """
@@ -123,12 +133,25 @@ class Sampler:
         self._chosen = np.flatnonzero(self._has_hr) if require_hr else np.arange(len(self._tiles))
         if not self.tiles:
             raise InputError("training tiles", "at least one tile with HR", "LR alone")
+        self._slots = self._chosen
+        self._weights: np.ndarray | None = None
+        if gains is not None:
+            slots = slots_of(self._tiles.ordered(gains)[self._chosen])
+            self._slots = self._chosen.repeat(slots)
+            weights = np.zeros(len(self._tiles), np.float32)
+            weights[self._chosen] = weights_of(slots)
+            self._weights = weights
         self._plan = lru_cache(maxsize=2)(self._make_plan)
 
     @property
     def tiles(self) -> int:
-        """Tiles in one epoch."""
+        """Tiles that are drawn from."""
         return len(self._chosen)
+
+    @property
+    def epoch(self) -> int:
+        """Samples in one epoch: as many as tiles, without gains."""
+        return len(self._slots)
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
         """Return samples [rank * b, (rank + 1) * b) of global batch `step`, where b = batch / world.
@@ -140,7 +163,7 @@ class Sampler:
         for name, (factor, crops) in self._crops.items():
             rows = self._rows[name]
             tensors[name] = crops.cut(rows.shard[numbers], rows.row[numbers], ys * factor, xs * factor)
-        return Batch(tensors, ops, has_hr, numbers, self._tiles)
+        return Batch(tensors, ops, has_hr, numbers, self._tiles, self.weights(numbers))
 
     def on(self, device: torch.device) -> Sampler | Resident:
         """The same batches for a training on this device: from tiles that live there, where they fit."""
@@ -156,6 +179,10 @@ class Sampler:
         assert world == 1 or steps == 1
         numbers, ys, xs, ops = self._samples(step * self._batch + rank * share, steps * share)
         return numbers, ys, xs, ops, self._has_hr[numbers]
+
+    def weights(self, numbers: np.ndarray) -> np.ndarray | None:
+        """Importance weights, float32, of samples of the tiles in these rows; None without gains."""
+        return None if self._weights is None else self._weights[numbers]
 
     def ids(self, numbers: np.ndarray) -> list[str]:
         """Ids of the tiles in these rows."""
@@ -200,8 +227,8 @@ class Sampler:
 
     def _make_plan(self, block: int) -> np.ndarray:
         samples = np.arange(block * _BLOCK, (block + 1) * _BLOCK, dtype=np.uint64)
-        epoch, position = np.divmod(samples, np.uint64(self.tiles))
-        numbers = self._chosen[permute(position, self.tiles, epoch_keys(self._seed, epoch))]
+        epoch, position = np.divmod(samples, np.uint64(self.epoch))
+        numbers = self._slots[permute(position, self.epoch, epoch_keys(self._seed, epoch))]
         draws = words(self._seed, block * _BLOCK, _BLOCK)
         corners = self._corners[:, :1] + below(draws[:2], self._corners[:, 1:])
         moves = below(draws[2], 8 if self._augment else 1)

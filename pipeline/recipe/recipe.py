@@ -234,6 +234,13 @@ class Recipe(Section):
             checks.append(
                 (t.patch > room, f"{path}.patch ({t.patch}) exceeds tile/scale - 2*margin ({room})")
             )
+            checks.append(
+                (
+                    isinstance(self.method, PISR) and path != "fusion.train" and t.sampling != "uniform",
+                    f"{path}.sampling must be uniform for pisr: importance weights act on a network's output, and pisr "
+                    "compares features too",
+                )
+            )
         for bad, text in checks:
             if bad:
                 raise ValueError(text)

@@ -73,8 +73,16 @@ class Budget(Section):
     """Complete checkpoints kept."""
 
 
-class Train(Budget):
+class Train(Budget, Later):
     """The training of a super-resolution network."""
+
+    later: ClassVar[tuple[str, ...]] = ("sampling",)
 
     patch: Positive = 32
     """Side of a training patch in LR pixels."""
+    sampling: Literal["uniform", "gain"] = "uniform"
+    """How often tiles are drawn: all alike; or, with `gain`, up to six times as often where the target (HR, where a
+    method has no other) is far from bicubic enlargement. Importance weights on the gradients keep the expected gradient
+    that of `uniform` (Zhao and Zhang, ICML 2015); logged losses are those of the drawn samples, unweighted. A loss over
+    the whole batch (`relational`) is weighed by sample, which is not exact. Not for `pisr`, which compares features.
+    """

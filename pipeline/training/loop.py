@@ -24,6 +24,7 @@ from pipeline.methods.base import Phase
 from pipeline.recipe.settings import Budget
 from pipeline.training import checkpoint, cpu
 from pipeline.training.graphed import Graphed, obstacle
+from pipeline.training.importance import weighted
 from pipeline.training.parts import Opponent, optimiser_of, plain, restore, shared, weighed
 from pipeline.training.surroundings import Batch, Batches, Curves, Hooks
 from pipeline.training.turns import TURN
@@ -193,7 +194,7 @@ class Loop:
     def terms(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """The phase's losses of a batch."""
         with self._autocast():
-            return self.phase.losses(self.live, tensors)
+            return self.phase.losses(weighted(self.live, self.phase.artefact, tensors), tensors)
 
     def rate(self, step: int) -> float:
         """Learning rate of a step."""

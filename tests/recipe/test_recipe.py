@@ -67,6 +67,15 @@ def test_a_wrong_type_says_what_was_found(write) -> None:
         ({"data": {"train": ["p"], "tile": 193}}, "multiple of scale"),
         ({"train": {"patch": 200}}, "exceeds"),
         ({"fusion": {"kind": "aggregate", "train": {"patch": 200}}}, "fusion.train.patch"),
+        ({"train": {"sampling": "often"}}, "'uniform' or 'gain'"),
+        (
+            {"method": {"name": "pisr"}, "train": {"sampling": "gain"}},
+            "train.sampling must be uniform for pisr",
+        ),
+        (
+            {"method": {"name": "pisr", "pretrain": {"sampling": "gain"}}},
+            "method.pretrain.sampling must be uniform for pisr",
+        ),
         ({"teachers": []}, "at least one teacher"),
         ({"teachers": [{"checkpoint": "a.pth"}, {"checkpoint": "x/a.pth"}]}, "names must differ"),
         ({"teach": {"actors": {"c": 2}}}, "teach.actors names ['c']"),

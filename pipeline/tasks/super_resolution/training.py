@@ -23,6 +23,7 @@ from pipeline.recipe.recipe import Recipe
 from pipeline.recipe.settings import Train
 from pipeline.steps.job import STUDENT, Job, Judge, weighty
 from pipeline.steps.values import Columns
+from pipeline.tasks.super_resolution.gains import gains
 from pipeline.tasks.super_resolution.held_out import HeldOut
 from pipeline.tasks.super_resolution.privileged import decoder_of, load_privileged
 from students import build
@@ -82,14 +83,19 @@ class TrainJob(Job):
         recipe: Recipe = self.spec
         cache = Store.open(recipe.cache.root)
         assert isinstance(phase.settings, Train)
+        sources = {name: _source(cache, self.columns[name]) for name in phase.sources}
+        known = None
+        if phase.settings.sampling == "gain":
+            known = gains(sources["lr"], sources.get("target", sources["hr"]), recipe.scale)
         return Sampler(
-            {name: _source(cache, self.columns[name]) for name in phase.sources},
+            sources,
             scale=recipe.scale,
             patch=phase.settings.patch,
             batch=phase.settings.batch,
             seed=self.seed,
             margin=recipe.data.margin,
             require_hr=phase.require_hr,
+            gains=known,
         )
 
     def judge(self, phase: Phase, device: str) -> Judge | None:
