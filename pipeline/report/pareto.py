@@ -4,6 +4,7 @@ gaps), a line a method through them, and what nothing beats in both.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FRONT = "#f59e0b"
+LINE = 10.0
+"""Points between names one below the other."""
 Of = Callable[[Row], float | None]
 
 
@@ -142,20 +145,29 @@ def _stairs(axes: Axes, rows: Sequence[Row], name: str, metric: Metric, of: Of) 
 
 
 def _annotate(axes: Axes, rows: Sequence[Row], name: str, metric: Metric, of: Of) -> None:
-    """Names beside the dots; methods at one place would write over each other, so they alternate sides."""
-    sides: dict[float, int] = {}
-    for row in sorted(rows, key=lambda row: -mean(row.values(name, metric))):
-        place = of(row) or 0
-        turn = sides.get(place, 0)
-        sides[place] = turn + 1
-        left = turn % 2 == 1
-        axes.annotate(
-            row.name,
-            (place, mean(row.values(name, metric))),
-            xytext=(-7 if left else 7, 0),
-            textcoords="offset points",
-            ha="right" if left else "left",
-            va="center",
-            fontsize=8.5,
-            color=INK,
-        )
+    """Names beside the dots, towards the middle of the axis. Methods at nearly one cost would write over each other, so
+    a name moves down until it is free of the one above, and all of a side up where the lowest would leave the chart.
+    """
+    axes.autoscale_view()
+    points = 72 / axes.figure.dpi
+    middle, bottom = math.sqrt(math.prod(axes.get_xlim())), axes.bbox.y0 * points + LINE
+    for left in (False, True):
+        own = [row for row in rows if ((of(row) or 0) > middle) is left]
+        own.sort(key=lambda row: -mean(row.values(name, metric)))
+        places = [(of(row) or 0, mean(row.values(name, metric))) for row in own]
+        heights = [axes.transData.transform(place)[1] * points for place in places]
+        free: list[float] = []
+        for height in heights:
+            free.append(min(height, free[-1] - LINE) if free else height)
+        up = max(bottom - free[-1], 0.0) if free else 0.0
+        for row, place, height, at in zip(own, places, heights, free, strict=True):
+            axes.annotate(
+                row.name,
+                place,
+                xytext=(-7 if left else 7, at + up - height),
+                textcoords="offset points",
+                ha="right" if left else "left",
+                va="center",
+                fontsize=8.5,
+                color=INK,
+            )
