@@ -25,15 +25,26 @@ def main(figures: str, out: str) -> None:
         colour = COLOURS[row["pictures"]]
         axes.errorbar(row["hours"], row["gain"], row["spread"], fmt="o", color=colour, capsize=3)
         label = f"{row['student']}: {row['what']}"
-        axes.annotate(label, (row["hours"], row["gain"]), (7, 4), textcoords="offset points", fontsize=8)
+        left = row["hours"] > 0.3  # names point to the middle
+        axes.annotate(
+            label,
+            (row["hours"], row["gain"]),
+            (-8 if left else 8, 4),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            fontsize=8,
+        )
     for pictures, colour in COLOURS.items():
         axes.plot([], [], "o", color=colour, label=f"{pictures} training pictures")
     axes.axhline(0, color="#8b93a1", linewidth=1)
     axes.set_xscale("log")
+    axes.set_xlim(0.05, 2)
+    axes.set_xticks([0.05, 0.1, 0.2, 0.5, 1, 2], labels=["0.05", "0.1", "0.2", "0.5", "1", "2"])
+    axes.minorticks_off()
     axes.set_xlabel("hours on two cores, teachers and all trainings of the comparison included")
     axes.set_ylabel("dB over the student alone")
     axes.grid(color="#e3e6eb")
-    axes.legend(loc="lower right", frameon=False)
+    axes.legend(loc="upper right", frameon=False)
     figure.savefig(out, dpi=120)
 
 
