@@ -316,8 +316,8 @@ def test_the_list_is_scratch_the_recipes_own_its_variants_and_the_tasks(
     file(root, tmp_path, compare={"variants": variants})
     done = auto(tmp_path, minutes=0.6)
     assert done.code == 2, "too little for all of them"
-    names = "scratch, mtkd, same, soft, kd, kd-handover, mtkd-low-handover"
-    assert f"7 candidates: {names}" in done.err, "the task's mtkd is the recipe's, its mtkd-low the variant"
+    names = "scratch, mtkd, same, soft, kd, kd-handover, mtkd-low-fades, mtkd-low-handover"
+    assert f"8 candidates: {names}" in done.err, "the task's mtkd is the recipe's, its mtkd-low the variant"
 
 
 def test_what_a_recipe_does_not_take_is_left_out_and_said(root: Path, tmp_path: Path, quick) -> None:
