@@ -195,6 +195,7 @@ def test_several_embedders_are_one(tmp_path: Path, module: str, how: str) -> Non
     assert 0 <= figures(outcome, "fused")["auc"] <= 1
 
 
+@pytest.mark.slow
 def test_beside_a_classifier_an_embedder_has_no_part_in_the_soft_labels(tmp_path: Path, module: str) -> None:
     teachers = (
         {"factory": f"{module}:classifier", "name": "says", "options": {"classes": 5}},

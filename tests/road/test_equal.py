@@ -211,6 +211,7 @@ def test_a_run_says_steps_and_work_of_each_row(root: Path, tmp_path: Path) -> No
     assert snapshot(tmp_path / "runs" / "r" / "trainings") == before
 
 
+@pytest.mark.slow
 def test_equal_time_is_measured_once(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {"mtkd": 0.3, "scratch": 0.1}
     monkeypatch.setattr("pipeline.road.equal.paced", lambda job, device: seconds[job.method])

@@ -28,6 +28,7 @@ def folders(root: Path) -> dict[str, object]:
     return {"layout": "folders", "root": picture_folder(root, 2, 8), "size": 16, "views": {"count": 2}}
 
 
+@pytest.mark.slow
 def test_a_run_over_three_gaps_its_table_rows_and_charts(tmp_path: Path) -> None:
     compare = {"methods": ["scratch"], "gaps": [1, 2, 4, 8]}
     base = content(tmp_path, data=folders(tmp_path), method={"name": "kd"}, compare=compare)

@@ -138,6 +138,7 @@ def test_no_picture_moves_the_views_of_another(place: Path) -> None:
     assert lr_of(Road(elsewhere), Road(elsewhere).teach()[0].train) == after
 
 
+@pytest.mark.slow
 def test_packing_changes_neither_names_nor_tensors(place: Path) -> None:
     found = []
     for number, mb in enumerate((0.01, 5.0)):

@@ -193,6 +193,7 @@ def test_test_pictures_are_never_looked_at_before_the_choice(climbed) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_over_ray_the_same_ladder(
     climbed, root: Path, tmp_path: Path, quick, ray_local: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,6 +283,7 @@ def test_a_ladder_that_was_killed_goes_on_with_the_same_rungs(climbed, root: Pat
 # ---- candidates
 
 
+@pytest.mark.slow
 def test_one_candidate_diverges_and_the_others_go_on(
     root: Path, tmp_path: Path, quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,6 +331,7 @@ def test_what_a_recipe_does_not_take_is_left_out_and_said(root: Path, tmp_path: 
     assert "scratch it is" in done.auto["verdict"]
 
 
+@pytest.mark.slow
 def test_recognition_climbs_too(tmp_path: Path, quick) -> None:
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recognition(tmp_path)))
     done = auto(tmp_path, "--candidates", "kd,horkd", minutes=4)
