@@ -68,7 +68,7 @@ def plain(rank: int, world: int, port: int, results: Any) -> None:
     address = f"tcp://127.0.0.1:{port}"
     distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=world)
     student = build("edsr", 2).to(memory_format=torch.channels_last)
-    network = nn.parallel.DistributedDataParallel(student, broadcast_buffers=False) if world > 1 else student
+    network = nn.parallel.DistributedDataParallel(student) if world > 1 else student
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-4)
     lr, hr = (torch.rand(BATCH // world, 3, s * PATCH, s * PATCH) for s in (1, 2))
     lr, hr = (x.to(memory_format=torch.channels_last) for x in (lr, hr))
