@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Union
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from pipeline.recipe.schedule import Fraction, Piecewise, Ramp, Weight, times, weight_at
-from pipeline.recipe.settings import Positive, Section, Train
+from pipeline.recipe.settings import Later, Positive, Section, Train
 
 Target = Literal["none", "teacher", "fused"]
 """What a method reads from the cache beside LR and HR."""
 
 
-class Pixelwise(Section):
+class Pixelwise(Later):
+    later: ClassVar[tuple[str, ...]] = ("assistant", "pixel", "gradient")
+
     pixel: Literal["l1", "charbonnier"] = "l1"
     """Loss on pixels: `l1`, or `charbonnier`, sqrt(error^2 + 0.001^2), which is smooth at zero."""
-
-    @model_serializer(mode="wrap")
-    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Trainings of before know nothing of these keys: at their defaults they are left out."""
-        later = {"assistant": None, "pixel": "l1", "gradient": 0.0}
-        return {k: v for k, v in handler(self).items() if k not in later or v != later[k]}
 
 
 class Scratch(Pixelwise):

@@ -15,7 +15,7 @@ import reprlib
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -23,12 +23,13 @@ from pydantic import BaseModel, ValidationError
 from pipeline.errors import InputError
 from pipeline.recipe.complaints import key as key_of
 from pipeline.recipe.complaints import telling
-from pipeline.recipe.fusion import Aggregate, Bands, Best, Mask, Mean, Median, Regions, Weighted
+from pipeline.recipe.fusion import Fusion
 
 Model = TypeVar("Model", bound=BaseModel)
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 """An environment variable in a recipe's text."""
-FUSIONS = (Mean, Median, Best, Weighted, Bands, Mask, Regions, Aggregate)
+FUSIONS = get_args(get_args(Fusion)[0])
+"""The sections of all kinds of fusion."""
 LARGEST = 100_000
 """Values that a recipe may hold."""
 

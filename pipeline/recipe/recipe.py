@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import pywt
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from pipeline.recipe.comparing import Equal
 from pipeline.recipe.data import Data
 from pipeline.recipe.fusion import Aggregate, Bands, Best, Fusion, Mean, Regions, Weighted
 from pipeline.recipe.methods import DUKD, KD, METHODS, PISR, Method
-from pipeline.recipe.settings import Gpus, Name, Positive, Section, Train
+from pipeline.recipe.settings import Gpus, Later, Name, Positive, Section, Train
 from pipeline.recipe.student import Student as Student
 from pipeline.recipe.teachers import TeacherSpec as TeacherSpec
 from pipeline.recipe.upcycle import checks as upcycling
@@ -106,9 +106,10 @@ class Tracking(Section):
     """Also record CPU, memory, disk, network and GPU load of the machine with the driver."""
 
 
-class Recipe(Section):
+class Recipe(Later):
     """One run, from pictures and checkpoints to a student."""
 
+    later: ClassVar[tuple[str, ...]] = ("judged_by", "export")
     known_methods: ClassVar[Mapping[str, type[Section]]] = METHODS
 
     name: Name
@@ -145,12 +146,6 @@ class Recipe(Section):
     def by_fidelity(self) -> bool:
         """Whether students are judged by how near they come to their teachers."""
         return self.judged_by == "teachers" or not self.data.has_hr
-
-    @model_serializer(mode="wrap")
-    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Sweeps of before know nothing of who judges and of smaller formats: the defaults are left out."""
-        later = {"judged_by": self.judged_by is not None, "export": bool(self.export.formats)}
-        return {k: v for k, v in handler(self).items() if later.get(k, True)}
 
     @model_validator(mode="before")
     @classmethod

@@ -21,7 +21,7 @@ from pipeline.errors import InputError
 from pipeline.recipe.recipe import Recipe
 from pipeline.recipe.upcycle import Upcycle
 from pipeline.search import allotment
-from pipeline.search.allotment import Pace, Rung, duration, final_steps, first_steps, makespan, pace_of, shape
+from pipeline.search.allotment import Pace
 from pipeline.search.auto import candidates_of
 from pipeline.search.ladder import Ladder
 from pipeline.search.ladder_report import verdict
@@ -407,55 +407,3 @@ def test_a_budget_too_small_for_the_rungs_names_what_fits(root: Path, tmp_path: 
 def test_options_that_make_no_sense(root: Path, tmp_path: Path, options: tuple, said: str) -> None:
     done = run("run", file(root, tmp_path), "--inline", *options)
     assert done.code == 2 and said in " ".join(done.err.split())
-
-
-# ---- how time is shared out
-
-
-def test_a_makespan_is_that_of_the_machine_that_is_busy_longest() -> None:
-    assert makespan([3, 1, 1, 1], 2) == 3 and makespan([1, 1, 3], 2) == 4
-    assert makespan([2, 2], 1) == 4 and makespan([], 2) == 0
-
-
-def test_the_shape_of_a_ladder() -> None:
-    assert shape(2) == [Rung(1, 2, 2)] and shape(5) == [Rung(1, 5, 1), Rung(3, 2, 2)]
-    assert shape(12) == [Rung(1, 12, 1), Rung(3, 4, 1), Rung(9, 2, 2)]
-
-
-@pytest.mark.parametrize("abreast", [1, 2, 5])
-def test_the_first_rung_is_as_long_as_fits_and_no_longer(abreast: int) -> None:
-    paces = {
-        "scratch": Pace(1, 0.01, 0.5),
-        "a": Pace(2, 0.02, 0.5),
-        "b": Pace(0, 0.03, 1),
-        "c": Pace(1, 0.01, 0),
-    }
-    rungs = shape(3)
-    seconds = 100 / abreast  # below a thousand steps: none are rounded away
-    steps = first_steps(rungs, seconds, paces, "scratch", abreast)
-    assert 10 < steps < 1000 and duration(rungs, steps, paces, "scratch", abreast) <= seconds
-    assert duration(rungs, steps + 1, paces, "scratch", abreast) > seconds
-    assert first_steps(rungs, 0.1, paces, "scratch", abreast) == 0
-
-
-def test_a_pace_is_taken_between_two_evaluations_of_one_process() -> None:
-    trial = Trial(0, {}, "finished", [[10, 1.0], [20, 2.0]])
-    trial.times, trial.seconds = [[10, 6.0, 2.0], [20, 13.0, 4.0]], 16.0
-    # 5 s for ten steps, 2 s a look; 16 s less 4 s of looks and 10 s of steps are its start.
-    assert pace_of([trial]) == Pace(2.0, 0.5, 2.0)
-    trial.prepared = 10.0  # an assistant's training is as long as its student's
-    assert pace_of([trial]) == Pace(2.0, 1.0, 2.0)
-    longer = Trial(1, {}, "finished", [[200, 2.0]])
-    longer.times, longer.seconds = [[100, 30.0, 2.0], [200, 52.0, 4.0]], 54.0
-    assert pace_of([trial, longer]).step == pytest.approx(0.2), "the longest trials count"  # type: ignore[union-attr]
-    assert pace_of([Trial(2, {})]) is None
-
-
-def test_the_last_training_fits_with_its_evaluations() -> None:
-    pace = Pace(start=5, step=0.1, look=2)
-    steps, every = final_steps(300, pace, 500)
-    looks = -(-steps // every)
-    assert every == 500 and 0.9 * 300 < pace.seconds(steps, looks) <= 0.95 * 300
-    many, every = final_steps(3000, pace, 10)
-    assert -(-many // every) <= 20 and pace.seconds(many, 20) <= 0.96 * 3000
-    assert final_steps(4, pace, 500)[0] == 0
