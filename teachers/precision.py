@@ -19,6 +19,13 @@ PIXELS = 4
 PROBE_SIDE = 64
 
 
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device multiplies in bf16: GPUs since Ampere, CPUs with AMX or AVX512_BF16."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
 def delicate_convolutions(network: nn.Module, probe: Tensor) -> list[nn.Module]:
     """The convolutions that bf16 must spare.
 

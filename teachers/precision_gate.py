@@ -17,7 +17,7 @@ from pipeline.data.degrade import downscale
 from pipeline.metrics import psnr_y
 from teachers.descriptor import Convention, Precision, Teacher
 from teachers.gate import COLOURFUL, PHOTOGRAPHS, crops, run
-from teachers.precision import PROBE_SIDE
+from teachers.precision import PROBE_SIDE, has_bf16
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def precision_gate(teacher: Teacher) -> Precision:
     device = torch.cuda.get_device_name(teacher.device) if teacher.device.type == "cuda" else "cpu"
     key = (teacher.info.sha256, teacher.info.scale, teacher.convention, device)
     if key not in _chosen:
-        if not supported(teacher.device):
+        if not has_bf16(teacher.device):
             return "fp32"
         report = measure_precision(teacher)
         log.info("%r: bf16 loses %.4f dB, speeds up %.2f", teacher, report.drop, report.dense)
@@ -66,13 +66,6 @@ def precision_gate(teacher: Teacher) -> Precision:
 
 
 _chosen: dict[tuple[str, int, Convention, str], Precision] = {}
-
-
-def supported(device: torch.device) -> bool:
-    """Whether a device multiplies in bf16: GPUs since Ampere, CPUs with AMX or AVX512_BF16."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def measure_precision(teacher: Teacher) -> PrecisionReport:
@@ -90,7 +83,7 @@ def measure_precision(teacher: Teacher) -> PrecisionReport:
         dense = dense_share(teacher)
     finally:
         teacher.precision(before)
-    return PrecisionReport(psnr["fp32"] - psnr["bf16"], dense, supported(teacher.device))
+    return PrecisionReport(psnr["fp32"] - psnr["bf16"], dense, has_bf16(teacher.device))
 
 
 def dense_share(teacher: Teacher) -> float:

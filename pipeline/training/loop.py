@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from pipeline.errors import FacultyError
 from pipeline.methods.base import Phase
 from pipeline.recipe.settings import Budget
 from pipeline.training import checkpoint, cpu
+from pipeline.training.autocast import autocast, hindrance
 from pipeline.training.graphed import Graphed, obstacle
 from pipeline.training.importance import weighted
 from pipeline.training.parts import Opponent, optimiser_of, plain, restore, shared, weighed
@@ -130,6 +130,8 @@ class Loop:
         capturable = not self.ungraphed
         if self.ungraphed and device.type == "cuda":
             self.say(f"plain steps instead of a CUDA graph: {self.ungraphed}")
+        if why := hindrance(device, self.settings.amp):
+            self.say(why)
         self.opponent = Opponent(phase.adversary, device, world, capturable) if phase.adversary else None
         self.optimiser = optimiser_of(self.parameters, self.settings, capturable)
         self.look_every = min(self.settings.log_every, AHEAD) if device.type == "cuda" else 1
@@ -214,11 +216,8 @@ class Loop:
         return self._averaged[1:]
 
     def _autocast(self) -> Any:
-        if self.device.type != "cuda" or self.settings.amp == "off":
-            return nullcontext()
-        dtype = torch.bfloat16 if self.settings.amp == "bf16" else torch.float16
         # A graph casts the weights anew in every step; what was kept of another step would be stale.
-        return torch.autocast("cuda", dtype, cache_enabled=bool(self.ungraphed))
+        return autocast(self.device, self.settings.amp, cache=bool(self.ungraphed))
 
     @torch.no_grad()
     def _average(self, step: int) -> None:

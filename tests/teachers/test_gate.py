@@ -284,7 +284,7 @@ def test_the_choice_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return choosing.PrecisionReport(0.0, 1.0, True)
 
     monkeypatch.setattr(choosing, "measure_precision", measured)
-    monkeypatch.setattr(choosing, "supported", lambda device: True)
+    monkeypatch.setattr(choosing, "has_bf16", lambda device: True)
     monkeypatch.setattr(choosing, "_chosen", {})
     subject = teacher(EDSR(2, 8, 1))
     assert [precision_gate(subject), precision_gate(subject)] == ["bf16", "bf16"] and len(asked) == 1
