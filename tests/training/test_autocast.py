@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_train import SETTINGS, Killed, bits, cache, killer, make_cache, phase, run  # noqa: F401
+from test_train import SETTINGS, Killed, bits, killer, make_cache, phase, run
 from torch import Tensor
 
 from pipeline.losses.pixel import l1
@@ -17,11 +17,18 @@ from teachers.precision import has_bf16
 
 CPU = torch.device("cpu")
 BF16 = SETTINGS.model_copy(update={"amp": "bf16"})
+
+
+@pytest.fixture
+def cache(tiny_pictures: Path, tmp_path: Path) -> tuple:
+    return make_cache(tiny_pictures, tmp_path / "cache")
+
+
 capable = pytest.mark.skipif(not has_bf16(CPU), reason="a CPU with AMX or AVX512_BF16")
 
 
 @capable
-def test_networks_run_in_bf16_and_losses_in_fp32(cache: tuple, tmp_path: Path) -> None:  # noqa: F811
+def test_networks_run_in_bf16_and_losses_in_fp32(cache: tuple, tmp_path: Path) -> None:
     seen: list[tuple[torch.dtype, torch.dtype]] = []
 
     def losses(modules: dict, batch: dict) -> dict[str, Tensor]:
@@ -44,7 +51,7 @@ def test_networks_run_in_bf16_and_losses_in_fp32(cache: tuple, tmp_path: Path) -
 
 
 @capable
-def test_a_training_in_bf16_goes_on_with_the_same_bits(cache: tuple, tmp_path: Path) -> None:  # noqa: F811
+def test_a_training_in_bf16_goes_on_with_the_same_bits(cache: tuple, tmp_path: Path) -> None:
     whole = run(cache, tmp_path / "whole", phase(BF16))
     with pytest.raises(Killed):
         run(cache, tmp_path / "cut", phase(BF16), Hooks(log=killer(8)))
@@ -61,7 +68,7 @@ def test_a_cpu_without_it_says_so_and_trains_in_fp32(
     why: str,
     cache: tuple,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(half, "has_bf16", lambda device: able)
     said: list[str] = []
