@@ -118,7 +118,7 @@ def loop_of(job: RecognitionJob) -> Any:
     cpu.prepare()
     (make,) = job.phases("cpu")
     phase = make({})
-    sampler, loop = job.sampler(phase), Loop(phase, torch.device("cpu"), 1)
+    sampler, loop = job.sampler(phase).on(torch.device("cpu")), Loop(phase, torch.device("cpu"), 1)
     for number in range(SEEN):
         sampler.batch(number)
     batches = sampler.iterate(SEEN, 10**6)
@@ -126,7 +126,8 @@ def loop_of(job: RecognitionJob) -> Any:
     def step() -> None:
         number, batch = next(batches)
         loop.step(number, batch, number)
-        loop.require_finite(sampler, 0, 1)
+        if len(loop.pending) >= loop.look_every:
+            loop.require_finite(sampler, 0, 1)
 
     return step
 

@@ -97,8 +97,16 @@ class Rows:
         parts = rows if inner is None else (rows, inner)
         if (shards == shards[0]).all():
             return self._arrays[shards[0]][column][parts]
-        places = zip(shards, *((rows,) if inner is None else parts))
-        return np.stack([self._arrays[shard][column][tuple(place)] for shard, *place in places])
+        shape, dtype = (
+            self._arrays[shards[0]][column].shape[1 if inner is None else 2 :],
+            self._arrays[shards[0]][column].dtype,
+        )
+        result = np.empty((len(numbers), *shape), dtype)
+        for shard in np.unique(shards):
+            at = shards == shard
+            places = rows[at] if inner is None else (rows[at], inner[at])
+            result[at] = self._arrays[shard][column][places]
+        return result
 
     def crops(self, column: str, shape: tuple[int, ...], dtype: np.dtype, side: int) -> Crops:
         """Return a cutter of squares of `side` pixels; rows in shards without the column give zeros."""

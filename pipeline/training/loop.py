@@ -31,6 +31,8 @@ from pipeline.training.turns import TURN
 
 AHEAD = 100
 """Steps at most that are told to a GPU at once."""
+NEAR = 8
+"""Steps at most after which a CPU looks whether its terms were finite: a look costs a hundredth of a small step."""
 
 
 def learning_rate(settings: Budget, step: int) -> float:
@@ -134,7 +136,7 @@ class Loop:
             self.say(why)
         self.opponent = Opponent(phase.adversary, device, world, capturable) if phase.adversary else None
         self.optimiser = optimiser_of(self.parameters, self.settings, capturable)
-        self.look_every = min(self.settings.log_every, AHEAD) if device.type == "cuda" else 1
+        self.look_every = min(self.settings.log_every, AHEAD if device.type == "cuda" else NEAR)
         """Steps after which at the latest it is looked whether all terms were finite; a GPU waits for a look."""
         self._graphed = None if self.ungraphed else Graphed(self)
         self.curves = Curves()

@@ -15,7 +15,7 @@ from pipeline.cache.format import write_shard
 from pipeline.cache.manifest import Manifest
 from pipeline.cache.order import words
 from pipeline.cache.store import Store
-from pipeline.tasks.recognition import pictures
+from pipeline.tasks.recognition import pictures, ready
 from pipeline.tasks.recognition.mixing import beta, how, mixed, partners
 from pipeline.tasks.recognition.recipe import Recognition
 from pipeline.tasks.recognition.resident import ResidentViews
@@ -154,6 +154,37 @@ def test_two_workers_make_the_global_batch_of_one(gallery: Gallery, mixing: Mixi
         assert torch.equal(sampler(gallery, mixing).batch(step).to("cpu")["lr"], whole["lr"])
     seen = dict(source.iterate(3, 5))
     assert torch.equal(seen[3].to("cpu")["lr"], source.batch(3).to("cpu")["lr"])
+
+
+@pytest.mark.parametrize("mixing", [BOTH, None])
+@pytest.mark.parametrize("lr", [("bicubic",), ("bicubic", "average", "blur_noise")])
+@pytest.mark.parametrize(("single", "read"), [(2**15, 2**23), (8 * 64 * 3 * 3, 2**23), (1, 1)])
+def test_batches_that_are_read_several_at_once_are_the_same(
+    gallery: Gallery,
+    mixing: Mixing | None,
+    lr: tuple,
+    single: int,
+    read: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ready, "SINGLE", single)
+    monkeypatch.setattr(ready, "BYTES", read)
+    source = sampler(gallery, mixing, lr=lr)
+    ahead = source.on(torch.device("cpu"))
+    assert isinstance(ahead, ready.ReadyViews)
+    assert (ahead.steps, ahead.together) == ((1, 1) if read == 1 else (8, 5 if single == 2**15 else 1))
+    for rank, world in ((0, 1), (0, 2), (1, 2)):
+        for first, last in ((0, 19), (13, 40), (5, 6), (7, 7)):
+            found = list(ahead.iterate(first, last, rank, world))
+            assert [step for step, _ in found] == list(range(first, last))
+            for step, batch in found:
+                expected = source.batch(step, rank, world)
+                assert batch.ids == expected.ids
+                ours, theirs = batch.to("cpu"), expected.to("cpu")
+                assert ours.keys() == theirs.keys()
+                for name, x in theirs.items():
+                    assert ours[name].dtype == x.dtype and torch.equal(ours[name], x), name
+                    assert ours[name].stride() == x.stride(), name
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -333,7 +333,7 @@ def test_pictures_that_are_kept_are_those_made_anew(folders: Path, monkeypatch: 
     kept = sampler(folders)
     seen = [kept.batch(step).tensors["lr"] for step in range(40)]
     assert kept._kept.count > 6
-    monkeypatch.setattr("pipeline.tasks.recognition.sampler.KEPT_BYTES", 3 * seen[0][0].nbytes)
+    monkeypatch.setattr("pipeline.tasks.recognition.kept.KEPT_BYTES", 3 * seen[0][0].nbytes)
     few = sampler(folders)
     for step, expected in enumerate(seen):
         np.testing.assert_array_equal(few.batch(step).tensors["lr"], expected)
@@ -423,7 +423,6 @@ def test_settings_that_do_not_fit_together_are_refused(tmp_path: Path, changes: 
 def test_views_that_live_on_a_device_give_the_same_batches(folders: Path, device: str, world: int) -> None:
     source = sampler(folders, columns=("lr", "hr", "label"))
     resident = ResidentViews(source, torch.device(device))
-    assert source.on(torch.device("cpu")) is source  # nothing is gained there
     for rank in range(world):
         for (step, placed), (same, batch) in zip(
             resident.iterate(2, 9, rank, world), source.iterate(2, 9, rank, world), strict=True

@@ -8,7 +8,7 @@ steps, so a resumed training, or one on another number of workers, sees exactly 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,13 +22,12 @@ from pipeline.cache.rows import Rows
 from pipeline.cache.store import Store
 from pipeline.errors import InputError
 from pipeline.tasks.recognition.degradations import noise_name, student_pictures
+from pipeline.tasks.recognition.kept import Kept
 from pipeline.tasks.recognition.mixing import Mixed, how, lines, mixed, partners
+from pipeline.tasks.recognition.ready import ReadyViews
 from pipeline.tasks.recognition.resident import ResidentViews, as_read
 from pipeline.tasks.recognition.settings import Degradation, Mixing, Sampling, Views
 from pipeline.tasks.recognition.views import Move, draw, see
-
-KEPT_BYTES = 256 * 2**20
-"""Of the student's pictures that a sampler keeps once they are made."""
 
 BLOCK = 32
 """Steps that are drawn at once: for few numbers NumPy's calls cost more than what they do."""
@@ -55,9 +54,21 @@ class ViewBatch:
         told = {name: sent(torch.from_numpy(x), where) for name, x in self.mixed.told.items()}
         return mixed(own, _on(self.mixed.tensors, where), told)
 
+    def split(self, size: int) -> list[ViewBatch]:
+        """Parts of `size` samples, one after the other."""
+        parts = []
+        for at in (slice(begin, begin + size) for begin in range(0, len(self.ids), size)):
+            with_it = self.mixed and Mixed(_rows(self.mixed.tensors, at), _rows(self.mixed.told, at))
+            parts.append(ViewBatch(_rows(self.tensors, at), self.ids[at], with_it))
+        return parts
+
 
 def _on(tensors: Mapping[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
     return {name: as_read(name, sent(torch.from_numpy(x), device)) for name, x in tensors.items()}
+
+
+def _rows(columns: Mapping[str, np.ndarray], at: slice) -> dict[str, np.ndarray]:
+    return {name: x[at] for name, x in columns.items()}
 
 
 class Gallery:
@@ -135,11 +146,15 @@ class ViewSampler:
 
         Raises InputError if the batch does not divide by `world`.
         """
-        numbers, chosen = self.where(step, rank, world)
+        return self.read_steps(step, 1, rank, world)
+
+    def read_steps(self, step: int, steps: int, rank: int = 0, world: int = 1) -> ViewBatch:
+        """`batch` of these steps in one, one after the other. Raises as `batch` does."""
+        numbers, chosen = self.where(step, rank, world, steps)
         ids = [self.gallery.ids[n] for n in numbers]
         if self.mixing is None:
             return ViewBatch(self.read(numbers, chosen), ids)
-        *others, told = self.partners(step, rank, world)
+        *others, told = self.partners(step, rank, world, steps)
         return ViewBatch(self.read(numbers, chosen), ids, Mixed(self.read(*others), told))
 
     @property
@@ -159,8 +174,8 @@ class ViewSampler:
     def where(
         self, step: int, rank: int = 0, world: int = 1, steps: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(picture, variant) numbers (b,) of the samples of `batch`; of those of `steps` steps, one after the other,
-        where one worker has them all. Raises as `batch` does.
+        """(picture, variant) numbers (b,) of the samples of `batch`; of those of `steps` steps, one after the other.
+        Raises as `batch` does.
         """
         found = self._share(step, rank, world, steps)
         return found["number"], found["variant"]
@@ -169,13 +184,17 @@ class ViewSampler:
         """What is drawn for a worker's samples of these steps, each (steps * b, ...)."""
         if self.size % world:
             raise InputError("batch", f"a multiple of the {world} workers", str(self.size))
-        assert world == 1 or steps == 1
-        begin, count = (step, steps) if steps > 1 else (step - step % BLOCK, BLOCK)
+        together = step % BLOCK + steps <= BLOCK
+        begin, count = (step - step % BLOCK, BLOCK) if together else (step, steps)
         known = self._drawn
         if known[0] != (begin, count):
             known = self._drawn = (begin, count), self._draw(begin, count)
-        first = (step - begin) * self.size + rank * (self.size // world)
-        return {name: x[first : first + steps * (self.size // world)] for name, x in known[1].items()}
+        own = self.size // world
+        chosen = slice(step - begin, step - begin + steps), slice(rank * own, (rank + 1) * own)
+        return {
+            name: x.reshape(count, self.size, *x.shape[1:])[chosen].reshape(-1, *x.shape[1:])
+            for name, x in known[1].items()
+        }
 
     def _draw(self, step: int, steps: int) -> dict[str, np.ndarray]:
         """What is drawn for the samples of these steps' global batches, each (steps * batch, ...)."""
@@ -193,8 +212,10 @@ class ViewSampler:
             found |= lines(how(self.mixing, draws, self.grid), self.grid)
         return found
 
-    def on(self, device: torch.device) -> ViewSampler | ResidentViews:
+    def on(self, device: torch.device) -> ViewSampler | ResidentViews | ReadyViews:
         """The same batches for a training on this device: from views that live there, where they fit."""
+        if device.type == "cpu":
+            return ReadyViews(self)
         each = sum(x.nbytes for x in self.example().values())
         room = fits(len(self.gallery) * self.variants * each, device)
         return ResidentViews(self, device) if room else self
@@ -261,31 +282,3 @@ class ViewSampler:
                 parts.append(student_pictures(hr[at], self.gap, self.enlarged, kind, named))
                 places.append(at)
         return np.concatenate(parts)[np.argsort(np.concatenate(places))]
-
-
-class Kept:
-    """Pictures that stay once they are made, as many as KEPT_BYTES hold: views are few, and drawn again and again."""
-
-    def __init__(self, rows: int) -> None:
-        self._slot = np.full(rows, -1, np.int64)
-        self._pictures = np.empty(0, np.uint8)
-        self.count = 0
-
-    def of(self, rows: np.ndarray, make: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        """Pictures (n, ...) of these rows (n,), those that are not there from `make`."""
-        slots = self._slot[rows]
-        if (slots >= 0).all():
-            return self._pictures[slots]
-        known = slots >= 0
-        missing, place = np.unique(rows[~known], return_inverse=True)
-        made = make(missing)
-        if not self.count:  # memory is taken as it is written to
-            room = min(len(self._slot), KEPT_BYTES // made[0].nbytes)
-            self._pictures = np.empty((room, *made.shape[1:]), np.uint8)
-        result = np.empty((len(rows), *made.shape[1:]), np.uint8)
-        result[known], result[~known] = self._pictures[slots[known]], made[place]
-        end = min(self.count + len(missing), len(self._pictures))
-        self._pictures[self.count : end] = made[: end - self.count]
-        self._slot[missing[: end - self.count]] = np.arange(self.count, end)
-        self.count = end
-        return result
