@@ -13,7 +13,7 @@ import os
 import re
 import reprlib
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -152,7 +152,7 @@ def changed(recipe: Model, values: Mapping[str, Any], where: str) -> Model:
 def checked(model: type[Model], content: dict[str, Any], where: str) -> Model:
     """`content` as a `model`. Raises InputError with the first complaint."""
     try:
-        return model.model_validate(content)
+        made = model.model_validate(content)
     except ValidationError as error:
         first, others = telling(error.errors())
         tags = {*getattr(model, "known_methods", {}), *(m.__name__.lower() for m in FUSIONS)}
@@ -174,6 +174,25 @@ def checked(model: type[Model], content: dict[str, Any], where: str) -> Model:
             found,
             f"`faculty recipe check FILE --schema` explains every key.{more}",
         ) from None
+    if key := _truth_for_a_number(content, made):
+        raise InputError(f"{where}: {key}", "a number, not yes or no", "one of these")
+    return made
+
+
+def _truth_for_a_number(content: Any, made: Any) -> str:
+    """The key whose `yes` or `no` pydantic took for 1 or 0, which nobody means; nothing where there is none."""
+    if isinstance(content, bool):
+        return "." if isinstance(made, int | float) and not isinstance(made, bool) else ""
+    pairs: Iterable[tuple[Any, Any, Any]] = ()
+    if isinstance(content, dict):
+        of = made.get if isinstance(made, dict) else lambda key: getattr(made, key, None)
+        pairs = ((key, value, of(key)) for key, value in content.items())
+    elif isinstance(content, list | tuple) and isinstance(made, list | tuple):
+        pairs = ((place, *both) for place, both in enumerate(zip(content, made)))
+    for key, value, taken in pairs:
+        if found := _truth_for_a_number(value, taken):
+            return f"{key}.{found}".rstrip(".")
+    return ""
 
 
 def _siblings(recipe: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

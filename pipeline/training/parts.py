@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,7 +55,14 @@ def restore(optimiser: torch.optim.Optimizer, state: dict[str, Any], device: tor
 def shared(module: nn.Module, device: torch.device) -> nn.Module:
     """The module with its gradients averaged over the workers."""
     ids = [device.index] if device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in _SHARING else "broadcast_buffers"
+    # Buffers are equal already; gradients are what is sent, without a copy.
+    options: dict[str, Any] = {buffers: False, "gradient_as_bucket_view": True}
+    return nn.parallel.DistributedDataParallel(module, device_ids=ids, **options)
+
+
+_SHARING = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+"""PyTorch 2.13 named one of them anew."""
 
 
 def weighed(terms: Mapping[str, Tensor], weights: Mapping[str, Weight], progress: float) -> Tensor:

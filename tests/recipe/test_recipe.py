@@ -179,3 +179,18 @@ def test_keys_stand_as_in_the_file(write) -> None:
     assert "recipe.yaml: compare.variants.a.hr: expected a number, or a schedule" in error
     error = str(refused(write(compare={"variants": {"a": {"name": "no"}}})))
     assert "recipe.yaml: compare.variants.a: expected " in error
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("train.steps=yes", "train.steps"),
+        ("student.expand=yes", "student.expand"),
+        ("method={name: mtkd, low: no}", "method.low"),
+        ("distill.gpus_per_worker=true", "distill.gpus_per_worker"),
+    ],
+)
+def test_yes_is_no_number(write, override: str, key: str) -> None:
+    error = refused(write(), override)
+    assert key in str(error) and "a number, not yes or no" in str(error)
+    assert load_recipe(write(), ["train.compile=yes"]).train.compile is True
