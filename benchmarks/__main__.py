@@ -16,7 +16,17 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-SUBJECTS = ("wavelet", "sampler", "training", "recognition", "teaching", "scaling", "engine", "rates")
+SUBJECTS = (
+    "wavelet",
+    "sampler",
+    "training",
+    "halves",
+    "recognition",
+    "teaching",
+    "scaling",
+    "engine",
+    "rates",
+)
 ON_GPU = ("gpu",)
 """Asked for by name alone."""
 RESULTS = Path(__file__).parent / "results.md"

@@ -3,17 +3,22 @@
 The batch is the same; each of two workers of one thread computes half of it and the gradients meet. Steps are timed as
 the driver hears of them, from the first report on, so that start-up does not count. How much faster two can be is the
 machine's matter (half a batch is less than half the work, cores share caches and memory), so the other side is the same
-step in plain processes: PyTorch's DistributedDataParallel over gloo on one batch in memory, two against one.
+step in plain processes: PyTorch's DistributedDataParallel over gloo on one batch in memory, two against one. They run
+beside a Ray head that has nothing to do: its processes, and those of a training (controller, progress), take their part
+of few cores, which one worker does not notice and two do. What they take during the two workers' steps is measured, and
+so are the plain processes without Ray.
 """
 
 from __future__ import annotations
 
+import os
 import socket
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import distributed, multiprocessing, nn
 
@@ -34,10 +39,13 @@ def rows() -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         engine = RayEngine()
         try:
-            rates = {workers: rate(Path(folder), engine, workers) for workers in (1, 2)}
+            rates, others = {}, {}
+            for workers in (1, 2):
+                rates[workers], others[workers] = rate(Path(folder), engine, workers)
+            plain = {world: plain_rate(world) for world in (1, 2)}
         finally:
             engine.close()
-    plain = {world: plain_rate(world) for world in (1, 2)}
+    alone = {world: plain_rate(world) for world in (1, 2)}
     return [
         row(
             "cached training step, gain of two Train workers of one thread over one / gain of two plain processes, "
@@ -47,7 +55,9 @@ def rows() -> list[dict[str, Any]]:
             ">= 0.95",
             unit="times",
             note=f"Train workers {rates[1]:.3f} and {rates[2]:.3f} steps/s, plain processes {plain[1]:.3f} and "
-            f"{plain[2]:.3f}",
+            f"{plain[2]:.3f} beside an idle Ray head, {alone[1]:.3f} and {alone[2]:.3f} without one "
+            f"({alone[2] / alone[1]:.3f} times); all other processes took {others[2]:.2f} of {os.cpu_count()} cores "
+            "while two workers trained",
         )
     ]
 
@@ -84,20 +94,32 @@ def plain(rank: int, world: int, port: int, results: Any) -> None:
 
 
 class Clock:
-    """A progress line that notes when each step was first heard of."""
+    """A progress line that notes when each step was first heard of, and what other processes had taken by then."""
 
     def __init__(self) -> None:
-        self.seen: dict[float, float] = {}
+        self.seen: dict[float, tuple[float, float]] = {}
 
     def advance(self, amount: float = 1, note: str = "") -> None:
         """Not called by trainings."""
 
     def to(self, done: float, note: str = "", total: float | None = None) -> None:
-        self.seen.setdefault(done, time.perf_counter())
+        if done not in self.seen:
+            self.seen[done] = time.perf_counter(), busy(of_workers=False)
 
 
-def rate(folder: Path, engine: RayEngine, workers: int) -> float:
-    """Steps a second between the first report and the last."""
+def busy(of_workers: bool) -> float:
+    """Seconds of CPU that processes have taken so far: those of Train's workers, or all others."""
+    total = 0.0
+    for process in psutil.process_iter(["name", "cmdline", "cpu_times"]):
+        info = process.info
+        name = " ".join([info["name"] or "", *(info["cmdline"] or ())[:1]])
+        if info["cpu_times"] and ("RayTrainWorker" in name) == of_workers:
+            total += info["cpu_times"].user + info["cpu_times"].system
+    return total
+
+
+def rate(folder: Path, engine: RayEngine, workers: int) -> tuple[float, float]:
+    """(steps a second between the first report and the last, cores that processes other than workers were busy on)."""
     recipe = Recipe.model_validate(
         {
             "name": f"bench{workers}",
@@ -121,6 +143,6 @@ def rate(folder: Path, engine: RayEngine, workers: int) -> float:
     job = run.student(run.prepare(["scratch"]), "scratch", recipe.scale, 0)
     clock = Clock()
     engine.train([job], {job.label: clock}, {job.label: {}})
-    heard = sorted((step, at) for step, at in clock.seen.items() if step)
-    (first, began), (last, ended) = heard[0], heard[-1]
-    return (last - first) / (ended - began)
+    heard = sorted((step, *seen) for step, seen in clock.seen.items() if step)
+    (first, began, before), (last, ended, after) = heard[0], heard[-1]
+    return (last - first) / (ended - began), (after - before) / (ended - began)

@@ -45,7 +45,7 @@ def rows() -> list[dict[str, Any]]:
         ]
 
 
-def cached(folder: Path) -> Sampler:
+def cached(folder: Path, batch: int = 4) -> Sampler:
     """A sampler over tiles of the demo's pictures; the HR column stands in for the fused target, which has
     its shape.
     """
@@ -62,7 +62,7 @@ def cached(folder: Path) -> Sampler:
     store, tiles = run.planner.store, run.planner.samples(run.task.samples(run.planner), "tiles")
     sources = {name: Source(store, tiles.train, name) for name in ("lr", "hr")}
     sources["target"] = Source(store, tiles.train, "hr")
-    return Sampler(sources, scale=2, patch=24, batch=4, seed=0, margin=4)
+    return Sampler(sources, scale=2, patch=24, batch=batch, seed=0, margin=4)
 
 
 def cached_against_bare(sampler: Sampler, student: Any, folder: Path) -> dict[str, Any]:
