@@ -155,6 +155,26 @@ def test_gradcheck_in_double_precision(loss: Callable) -> None:
     assert torch.autograd.gradcheck(lambda x: loss(x, t), s.requires_grad_(True))
 
 
+def test_angles_at_a_few_anchors_and_among_equal_items_have_the_right_gradient() -> None:
+    s, t = pair(7, 3)
+    t[4] = t[1]  # no direction between these
+    assert torch.autograd.gradcheck(lambda x: relational.angles(x, t, anchors=3), s.requires_grad_(True))
+
+
+def test_angles_between_near_items_keep_their_digits() -> None:
+    generator = torch.Generator().manual_seed(0)
+    near = torch.randn(16, 8, generator=generator) * 1e-2 + 50
+    far, t = torch.randn(16, 8, generator=generator) + 50, torch.randn(32, 8, generator=generator)
+    s = torch.cat([near, far])
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        x = s.to(dtype).requires_grad_(True)
+        relational.angles(x, t.to(dtype)).backward()
+        results.append(x.grad)
+    single, double = results
+    assert (single - double).abs().max() < 1e-5 * double.abs().max()
+
+
 def test_the_gradient_of_distances_holds_the_mean_constant() -> None:
     s, t = pair(5, 3)
     s.requires_grad_(True)
