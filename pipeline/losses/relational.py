@@ -99,11 +99,13 @@ def _wide(x: Tensor) -> Tensor:
 
 def _relative(x: Tensor) -> Tensor:
     """(B, B) distances over their mean where they are not 0."""
-    # Of differences, not of products, which lose what near vectors differ in; the gradient at distance 0 is 0.
-    lengths = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
-    apart = lengths.detach().square() > LEAST
-    mean = (lengths.detach() * apart).sum() / apart.sum().clamp_min(1)
-    return lengths * apart / mean.clamp_min(LEAST)
+    squares = _squares(x)
+    apart = squares > LEAST
+    lengths = (
+        torch.where(apart, squares, torch.ones_like(squares)).sqrt() * apart
+    )  # the gradient at distance 0 is 0
+    mean = lengths.detach().sum() / apart.sum().clamp_min(1)
+    return lengths / mean.clamp_min(LEAST)
 
 
 def _squares(x: Tensor) -> Tensor:

@@ -168,7 +168,7 @@ def test_angles_between_near_items_keep_their_digits() -> None:
     s = torch.cat([near, far])
     results = []
     for dtype in (torch.float32, torch.float64):
-        x = s.to(dtype).requires_grad_(True)
+        x = s.to(dtype).clone().requires_grad_(True)
         relational.angles(x, t.to(dtype)).backward()
         results.append(x.grad)
     single, double = results
