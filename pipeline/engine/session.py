@@ -6,9 +6,11 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
 
 import ray
@@ -43,8 +45,15 @@ def start(address: str | None, *, dashboard: bool = False) -> None:
     Raises FacultyError where the address does not answer or does not let us in, or where no Ray starts here; InputError
     for an address of another kind, and for a TMPDIR that leaves Ray's sockets no room.
     """
-    if ray.is_initialized():
-        return
+    ends = signal.getsignal(signal.SIGTERM)
+    if not ray.is_initialized():
+        _start(address, dashboard)
+    # Ray has SIGTERM print a stack trace and end the process without a further word, whichever thread started it.
+    if threading.current_thread() is threading.main_thread() and ends is not None:
+        signal.signal(signal.SIGTERM, ends)
+
+
+def _start(address: str | None, dashboard: bool) -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     address = address or os.environ.get("RAY_ADDRESS") or "local"

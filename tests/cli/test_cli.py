@@ -226,7 +226,10 @@ def test_debug_shows_where_it_happened(place: Path) -> None:
         run("--debug", "recipe", "check", place / "absent.yaml")
 
 
-def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(place: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm_end_soon_and_the_same_command_goes_on(
+    place: Path, number: int, code: int
+) -> None:
     recipe = recipe_file(
         place, method={"name": "scratch"}, teachers=[], train={"steps": 100_000, "evaluate_every": 2}
     )
@@ -239,11 +242,11 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(place: Path) -> None:
     )
     try:
         until(lambda: list((place / "runs").rglob("step-*.json")), work)
-        work.send_signal(signal.SIGINT)
+        work.send_signal(number)
         _, said = work.communicate(timeout=180)
     finally:
         work.kill()
-    assert work.returncode == 130 and "goes on" in said and "Traceback" not in said
+    assert work.returncode == code and "goes on" in said and "Traceback" not in said
 
 
 # ---- JSON for scripts, as documented

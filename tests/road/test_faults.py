@@ -154,16 +154,23 @@ def test_a_driver_killed_in_teach_and_in_distill_loses_nothing_that_was_committe
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_ctrl_c_during_a_training_over_ray_ends_it_soon(place: Path, whole: Path, ray_home: str) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm_during_a_training_over_ray_end_it_soon(
+    place: Path, whole: Path, ray_home: str, number: int, code: int
+) -> None:
     shutil.copytree(whole / "cache", place / "cache")
     work = start(place, "distill", "recipe.yaml", "--set", "train.steps=100000", RAY_TMPDIR=ray_home)
     try:
         until(lambda: checkpoints(place), work)
-        os.killpg(work.pid, signal.SIGINT)  # as a terminal does
+        if number == signal.SIGINT:
+            os.killpg(work.pid, number)  # as a terminal does
+        else:
+            work.send_signal(number)
         _, said = work.communicate(timeout=200)
     finally:
         work.kill()
-    assert work.returncode == 130 and "goes on" in said and "Traceback" not in said, said[-3000:]
+    assert work.returncode == code and "goes on" in said, said[-3000:]
+    assert "Traceback" not in said and "received" not in said, said[-3000:]
     end_ray(ray_home)
     assert of_ray(ray_home) == []
 
