@@ -46,17 +46,31 @@ def run(
     lines: Mapping[str, Line],
     handles: Mapping[str, dict[str, Any]],
 ) -> None:
-    """Train all jobs, a bundle in one process, as many side by side as the recipe says or the machine carries. Raises
-    the first job's failure.
+    """Train all jobs, a bundle in one process, as many side by side as the recipe says or the machine carries. Where
+    there are more, of one worker each, a process stays and takes the next: to start one takes as long as many a small
+    training. Raises the first job's failure.
     """
     cpus = int(ray.cluster_resources().get("CPU", 1))
     abreast = concurrency(settings, len(bundles), cpus)
     board = Board.options(scheduling_strategy=here()).remote()
     pool = ThreadPoolExecutor(abreast)
+    parts: Sequence[Sequence[Job]] = bundles
+    queue = settings.workers == 1 and len(bundles) > abreast and all(len(jobs) == 1 for jobs in bundles)
+    if queue:
+        parts = [[job for jobs in bundles for job in jobs]] * abreast
     try:
         running = [
-            pool.submit(fit, jobs, settings, board, cpus / abreast, handles, within(settings, len(bundles)))
-            for jobs in bundles
+            pool.submit(
+                fit,
+                jobs,
+                settings,
+                board,
+                cpus / abreast,
+                handles,
+                within(settings, len(bundles)),
+                process=number if queue else None,
+            )
+            for number, jobs in enumerate(parts)
         ]
         told = False
         while not all(f.done() for f in running):
@@ -131,12 +145,38 @@ def fit(
     handles: Mapping[str, dict[str, Any]],
     abreast: int = 1,
     judged: bool = False,
+    process: int | None = None,
 ) -> None:
     """Train the jobs of a process, `abreast` at a time, its workers sharing `cpus` where the settings leave that open.
     Raises what a worker raised.
 
-    `judged`: after each evaluation the board's `judge(label, step, metrics)` says whether to stop there.
+    `judged`: after each evaluation the board's `judge(label, step, metrics)` says whether to stop there. `process`: its
+    number among those that share the jobs, each taking the next as the board says.
     """
+    while (found := _fit(jobs, settings, board, cpus, handles, abreast, judged, process)) is not None:
+        label, times = ray.get(board.under_way.remote(process)) if process is not None else ("", 0)
+        # Ray counts the failures of a process, we those of a training.
+        if not label or 0 <= settings.max_failures < times:
+            labels = label or ", ".join(job.label for job in jobs)
+            error = _failure(jobs, board) or FacultyError(f"training {labels} failed: {cause(found)}")
+            if label:  # the others of the queue begin nothing more
+                ray.get(board.fail.remote(label, error))
+            raise error from found
+    if (failure := _failure(jobs, board)) is not None:
+        raise failure
+
+
+def _fit(
+    jobs: Sequence[Job],
+    settings: Distill,
+    board: Any,
+    cpus: float,
+    handles: Mapping[str, dict[str, Any]],
+    abreast: int,
+    judged: bool,
+    process: int | None,
+) -> Exception | None:
+    """A run of Ray Train; what it failed with, after as many new beginnings as it allows."""
     most = settings.workers if isinstance(settings.workers, int) else settings.workers[1]
     gpus, share = settled(settings.gpus_per_worker), settings.cpus_per_worker
     if share == "auto":
@@ -153,6 +193,7 @@ def fit(
                 "handles": {job.label: handles.get(job.label, {}) for job in jobs},
                 "abreast": abreast,
                 "judged": judged,
+                "process": process,
                 "threads": threads_of(settings.model_copy(update={"cpus_per_worker": share})),
             },
             scaling_config=ScalingConfig(
@@ -173,12 +214,8 @@ def fit(
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
-            labels = ", ".join(job.label for job in jobs)
-            raise _failure(jobs, board) or FacultyError(
-                f"training {labels} failed: {cause(error)}"
-            ) from error
-    if (failure := _failure(jobs, board)) is not None:
-        raise failure
+            return error
+    return None
 
 
 def _failure(jobs: Sequence[Job], board: Any) -> Exception | None:

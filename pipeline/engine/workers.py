@@ -59,8 +59,8 @@ def worker(config: dict[str, Any]) -> None:
     """What every worker of Ray Train runs."""
     jobs: Sequence[Job] = config["jobs"]
     board, handles, context = config["board"], config["handles"], ray.train.get_context()
-    device, warned = str(get_device()), Preemption()
-    alone = len(jobs) == 1
+    device, warned, process = str(get_device()), Preemption(), config["process"]
+    alone = len(jobs) == 1 or process is not None
 
     def one(job: Job) -> None:
         if not alone:
@@ -89,10 +89,15 @@ def worker(config: dict[str, Any]) -> None:
             raise error
 
     if alone:
-        try:
-            one(jobs[0])
-        except FacultyError as error:
-            told(jobs[0], error)
+        for job in jobs:
+            if process is not None and not ray.get(board.claim.remote(job.label, process)):
+                continue
+            try:
+                one(job)
+            except FacultyError as error:
+                told(job, error)
+            else:
+                board.finish.remote(job.label)
     else:
         train_all(jobs, one, device, config["abreast"], warned, waits, told)
 

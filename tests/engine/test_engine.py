@@ -173,18 +173,21 @@ def test_a_teacher_that_dies_too_often_ends_the_run_with_what_to_do(ray_local: N
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("together", ["", "threads", "queue"])
 def test_trainings_side_by_side_have_the_bits_of_this_process_though_a_worker_is_killed(
     ray_local: None,
     inline: Path,
     cached: Path,
     killer: Callable,
-    together: bool,
+    together: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if together:  # as threads of one worker, which they are on a GPU
+    if together == "threads":  # of one worker, as on a GPU
         monkeypatch.setattr(bundling, "bundles", lambda jobs, settings, gpus: [jobs])
     train = {"steps": STEPS, "evaluate_every": 2}
+    queue = (
+        {"distill": {"side_by_side": 1}} if together == "queue" else {}
+    )  # one worker takes one after the other
     here = Road(settings(inline, train=train)).distill("scratch", "mtkd")[3]
     saved: list[int] = []
 
@@ -193,7 +196,7 @@ def test_trainings_side_by_side_have_the_bits_of_this_process_though_a_worker_is
         return bool(saved)
 
     thread = killer(one_is_saved, "RayTrainWorker")
-    there = on_ray(cached, train=train).distill("scratch", "mtkd")[3]
+    there = on_ray(cached, train=train, **queue).distill("scratch", "mtkd")[3]
     assert thread.killed and saved[-1] < STEPS, "the trainings were done before a worker could be killed"
     assert [job.fingerprint for job in there] == [job.fingerprint for job in here]
     assert [weights(job) for job in there] == [weights(job) for job in here]
