@@ -19,6 +19,9 @@ METHODS = {
         "method.feature": ("loguniform", 0.1, 100.0),
         "method.pairwise": ("loguniform", 0.1, 100.0),
         "method.mmd": ("loguniform", 0.03, 10.0),
+        "method.distances": ("loguniform", 0.1, 100.0),
+        "method.angles": ("loguniform", 0.1, 100.0),
+        "method.contrast": ("loguniform", 0.03, 3.0),
     },
     "horkd": {
         **SOFT,
