@@ -16,16 +16,7 @@ import torch
 import yaml
 from command_kit import make_place, run, until
 from pydantic import BaseModel
-from road_kit import (
-    REPOSITORY,
-    TEACHERS,
-    bad_pictures,
-    command,
-    environment,
-    faculty,
-    recipe_file,
-    teacher,
-)
+from road_kit import REPOSITORY, TEACHERS, bad_pictures, command, environment, faculty, recipe_file, teacher
 
 from pipeline.recipe.recipe import Recipe
 from pipeline.tasks.recipes import load_recipe

@@ -11,13 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from command_kit import Done, make_place, run
-from road_kit import (
-    TEACHERS,
-    content,
-    environment,
-    recipe_file,
-    snapshot,
-)
+from road_kit import TEACHERS, content, environment, recipe_file, snapshot
 
 
 @pytest.fixture

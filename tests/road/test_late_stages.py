@@ -22,11 +22,7 @@ from pipeline.tasks.super_resolution.held_out import HeldOut
 from pipeline.tasks.super_resolution.score import Model, ScoreTask, cost
 from pipeline.tasks.super_resolution.scoring import Scoring
 from pipeline.tasks.super_resolution.scoring import models as compared
-from pipeline.tasks.super_resolution.teach import (
-    luma_error,
-    psnr,
-    read,
-)
+from pipeline.tasks.super_resolution.teach import luma_error, psnr, read
 from pipeline.tasks.super_resolution.training import job_fingerprint
 
 
