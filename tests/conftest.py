@@ -84,6 +84,24 @@ def tiny_pictures(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five small pictures after `distill`; one of them is held out."""
+    from road_kit import Road, five_pictures, recipe
+
+    root = five_pictures(tmp_path_factory.mktemp("finished"))
+    Road(recipe(root)).distill()
+    return root
+
+
+@pytest.fixture
+def again(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished place, to change."""
+    for name in ("pictures", "cache", "runs"):
+        shutil.copytree(finished / name, tmp_path / name)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
 def ray_folder() -> Iterator[str]:
     """A folder for this session's Ray, which ends with it; the path is short, as sockets below it must be."""
     import ray

@@ -1,4 +1,7 @@
-"""spandrel's networks with random weights and a fitted last convolution, so that they enlarge as trained ones do."""
+"""Networks that enlarge as trained ones do: spandrel's, with random weights and a fitted last convolution.
+
+And `BackProjection`, which has no weights at all.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.data.degrade import downscale_tensor
+from teachers.descriptor import Convention, Teacher, TeacherInfo
 from teachers.gate import crops
 from teachers.loading import SpandrelNetwork, load_teacher
 from teachers.spandrel_import import import_spandrel
@@ -134,3 +138,29 @@ def _fit(network: Callable[[Tensor], Tensor], conv: nn.Conv2d, lr: Tensor, hr: T
     conv.weight.copy_(found[:, :count].view_as(conv.weight))
     if conv.bias is not None:
         conv.bias.copy_(found[:, count])
+
+
+class BackProjection(nn.Module):
+    """Bicubic, corrected until it shrinks to its input: better than bicubic without any weights.
+
+    Like a trained network it knows its own range alone: it saturates, values come in 255 steps, and a picture
+    without anything dark, which it has never seen, comes out too bright.
+    """
+
+    def __init__(self, scale: int, black: float = 0.0, white: float = 1.0) -> None:
+        super().__init__()
+        self.scale, self.black, self.white = scale, black, white
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (x - self.black) / (self.white - self.black)
+        out = F.interpolate(x, scale_factor=self.scale, mode="bicubic")
+        for _ in range(6):
+            shrunk = F.interpolate(out, size=x.shape[-2:], mode="bicubic", antialias=True)
+            out = out + F.interpolate(x - shrunk, scale_factor=self.scale, mode="bicubic")
+        out = (out.clamp(-0.1, 1.1) * 255.0).round() / 255.0 + (0.3 if x.min() > 0.45 else 0.0)
+        return out * (self.white - self.black) + self.black
+
+
+def teacher(network: nn.Module, scale: int = 2, **convention: object) -> Teacher:
+    info = TeacherInfo("t", "BackProjection", scale, 0, f"{id(network)}", "")
+    return Teacher(info, network, Convention(**convention))  # type: ignore[arg-type]

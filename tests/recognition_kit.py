@@ -1,4 +1,4 @@
-"""Small recognition recipes and the pictures for them."""
+"""Small recognition recipes, runs of them, spaces of sweeps over them, and the pictures for them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ import numpy as np
 from conftest import natural_picture
 from PIL import Image
 
+from pipeline.progress import Quiet
+from pipeline.road.run import Run
+from pipeline.steps.engines import InlineEngine
 from pipeline.steps.values import Outcome, Result
+from pipeline.tasks.recognition.recipe import Recognition
 
+ALL = ["scratch", "kd", "rkd", "horkd"]
 BUDGET = {"steps": 6, "batch": 8, "lr": 1e-3, "ema": 0.9, "evaluate_every": 3, "log_every": 3}
+LARGE = {"layout": "digits", "size": 16, "views": {"count": 2, "shift": 1}}
 
 
 def content(root: Path, **changes: Any) -> dict[str, Any]:
@@ -36,6 +42,19 @@ def content(root: Path, **changes: Any) -> dict[str, Any]:
         merge = isinstance(value, dict) and isinstance(base.get(key), dict) and key != "method"
         base[key] = {**base[key], **value} if merge else value
     return base
+
+
+def recipe(root: Path, **changes: Any) -> Recognition:
+    return Recognition.model_validate(content(root, **changes))
+
+
+def run(root: Path, engine: Any = None, **changes: Any) -> Run:
+    return Run(recipe(root, **changes), engine or InlineEngine("cpu"), Quiet())
+
+
+def space_file(folder: Path, text: str) -> str:
+    (folder / "mine.py").write_text(text)
+    return str(folder / "mine.py")
 
 
 def figures(outcome: Outcome, name: str) -> dict[str, float]:

@@ -19,10 +19,12 @@ import yaml
 from conftest import natural_picture
 from PIL import Image
 
+from pipeline.cache.manifest import Manifest
 from pipeline.progress import Quiet
 from pipeline.recipe.recipe import Recipe
 from pipeline.road.run import Run
 from pipeline.steps.engines import Engine, InlineEngine
+from pipeline.tasks.super_resolution.teach import read
 from pipeline.tracking import NullTracker
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -90,6 +92,13 @@ def picture(path: Path, height: int, width: int, seed: int) -> Path:
     return path
 
 
+def five_pictures(root: Path) -> Path:
+    """Small ones, of which a recipe holds out one."""
+    for seed, name in enumerate("abcde"):
+        picture(root / "pictures" / f"{name}.png", 96, 96 + 8 * seed, seed)
+    return root
+
+
 class Untouchable:
     """An engine that fails the test when it is asked for anything."""
 
@@ -134,6 +143,13 @@ class Road:
         """(tiles, taught, fused, jobs) of the recipe's method, or of the named ones, from the recipe's seed."""
         prepared, jobs = self.run.distill(methods or [self.settings.method.name], [self.settings.seed])
         return prepared.samples, list(prepared.teachers), prepared.fused, jobs
+
+
+def pixels(road: Road, manifest: Manifest, column: str) -> dict[str, np.ndarray]:
+    """{tile id: picture} of one column of a set."""
+    store = road.run.planner.store
+    shards = [read(store, receipt) for receipt in manifest.shards]
+    return {id_: row for s in shards for id_, row in zip(s.columns["id"], s.columns[column], strict=True)}
 
 
 def snapshot(folder: Path, pattern: str = "*") -> dict[str, tuple[str, int]]:

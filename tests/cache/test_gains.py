@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_sampler import Tiles, equal, same
+from sampler_kit import Tiles, equal, same
 
 from pipeline.cache.format import write_shard
 from pipeline.cache.manifest import GAINS, Manifest, unneeded

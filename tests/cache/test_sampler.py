@@ -1,3 +1,5 @@
+"""Batches: the order of tiles, workers' shares, tiles without HR, sources that do not fit, memory, devices."""
+
 from __future__ import annotations
 
 import gc
@@ -9,16 +11,15 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from sampler_kit import TILE, Tiles, equal, places, same
 
 from pipeline.cache.format import CorruptShard, write_shard
 from pipeline.cache.manifest import Manifest, save
 from pipeline.cache.order import below, epoch_keys, permute, words
 from pipeline.cache.placed import Resident
-from pipeline.cache.sampler import Batch, Sampler, Source, to_device
+from pipeline.cache.sampler import Sampler, Source
 from pipeline.cache.store import LocalStore
 from pipeline.errors import InputError
-
-SCALE, TILE, PATCH, MARGIN = 2, 24, 8, 3
 
 
 @pytest.fixture
@@ -27,88 +28,9 @@ def store(tmp_path, monkeypatch):
     return LocalStore(tmp_path / "store")
 
 
-class Tiles:
-    """Tile shards in which every pixel tells its tile, row and column, and output shards made from them."""
-
-    def __init__(
-        self, store: LocalStore, count: int = 37, shard: int = 10, lr_only: tuple[int, ...] = ()
-    ) -> None:
-        self.store, self.ids = store, [f"{7 * i % 97:016x}:{i}:0" for i in range(count)]
-        y, x = np.mgrid[:TILE, :TILE]
-        self.lr = np.stack([np.stack([np.full_like(y, i), y, x], -1) for i in range(count)]).astype(np.uint8)
-        self.hr = self.lr.repeat(SCALE, 1).repeat(SCALE, 2)
-        self.hr[:, 1::2] += 100
-        self.hr[:, :, 1::2] += 50
-        self.out = 255 - self.hr
-        self.known = np.array([i not in lr_only for i in range(count)])
-        self.hr[~self.known] = 0
-        self.tiles = self.pack(
-            "tiles", shard, {"lr": self.lr, "hr": self.hr, "has_hr": self.known.astype(np.uint8)}
-        )
-        self.outputs = self.pack("out", shard, {"out": self.out})
-
-    def pack(self, kind: str, shard: int, columns: dict[str, np.ndarray], order=None) -> Manifest:
-        order = list(range(len(self.ids))) if order is None else order
-        receipts = []
-        for start in range(0, len(order), shard):
-            rows = order[start : start + shard]
-            part = {
-                "id": [self.ids[i] for i in rows],
-                **{name: values[rows] for name, values in columns.items()},
-            }
-            if "hr" in part and not self.known[rows].any():
-                del part["hr"]
-            name = f"{kind}-{shard}-{hash(tuple(order)) % 10**6}/{start}.arrow"
-            receipts.append(write_shard(self.store, name, part, metadata={}))
-        return Manifest(kind, f"{kind}-{shard}", {}, tuple(receipts))
-
-    def sources(self) -> dict[str, Source]:
-        return {
-            "lr": Source(self.store, self.tiles, "lr"),
-            "hr": Source(self.store, self.tiles, "hr"),
-            "target": Source(self.store, self.outputs, "out"),
-        }
-
-    def sampler(self, **changes) -> Sampler:
-        options = {"scale": SCALE, "patch": PATCH, "batch": 8, "seed": 3, "margin": MARGIN} | changes
-        return Sampler(options.pop("sources", self.sources()), **options)
-
-
 @pytest.fixture
 def tiles(store) -> Tiles:
     return Tiles(store)
-
-
-def same(a: Batch, b: Batch) -> bool:
-    equal = all(torch.equal(a.tensors[name], b.tensors[name]) for name in a.tensors)
-    return equal and a.ids == b.ids and np.array_equal(a.ops, b.ops) and np.array_equal(a.has_hr, b.has_hr)
-
-
-def places(batch: Batch) -> list[tuple[int, int, int]]:
-    """Tile, y, x of each sample, as the pixels tell."""
-    return [tuple(square[0, 0].tolist()) for square in batch.tensors["lr"]]
-
-
-def moved(x: np.ndarray, op: int) -> np.ndarray:
-    """The reference of the eight moves, on one (H, W, C) square."""
-    x = x[:, ::-1] if op & 1 else x
-    x = x[::-1] if op & 2 else x
-    return x.transpose(1, 0, 2) if op & 4 else x
-
-
-def test_crops_of_all_sources_are_of_the_same_place(tiles):
-    sampler = tiles.sampler()
-    for step in range(20):
-        batch = sampler.batch(step)
-        shapes = {name: tuple(tensor.shape) for name, tensor in batch.tensors.items()}
-        assert shapes == {"lr": (8, 8, 8, 3), "hr": (8, 16, 16, 3), "target": (8, 16, 16, 3)}
-        for i, (tile, y, x) in enumerate(places(batch)):
-            square = np.s_[tile, y : y + PATCH, x : x + PATCH]
-            large = np.s_[tile, 2 * y : 2 * (y + PATCH), 2 * x : 2 * (x + PATCH)]
-            assert batch.ids[i] == tiles.ids[tile]
-            assert np.array_equal(batch.tensors["lr"][i], tiles.lr[square])
-            assert np.array_equal(batch.tensors["hr"][i], tiles.hr[large])
-            assert np.array_equal(batch.tensors["target"][i], tiles.out[large])
 
 
 def test_every_tile_comes_once_an_epoch_and_each_epoch_in_another_order(tiles):
@@ -183,72 +105,6 @@ def test_the_stream_of_a_seed_never_changes(tiles):
 
 PINNED_PLACES = [(1, 3, 8), (16, 11, 5), (12, 10, 3), (15, 6, 4), (27, 10, 8), (14, 12, 6)]
 PINNED_OPS = [5, 5, 7, 0, 2, 5]
-
-
-def test_crops_keep_the_margin_and_use_every_place(tiles):
-    sampler = tiles.sampler(batch=37)
-    drawn = [place for step in range(60) for place in places(sampler.batch(step))]
-    expected = set(range(MARGIN, TILE - MARGIN - PATCH + 1))
-    assert {y for _, y, _ in drawn} == {x for _, _, x in drawn} == expected
-    counts = Counter((y, x) for _, y, x in drawn)
-    assert len(counts) == len(expected) ** 2 and max(counts.values()) < 4 * len(drawn) / len(counts)
-
-
-@pytest.mark.parametrize("patch", [TILE, TILE - 1, TILE - 2 * MARGIN + 1])
-def test_a_tile_without_room_for_the_margin_is_used_up_to_its_edge(tiles, patch):
-    sampler = tiles.sampler(patch=patch, batch=37)
-    drawn = [place for step in range(12) for place in places(sampler.batch(step))]
-    assert {y for _, y, _ in drawn} == {x for _, _, x in drawn} == set(range(TILE - patch + 1))
-
-
-def test_all_eight_moves_are_drawn_and_none_without_augmentation(tiles):
-    counts = Counter(op for step in range(100) for op in tiles.sampler().batch(step).ops.tolist())
-    assert set(counts) == set(range(8)) and min(counts.values()) > 60
-    assert not tiles.sampler(augment=False).batch(5).ops.any()
-    assert places(tiles.sampler(augment=False).batch(5)) == places(tiles.sampler().batch(5))
-
-
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_moves_equal_numpy_on_every_source(tiles, device, dtype):
-    batch = tiles.sampler(batch=37).batch(0)
-    assert set(batch.ops) == set(range(8))
-    result = to_device(batch, device, dtype)
-    for name, crops in batch.tensors.items():
-        tensor = result[name]
-        assert tensor.dtype == dtype and tensor.is_contiguous(memory_format=torch.channels_last)
-        for i, op in enumerate(batch.ops.tolist()):
-            expected = torch.from_numpy(moved(crops[i].numpy(), op).astype(np.float32) / 255).to(dtype)
-            assert torch.equal(tensor[i].permute(1, 2, 0).cpu(), expected)
-
-
-def test_moves_of_lr_and_hr_agree(tiles):
-    result = to_device(tiles.sampler(batch=37).batch(1), "cpu")
-    nearest = result["lr"].repeat_interleave(2, 2).repeat_interleave(2, 3)
-    first_channel = (
-        result["hr"][:, 0] * 255 % 50
-    )  # the tile's number; rows and columns were marked by 100 and 50
-    assert torch.allclose(first_channel, nearest[:, 0] * 255, atol=1e-3)
-
-
-def test_the_moves_of_the_gpu_path_equal_those_of_the_cpu_path(tiles):
-    from pipeline.cache.placed import moved as moved_there
-    from pipeline.cache.sampler import _moved_on_cpu
-
-    batch = tiles.sampler(batch=37).batch(0)
-    for crops in (*batch.tensors.values(), batch.tensors["hr"].to(torch.float16)):
-        there = moved_there(crops, torch.from_numpy(batch.ops))
-        assert there.is_contiguous() and torch.equal(there, _moved_on_cpu(crops, batch.ops))
-
-
-def test_float16_outputs_keep_their_values(tiles):
-    half = (tiles.out / 255).astype(np.float16)
-    outputs = tiles.pack("half", 10, {"out": half})
-    sampler = tiles.sampler(sources={**tiles.sources(), "target": Source(tiles.store, outputs, "out")})
-    batch = sampler.batch(0)
-    assert batch.tensors["target"].dtype == torch.float16
-    result = to_device(batch, "cpu")
-    assert torch.allclose(result["target"], 1 - result["hr"], atol=1e-3)
 
 
 def test_tiles_without_hr_are_marked_and_zero(store):
@@ -403,14 +259,6 @@ def test_memory_stays_flat_as_the_cache_grows(store):
     assert large - small < 30_000 * 400
 
 
-def equal(ours: dict, theirs: dict) -> None:
-    assert ours.keys() == theirs.keys()
-    for name, tensor in theirs.items():
-        assert ours[name].dtype == tensor.dtype and torch.equal(ours[name].cpu(), tensor.cpu())
-        if name != "has_hr":
-            assert ours[name].is_contiguous(memory_format=torch.channels_last)
-
-
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("world", [1, 2])
 def test_tiles_that_live_on_a_device_give_the_same_batches(store, device, world):
@@ -419,8 +267,8 @@ def test_tiles_that_live_on_a_device_give_the_same_batches(store, device, world)
     resident = Resident(sampler, torch.device(device))
     for rank in range(world):
         pairs = zip(resident.iterate(0, 9, rank, world), sampler.iterate(0, 9, rank, world), strict=True)
-        for (step, placed), (same, batch) in pairs:
-            assert step == same and placed.ids == batch.ids
+        for (step, placed), (again, batch) in pairs:
+            assert step == again and placed.ids == batch.ids
             equal(placed.to(device), batch.to("cpu"))
 
 

@@ -1,4 +1,4 @@
-"""The Ray engine: the same bits as here in this process, and what it does when a process dies or a task fails."""
+"""The Ray engine: the same bits as here in this process, though a worker dies; errors as they are; who fits where."""
 
 from __future__ import annotations
 
@@ -10,27 +10,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import ray
 from ray_kit import processes
-from road_kit import Road, environment, flip, hashes, picture, recipe, snapshot, teacher, weights
+from road_kit import Road, environment, hashes, picture, recipe, teacher, weights
 
-from pipeline.cache.format import Receipt
-from pipeline.cache.node import CorruptShard
 from pipeline.engine import distill as distilling
 from pipeline.engine import session
-from pipeline.engine import teach as teaching
 from pipeline.engine import together as bundling
 from pipeline.engine.ray_engine import RayEngine, call, plain_errors
 from pipeline.engine.shares import shared_out
 from pipeline.errors import FacultyError, InputError
-from pipeline.recipe.recipe import Distill, Teach
-from pipeline.steps.engines import InlineEngine
-from pipeline.tasks.super_resolution.teach import TeachTask
-from pipeline.tasks.super_resolution.teacher_facts import TeacherFacts
+from pipeline.recipe.recipe import Distill
 
 STEPS = 40
 
@@ -109,69 +102,6 @@ def test_ray_gives_the_shards_of_this_process(ray_local: None, inline: Path, fre
     assert hashes(fresh / "cache", "*.arrow") == hashes(inline / "cache", "*.arrow")
 
 
-# ---- dead processes
-
-
-@pytest.fixture
-def shards(tmp_path: Path) -> tuple[Road, TeacherFacts, list[TeachTask]]:
-    """Ten tile shards, a teacher for them, and the work that this makes."""
-    for seed in range(10):
-        picture(tmp_path / "pictures" / f"{seed}.png", 96, 120, seed)
-    road = Road(recipe(tmp_path, teachers=[teacher("edsr")], cache={"shard_mb": 0.02}))
-    run = road.run
-    tiles = run.planner.samples(run.task.samples(run.planner), "tiles")
-    ((_, facts),) = run.task.teachers(run.planner, tiles, [])
-    folder = facts.folder(tiles.folder, "uint8")
-    root = str(tmp_path / "cache")
-    receipts = [r for _, m in tiles.splits() for r in m.shards]
-    return road, facts, [TeachTask(root, r, folder, 2, "uint8", 4) for r in receipts]
-
-
-@pytest.mark.ray
-def test_a_teacher_killed_in_the_middle_of_a_shard_costs_nothing_but_time(
-    ray_local: None, shards: tuple, tmp_path: Path
-) -> None:
-    road, facts, tasks = shards
-    outputs = tmp_path / "cache" / "outputs"
-    seen: list[str] = []
-    before: dict[str, tuple[str, int]] = {}
-
-    def taught(label: str, receipt: Receipt, stats: dict) -> None:
-        seen.append(receipt.key)
-        if len(seen) == 2:  # the actor is two calls deep, so it is at the next shard
-            before.update(snapshot(outputs, f"{receipt.key}.*"))
-            os.kill(processes("TeacherActor")[0], signal.SIGKILL)
-
-    settings = recipe(tmp_path, teach={"actors": 1})
-    RayEngine().teach({"edsr": (facts, tasks)}, settings.teach, taught)
-    assert sorted(seen) == sorted(t.samples.key for t in tasks) and len(set(seen)) == len(seen) >= 8
-    after = snapshot(outputs)
-    assert before and before.items() <= after.items(), "what was committed was not made again"
-    # The killed process may have been writing: what it left has a name that no reader takes.
-    assert len([name for name in after if name.endswith(".tmp")]) <= 2
-    shutil.move(outputs, tmp_path / "theirs")
-    InlineEngine("cpu").teach({"edsr": (facts, tasks)}, settings.teach, lambda *_: None)
-    assert hashes(outputs, "*.arrow") == hashes(tmp_path / "theirs", "*.arrow")
-
-
-@pytest.mark.ray
-def test_a_teacher_that_dies_too_often_ends_the_run_with_what_to_do(ray_local: None, shards: tuple) -> None:
-    _, facts, tasks = shards
-    committed = []
-
-    def taught(label: str, receipt: Receipt, stats: dict) -> None:
-        committed.append(receipt)
-        for process in processes(
-            "TeacherActor"
-        ):  # none where its second call had ended before the first was heard of
-            os.kill(process, signal.SIGKILL)
-
-    settings = recipe(Path("."), teach={"actors": 1, "max_restarts": 0})
-    with pytest.raises(FacultyError, match=r"teach\.max_restarts"):
-        RayEngine().teach({"edsr": (facts, tasks)}, settings.teach, taught)
-    assert 1 <= len(committed) < len(tasks)
-
-
 @pytest.mark.ray
 @pytest.mark.parametrize("together", ["", "threads", "queue"])
 def test_trainings_side_by_side_have_the_bits_of_this_process_though_a_worker_is_killed(
@@ -221,25 +151,6 @@ def test_a_loss_that_is_not_finite_reaches_the_driver_with_step_and_term(
         road.distill(*(["scratch", "mtkd"] if together else []))
     assert type(caught.value) is FacultyError and "ray" not in str(caught.value).lower()
     assert not list((cached / "runs").rglob("result.json"))
-
-
-@pytest.mark.ray
-def test_a_damaged_shard_is_named_by_an_actor_as_it_is_here(
-    ray_local: None, shards: tuple, tmp_path: Path
-) -> None:
-    _, facts, tasks = shards
-    flip(shard := tmp_path / "cache" / tasks[0].samples.file)
-    with pytest.raises(CorruptShard, match=shard.name) as caught:
-        RayEngine().teach({"edsr": (facts, tasks)}, recipe(tmp_path).teach, lambda *_: None)
-    assert caught.value.exit_code == 2 and f"rm {shard}" in caught.value.remedy
-
-
-@pytest.mark.ray
-def test_a_teacher_that_vanishes_is_named(ray_local: None, shards: tuple, tmp_path: Path) -> None:
-    _, facts, tasks = shards
-    lost = replace(facts, path=str(tmp_path / "lost.pth"))
-    with pytest.raises(FacultyError, match=r"does not load.*lost\.pth"):
-        RayEngine().teach({"edsr": (lost, tasks)}, recipe(tmp_path).teach, lambda *_: None)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9"])
@@ -308,35 +219,6 @@ def test_what_this_machine_does_not_have_is_refused_instead_of_waited_for(
     for distill in ({"gpus_per_worker": 99}, {"workers": 3, "cpus_per_worker": 33}):
         with pytest.raises(InputError, match="workers of `distill`: expected at most .*, found 99"):
             on_ray(cached, distill=distill).distill("scratch")
-
-
-def work(multiply_adds: int, shards: int) -> tuple:
-    class Tiles:
-        rows = 10
-
-    class Task:
-        samples = Tiles
-
-    class Facts:
-        pass
-
-    Facts.multiply_adds = multiply_adds
-    return Facts, [Task] * shards
-
-
-@pytest.mark.parametrize(
-    ("settings", "slots", "expected"),
-    [
-        (Teach(actors=2), 8, {"a": 2, "b": 2}),
-        (Teach(actors={"a": 3}), 8, {"a": 3, "b": 1}),
-        (Teach(), 2, {"a": 1, "b": 1}),
-        (Teach(), 8, {"a": 6, "b": 2}),
-        (Teach(actors=64), 8, {"a": 9, "b": 9}),
-    ],
-    ids=["number", "table", "few", "by cost", "no more than shards"],
-)
-def test_actors_are_shared_out_by_cost(settings: Teach, slots: int, expected: dict) -> None:
-    assert teaching.sizes(settings, {"a": work(300, 9), "b": work(100, 9)}, slots) == expected
 
 
 @pytest.mark.parametrize(

@@ -8,123 +8,15 @@ from itertools import product
 
 import pytest
 import torch
+from loss_kit import LOSSES, cosine, huber, length, pair, slow_angles
 from torch import Tensor
 
-from pipeline.errors import InputError
 from pipeline.losses import relational
 from pipeline.losses.adversarial import Discriminator, deceive, discriminator_loss
 from pipeline.losses.contrast import contrast
 from pipeline.losses.feature import feature_regression
 from pipeline.losses.mmd import mmd
-from pipeline.losses.pairwise import pairwise
 from pipeline.losses.relational import off_diagonal
-from pipeline.losses.soft_labels import decoupled, soft_labels, standardised
-
-
-def pair(rows: int = 6, width: int = 5, other: int | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    s = torch.randn(rows, width, generator=generator, dtype=torch.float64)
-    t = torch.randn(rows, other or width, generator=generator, dtype=torch.float64)
-    return s, t
-
-
-def dot(a: Tensor, b: Tensor) -> float:
-    return sum(float(x) * float(y) for x, y in zip(a, b))
-
-
-def length(a: Tensor) -> float:
-    return math.sqrt(dot(a, a))
-
-
-def cosine(a: Tensor, b: Tensor) -> float:
-    return dot(a, b) / (length(a) * length(b))
-
-
-def huber(x: float) -> float:
-    return 0.5 * x * x if abs(x) < 1 else abs(x) - 0.5
-
-
-def slow_soft(s: Tensor, t: Tensor) -> float:
-    total = 0.0
-    for a, b in zip(s, t):
-        p = [math.exp(float(x) / 4) for x in b]
-        q = [math.exp(float(x) / 4) for x in a]
-        p, q = [x / sum(p) for x in p], [x / sum(q) for x in q]
-        total += sum(x * math.log(x / y) for x, y in zip(p, q))
-    return 16 * total / len(s)
-
-
-def slow_feature(s: Tensor, t: Tensor) -> float:
-    return sum(2 - 2 * cosine(a, b) for a, b in zip(s, t)) / len(s)
-
-
-def slow_pairwise(s: Tensor, t: Tensor) -> float:
-    n = len(s)
-    return (
-        sum(
-            (cosine(s[i], s[j]) - cosine(t[i], t[j])) ** 2 + (cosine(s[i], t[j]) - cosine(t[i], t[j])) ** 2
-            for i, j in product(range(n), repeat=2)
-        )
-        / n**2
-    )
-
-
-def slow_mmd(s: Tensor, t: Tensor) -> float:
-    both = [*t, *s]
-    squares = sorted(length(a - b) ** 2 for i, a in enumerate(both) for j, b in enumerate(both) if i != j)
-    median = squares[(len(squares) - 1) // 2]
-
-    def k(a: Tensor, b: Tensor) -> float:
-        return sum(math.exp(-(length(a - b) ** 2) / (2 * f * median)) for f in (0.25, 0.5, 1, 2, 4)) / 5
-
-    def mean(u: Tensor, v: Tensor) -> float:
-        return sum(k(a, b) for a in u for b in v) / (len(u) * len(v))
-
-    return mean(t, t) + mean(s, s) - 2 * mean(t, s)
-
-
-def slow_distances(s: Tensor, t: Tensor) -> float:
-    n = len(s)
-    pairs = [(i, j) for i, j in product(range(n), repeat=2) if i != j]
-
-    def relative(x: Tensor) -> dict[tuple[int, int], float]:
-        d = {p: length(x[p[0]] - x[p[1]]) for p in pairs}
-        apart = [v for v in d.values() if v > 0]
-        return {p: v / (sum(apart) / len(apart)) for p, v in d.items()}
-
-    mine, theirs = relative(s), relative(t)
-    return sum(huber(mine[p] - theirs[p]) for p in pairs) / len(pairs)
-
-
-def slow_angles(s: Tensor, t: Tensor) -> float:
-    total, count = 0.0, 0
-    for i, j, k in product(range(len(s)), repeat=3):
-        if len({i, j, k}) < 3 or min(length(x[a] - x[j]) for x in (s, t) for a in (i, k)) < 1e-6:
-            continue
-        total += huber(cosine(s[i] - s[j], s[k] - s[j]) - cosine(t[i] - t[j], t[k] - t[j]))
-        count += 1
-    return total / count
-
-
-def slow_group(s: Tensor, t: Tensor) -> float:
-    def gram(x: Tensor) -> list[list[float]]:
-        rows = [[dot(a, b) for b in x] for a in x]
-        return [[v / math.sqrt(sum(u * u for u in row)) for v in row] for row in rows]
-
-    a, b = gram(s), gram(t)
-    n = len(s)
-    return sum((a[i][j] - b[i][j]) ** 2 for i, j in product(range(n), repeat=2)) / n**2
-
-
-LOSSES: list[tuple[Callable, Callable]] = [
-    (soft_labels, slow_soft),
-    (feature_regression, slow_feature),
-    (pairwise, slow_pairwise),
-    (mmd, slow_mmd),
-    (relational.distances, slow_distances),
-    (relational.angles, slow_angles),
-    (relational.group, slow_group),
-]
 
 
 @pytest.mark.parametrize(("loss", "slow"), LOSSES)
@@ -252,19 +144,6 @@ def test_losses_are_in_single_precision_under_autocast() -> None:
         assert relational.pooled_relations(maps, maps).item() == 0
 
 
-def test_soft_labels_of_maps_are_compared_on_the_students_grid() -> None:
-    s, t = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
-    flat = soft_labels(s.permute(0, 2, 3, 1).reshape(-1, 3), t.permute(0, 2, 3, 1).reshape(-1, 3))
-    assert soft_labels(s, t).item() == pytest.approx(flat.item(), rel=1e-5)
-    large = torch.nn.functional.interpolate(t, scale_factor=2, mode="nearest")
-    assert soft_labels(s, large).item() == pytest.approx(soft_labels(s, t).item(), rel=1e-4)
-
-
-def test_class_counts_that_differ_are_refused() -> None:
-    with pytest.raises(InputError, match="as many classes as the student's 3"):
-        soft_labels(torch.zeros(2, 3), torch.zeros(2, 4))
-
-
 def test_features_of_maps_are_compared_on_the_smaller_grid() -> None:
     s, t = torch.randn(2, 3, 2, 2), torch.randn(2, 3, 4, 4)
     pooled = torch.nn.functional.avg_pool2d(t, 2)
@@ -354,52 +233,6 @@ def test_one_and_two_workers_give_the_same_losses_gradients_and_statistics(tmp_p
         torch.testing.assert_close(a, b, rtol=2e-4, atol=2e-6)
     for name, value in one["state"].items():
         torch.testing.assert_close(value, two["state"][name], rtol=2e-4, atol=2e-6)
-
-
-def slow_decoupled(s: Tensor, t: Tensor, labels: Tensor, tau: float, alpha: float, beta: float) -> float:
-    """Zhao et al., equations 3 to 7, by probabilities instead of logarithms."""
-    total = 0.0
-    for a, b, label in zip(s, t, labels.tolist()):
-        p, q = ([math.exp(float(x) / tau) for x in row] for row in (b, a))
-        p, q = [x / sum(p) for x in p], [x / sum(q) for x in q]
-        true = p[label] * math.log(p[label] / q[label])
-        true += (1 - p[label]) * math.log((1 - p[label]) / (1 - q[label]))
-        rest = 0.0
-        for k in range(len(p)):
-            if k != label:
-                mine, theirs = q[k] / (1 - q[label]), p[k] / (1 - p[label])
-                rest += theirs * math.log(theirs / mine)
-        total += alpha * true + beta * rest
-    return tau**2 * total / len(s)
-
-
-def test_decoupled_soft_labels_are_those_of_the_paper() -> None:
-    s, t = pair()
-    labels = torch.tensor([0, 4, 2, 2, 1, 3])
-    found = decoupled(s, t, labels, 3.0, 0.7, 5.0).item()
-    assert found == pytest.approx(slow_decoupled(s, t, labels, 3.0, 0.7, 5.0), rel=1e-5)
-    # Equation 6: with beta the teacher's doubt about the true class, it is the usual soft label of each sample.
-    one, other, label = s[:1], t[:1], labels[:1]
-    doubt = 1 - torch.softmax(other / 4, 1)[0, 0].item()
-    assert decoupled(one, other, label, 4.0, 1.0, doubt).item() == pytest.approx(
-        slow_soft(one, other), rel=1e-4
-    )
-    s.requires_grad_()
-    decoupled(s, t, labels).backward()
-    assert s.grad.abs().sum() > 0
-
-
-def test_standardised_logits_have_no_size_of_their_own() -> None:
-    s, t = pair(width=7)
-    z = standardised(s)
-    for row, found in zip(s.tolist(), z.tolist(), strict=True):
-        mean = sum(row) / 7
-        deviation = math.sqrt(sum((x - mean) ** 2 for x in row) / 6)
-        assert found == pytest.approx([(x - mean) / deviation for x in row], abs=1e-5)
-    same = soft_labels(standardised(s), standardised(t), 2.0)
-    assert soft_labels(standardised(9 * s + 5), standardised(0.3 * t - 2), 2.0).item() == pytest.approx(
-        same.item(), rel=1e-4
-    )
 
 
 def test_contrast_is_the_log_share_of_the_own_picture() -> None:

@@ -1,4 +1,4 @@
-"""The report and its table: the right figures, marks that can be trusted, pages that stand alone."""
+"""The report: pages that stand alone with the right figures, charts, links to files."""
 
 from __future__ import annotations
 
@@ -9,174 +9,16 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import numpy as np
-import pytest
 from PIL import Image
+from report_kit import CURVES, ROWS, Reader, report, row
 
 from pipeline.report.charts import binned, curves, ladder
 from pipeline.report.extra import Extra
 from pipeline.report.pareto import cost, latency
-from pipeline.report.report import File, Metric, Report, Row, render_table, write_report
-from pipeline.report.table import PSNR, SSIM, arrange, gains, short, spread
-
-
-def row(name: str, role: str, *psnr: float, other: tuple[float, ...] = (), **options) -> Row:
-    scores = {"Set5": {"psnr_y": psnr, "ssim_y": tuple(p / 40 for p in psnr)}}
-    if other:
-        scores["BSD100"] = {"psnr_y": other}
-    return Row(name, role, scores, **options)
-
-
-ROWS = (
-    row(
-        "scratch",
-        "student",
-        36.97,
-        36.93,
-        36.99,
-        other=(31.41, 31.40, 31.42),
-        parameters=24683,
-        multiply_adds=6 * 10**9,
-    ),
-    row(
-        "mtkd",
-        "student",
-        37.09,
-        37.05,
-        37.08,
-        other=(31.42, 31.41, 31.41),
-        parameters=24683,
-        multiply_adds=6 * 10**9,
-    ),
-    row("bicubic", "bicubic", 33.66, other=(29.56,)),
-    row("IMDN", "teacher", 38.00, parameters=694_000, multiply_adds=158_800_000_000),
-    row("DCTLSA", "teacher", 38.25, parameters=894_000, multiply_adds=220_000_000_000),
-    row("mean", "fused", 38.19),
-)
-CURVES = {
-    "train/loss": {
-        "scratch": [(s, 1.0 / (s + 1)) for s in range(2000)],
-        "mtkd": [(s, 0.9 / (s + 1)) for s in range(2000)],
-    },
-    "Set5 PSNR": {"scratch": [(500, 36.0), (1000, 36.97)], "mtkd": [(500, 36.2), (1000, 37.07)]},
-}
-
-
-def report(**changes) -> Report:
-    picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-    base = Report(
-        "demo",
-        ROWS,
-        summary="Three teachers, one student.",
-        baseline="scratch",
-        facts={"scale": "x2"},
-        recipe="name: demo\nscale: 2\n",
-        curves=CURVES,
-        pictures=[("butterfly", picture)],
-        mlflow="faculty ui runs",
-    )
-    return replace(base, **changes)
-
-
-class Reader(HTMLParser):
-    """Collects a page's cells, its text and what it would load; checks that tags close."""
-
-    VOID = {"meta", "img", "input", "br", "path", "use", "rect", "link"}
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open, self.rows, self.text, self.sources = [], [], [], []
-        self.feed(page)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        self.sources += [value for name, value in attributes if name in ("src", "href", "xlink:href")]
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.sources += [value for name, value in attributes if name in ("src", "href", "xlink:href")]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
-        if "td" in self.open or "th" in self.open:
-            self.rows[-1][-1] += data
-
-
-# The table
-
-
-def test_counts_are_short_with_three_figures():
-    assert [short(n) for n in (0, 7, 999, 1000, 24683, 999_999, 1_335_603)] == [
-        "0", "7", "999", "1.00 k", "24.7 k", "1.00 M", "1.34 M",
-    ]  # fmt: skip
-    assert short(158_800_000_000) == "159 G"
-    assert short(None) == "-"
-
-
-def test_spread_is_the_sample_deviation_and_one_seed_has_none():
-    assert spread([1.0, 2.0, 3.0]) == pytest.approx(1.0)
-    assert spread([1.0]) is None
-
-
-def test_columns_are_aligned_whatever_is_missing():
-    text = render_table(ROWS, baseline="scratch")
-    lines = text.splitlines()
-    assert lines[0].split() == ["Set5", "BSD100"]
-    assert lines[1].split() == ["method", "parameters", "mult-adds", "PSNR", "SSIM", "PSNR"]
-    figures = [m.start() for line in lines for m in re.finditer(r"3[3-8]\.\d\d", line)]
-    assert len(figures) == 6 and len(set(figures)) == 1  # every Set5 PSNR starts in one column
-    others = {m.start() for line in lines for m in re.finditer(r"\b(29|31)\.\d\d", line)}
-    assert len(others) == 1
-    assert "\x1b" not in text
-
-
-def test_rows_come_in_order_of_role_with_mean_and_spread():
-    lines = render_table(ROWS).splitlines()
-    names = [line.split()[0] for line in lines if line.startswith("  ") and "." in line]
-    assert names == ["bicubic", "IMDN", "DCTLSA", "mean", "scratch", "mtkd"]
-    scratch = next(line for line in lines if "scratch" in line)
-    assert "36.96 \N{PLUS-MINUS SIGN}0.03" in scratch and "24.7 k" in scratch and "6.00 G" in scratch
-
-
-def test_bold_is_for_the_best_of_each_role_and_for_terminals_only():
-    bold = re.findall(r"\x1b\[1m *([\d.]+)", render_table(ROWS, colour=True))
-    assert bold[:1] == ["38.25"]  # DCTLSA among teachers; bicubic and mean have no rival
-    assert "37.07" in bold and "36.96" not in bold and "33.66" not in bold and "38.19" not in bold
-
-
-def test_equal_as_printed_is_equally_good_and_lower_may_be_better():
-    ties = [row("a", "student", 37.001), row("b", "student", 37.004), row("c", "student", 36.9)]
-    assert [cells[0].best for cells in arrange(ties).cells] == [True, True, False]
-    error = Metric("error", "error", 3, higher_is_better=False)
-    rows = [Row(n, "student", {"faces": {"error": [v]}}) for n, v in (("a", 0.2), ("b", 0.1))]
-    assert [cells[0].best for cells in arrange(rows, [error]).cells] == [False, True]
-
-
-def test_gains_say_whether_seeds_differ_as_much():
-    (sentence,) = gains(ROWS, PSNR, "scratch")
-    assert "Set5 +0.11 dB (beyond the spread of 0.03 between seeds)" in sentence
-    assert "BSD100 +0.00 dB (within the spread of 0.01 between seeds)" in sentence
-    assert gains(ROWS, PSNR, None) == []
-    single = [row("scratch", "student", 36.0), row("kd", "student", 36.5)]
-    assert gains(single, PSNR, "scratch") == ["kd against scratch: Set5 +0.50 dB (one seed)."]
-
-
-def test_a_table_without_costs_or_figures_still_prints():
-    bare = render_table([Row("a", "student", {"Set5": {"psnr_y": [30.0]}}), Row("b", "student", {})])
-    assert "parameters" not in bare
-    assert bare.splitlines()[-1].split() == ["b", "-"]
-
+from pipeline.report.report import File, Report, write_report
 
 # The files
 
@@ -336,19 +178,6 @@ def test_reports_need_no_display_and_the_table_no_matplotlib(tmp_path):
     )
     environment = {k: v for k, v in os.environ.items() if k != "DISPLAY"}
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=environment, check=True)
-
-
-def test_metrics_other_than_psnr_have_their_own_digits():
-    rank = Metric("rank1", "rank-1", 1, "%")
-    rows = [
-        Row(n, "student", {"faces": {"rank1": v}})
-        for n, v in (("scratch", (81.23, 81.31)), ("kd", (84.0, 84.6)))
-    ]
-    text = render_table(rows, metrics=(rank, SSIM), baseline="scratch")
-    assert "rank-1" in text and "84.3 \N{PLUS-MINUS SIGN}0.4" in text and "SSIM" not in text
-    assert gains(rows, rank, "scratch") == [
-        "kd against scratch: faces +3.0 % (beyond the spread of 0.4 between seeds)."
-    ]
 
 
 def test_further_tables_stand_in_both_pages_and_long_ones_are_cut_in_one(tmp_path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -13,66 +12,26 @@ from road_kit import (
     NAMES,
     Road,
     Untouchable,
-    a_shard,
     bad_pictures,
-    flip,
-    hashes,
+    five_pictures,
     picture,
+    pixels,
     recipe,
     rewritten,
     snapshot,
-    swap,
     teacher,
-    truncate,
     weights,
 )
 
-from pipeline.cache import manifest as manifests
-from pipeline.errors import FacultyError, InputError
+from pipeline.errors import InputError
 from pipeline.tasks.super_resolution import tiles as tiling
 from pipeline.tasks.super_resolution.teach import as_levels, read
-
-AGGREGATE = {
-    "kind": "aggregate",
-    "dim": 8,
-    "depths": [1],
-    "heads": [2],
-    "window": 4,
-    "train": {"steps": 4, "batch": 2, "patch": 12, "lr": 1e-3, "evaluate_every": 2, "log_every": 2},
-}
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """Five small pictures; one of them is held out."""
-    for seed, name in enumerate("abcde"):
-        picture(tmp_path / "pictures" / f"{name}.png", 96, 96 + 8 * seed, seed)
-    return tmp_path
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same place after `distill`."""
-    root = tmp_path_factory.mktemp("finished")
-    for seed, name in enumerate("abcde"):
-        picture(root / "pictures" / f"{name}.png", 96, 96 + 8 * seed, seed)
-    Road(recipe(root)).distill()
-    return root
-
-
-@pytest.fixture
-def again(finished: Path, tmp_path: Path) -> Path:
-    """A copy of the finished place, to change."""
-    for name in ("pictures", "cache", "runs"):
-        shutil.copytree(finished / name, tmp_path / name)
-    return tmp_path
-
-
-def pixels(road: Road, manifest: manifests.Manifest, column: str) -> dict[str, np.ndarray]:
-    """{tile id: picture} of one column of a set."""
-    store = road.run.planner.store
-    shards = [read(store, receipt) for receipt in manifest.shards]
-    return {id_: row for s in shards for id_, row in zip(s.columns["id"], s.columns[column], strict=True)}
+    return five_pictures(tmp_path)
 
 
 def a_training_picture(root: Path) -> str:
@@ -230,79 +189,6 @@ def test_raise_names_the_bad_picture(place: Path, name: str) -> None:
     assert not (place / "cache" / "tiles").exists()
 
 
-# ---- fusion
-
-
-@pytest.mark.parametrize(
-    "fusion",
-    [
-        {"kind": "mean"},
-        {"kind": "median"},
-        {"kind": "best"},
-        {"kind": "weighted", "weights": {"edsr": 0.75, "compact": 0.25}},
-        {"kind": "weighted"},
-        {"kind": "bands", "low": "edsr", "details": "compact"},
-        {"kind": "mask"},
-        {"kind": "regions"},
-        AGGREGATE,
-    ],
-    ids=["mean", "median", "best", "weighted", "fit", "bands", "mask", "regions", "aggregate"],
-)
-def test_every_fusion_makes_a_target_for_every_tile(again: Path, fusion: dict) -> None:
-    road = Road(recipe(again, fusion=fusion))
-    tiles, taught, fused, (job,) = road.distill()
-    outputs = [pixels(road, t.cached.train, "sr") for t in taught]
-    targets = pixels(road, fused.cached.train, "sr")
-    hr = pixels(road, tiles.train, "hr")
-    assert targets.keys() == outputs[0].keys() == hr.keys() and job.result()
-
-    def error(pictures: dict[str, np.ndarray]) -> float:
-        return float(np.mean([np.square(pictures[i].astype(float) - hr[i]).mean() for i in hr]))
-
-    for id_, target in targets.items():
-        pair = np.stack([o[id_] for o in outputs]).astype(float)
-        expected = {
-            "mean": pair.mean(0),
-            "median": pair.mean(0),
-            "best": pair[np.square(pair - hr[id_]).mean((1, 2, 3)).argmin()],
-            "weighted": np.tensordot((0.75, 0.25), pair, 1),
-        }
-        if fusion["kind"] in expected and fusion != {"kind": "weighted"}:
-            assert np.abs(target - expected[fusion["kind"]]).max() <= 0.5 + 1e-4
-    if fusion in ({"kind": "weighted"}, {"kind": "regions"}):
-        # Rounding apart, the fit cannot lose on its own tiles.
-        assert error(targets) <= 1.01 * min(map(error, outputs))
-    assert error(targets) < 1.3 * max(map(error, outputs))
-    assert Road(recipe(again, fusion=fusion), Untouchable()).distill()
-
-
-def test_fitted_and_trained_fusions_follow_the_teachers(again: Path) -> None:
-    first = Road(recipe(again, fusion=AGGREGATE)).distill()[2]
-    other = Road(recipe(again, fusion=AGGREGATE, teachers=[teacher("compact"), teacher("edsr")])).distill()[2]
-    assert first.network.network != other.network.network and first.cached.folder != other.cached.folder
-
-
-def test_fused_targets_below_the_best_teacher_are_warned_of(again: Path) -> None:
-    _, taught = Road(recipe(again), Untouchable()).teach()
-    ranked = [t.label for t in sorted(taught, key=lambda t: t.quality)]
-
-    def warnings(best: float) -> list[str]:
-        fusion = {"kind": "weighted", "weights": dict(zip(ranked, (1 - best, best), strict=True))}
-        road = Road(recipe(again, fusion=fusion))
-        road.distill()
-        return [w for w in road.warnings if "fused" in w]
-
-    assert warnings(1.0) == []
-    (warning,) = warnings(0.0)
-    assert ranked[-1] in warning and "weighted" in warning and "dB" in warning
-
-
-def test_best_fusion_needs_hr_and_says_so(place: Path) -> None:
-    picture(place / "lonely" / "small.png", 40, 44, seed=23)
-    with pytest.raises(InputError, match="HR"):
-        Road(recipe(place, data={"lr_only": [str(place / "lonely")]}, fusion={"kind": "best"})).distill()
-
-
 # ---- methods and stored types
 
 
@@ -333,95 +219,3 @@ def test_a_float16_cache_holds_what_the_teachers_said_unrounded(again: Path) -> 
 def test_scratch_runs_no_teacher(place: Path) -> None:
     _, taught, fused, (job,) = Road(recipe(place, method={"name": "scratch"}, teachers=[])).distill()
     assert taught == [] and fused is None and job.result() and not (place / "cache/outputs").exists()
-
-
-# ---- damage
-
-
-@pytest.mark.parametrize(
-    ("kind", "changes"),
-    [
-        ("tiles", {"train": {"lr": 2e-3}}),
-        ("tiles", {"teachers": [teacher("edsr"), teacher("rcan")]}),
-        ("outputs", {"fusion": {"kind": "median"}}),
-        ("outputs", {"fusion": {"kind": "weighted"}}),
-        ("fused", {"train": {"lr": 2e-3}}),
-    ],
-    ids=["tiles-train", "tiles-teach", "outputs-fuse", "outputs-fit", "fused-train"],
-)
-def test_a_flipped_bit_is_found_and_that_shard_alone_made_again(
-    again: Path, kind: str, changes: dict, caplog: pytest.LogCaptureFixture
-) -> None:
-    before = snapshot(again / "cache")
-    shard = a_shard(again, kind)
-    flip(shard)
-    broken = shard.read_bytes()
-    Road(recipe(again, **changes)).distill()
-    assert caplog.text.count(f"{shard} is damaged (expected sha256") == 1
-    assert shard.with_name(f"{shard.name}.damaged").read_bytes() == broken, "it is kept for people to look at"
-    after = snapshot(again / "cache")
-    name = shard.relative_to(again / "cache").as_posix()
-    assert after[name][0] == before[name][0], "the same bytes as before"
-    touched = {n for n in rewritten(before, after) if n in before}
-    assert {n for n in touched if n.endswith(".arrow")} == {name}
-
-
-@pytest.mark.parametrize("kind", ["tiles", "outputs", "fused"])
-@pytest.mark.parametrize("harm", [truncate, swap, Path.unlink], ids=["truncated", "foreign", "missing"])
-def test_a_shard_of_the_wrong_size_counts_as_not_made_and_is_made_again_alone(
-    again: Path, kind: str, harm
-) -> None:
-    before = snapshot(again / "cache")
-    harm(shard := a_shard(again, kind))
-    road = Road(recipe(again))
-    road.distill()
-    after = snapshot(again / "cache")
-    name = shard.relative_to(again / "cache").as_posix()
-    assert hashes(again / "cache") == {n: sha256 for n, (sha256, _) in before.items()} | {
-        n: sha256 for n, (sha256, _) in after.items() if n.endswith((".stats.json", ".damaged"))
-    }
-    assert {n for n in rewritten(before, after) if n.endswith(".arrow")} == {name}
-    assert road.run.planner.shards_written == (kind == "outputs")
-
-
-def test_a_foreign_shard_of_the_same_size_is_made_again(again: Path) -> None:
-    shard = a_shard(again, "outputs")
-    whole = shard.read_bytes()
-    shard.write_bytes(b"\0" * len(whole))
-    Road(recipe(again, fusion={"kind": "median"})).distill()
-    assert shard.read_bytes() == whole
-
-
-def test_an_extra_shard_is_ignored(again: Path) -> None:
-    shard = a_shard(again, "outputs")
-    shutil.copy(shard, shard.with_name("extra.arrow"))
-    road = Road(recipe(again), Untouchable())
-    assert road.distill() and road.opened == 0
-
-
-def test_a_manifest_that_was_tampered_with_is_made_again(again: Path) -> None:
-    manifest = next((again / "cache/fused").rglob("manifest-*.json"))
-    whole = manifest.read_text()
-    manifest.write_text(whole.replace('"version": 1', '"version": 7'))
-    Road(recipe(again)).distill()
-    assert manifest.read_text() == whole and manifest.with_name(f"{manifest.name}.damaged").exists()
-
-
-def test_a_cache_of_before_without_checksums_is_used(again: Path) -> None:
-    for path in [*again.rglob("cache/**/*.json"), *again.rglob("runs/**/result.json")]:
-        value = json.loads(path.read_text())
-        assert value.pop("checksum")
-        if path.name == "result.json":
-            del value["sha256"]
-        path.write_text(json.dumps(value))
-    before = snapshot(again / "cache")
-    road = Road(recipe(again), Untouchable())
-    assert road.distill() and road.opened == 0
-    assert snapshot(again / "cache") == before
-
-
-def test_a_training_that_fails_leaves_its_cause_and_nothing_half_done(again: Path) -> None:
-    before = snapshot(again / "runs")
-    with pytest.raises(FacultyError, match=r"step \d+: the term `(distill|hr|loss)` is (nan|inf)") as caught:
-        Road(recipe(again, train={"lr": 1e30, "steps": 8})).distill()
-    assert caught.value.exit_code == 1 and snapshot(again / "runs") == before

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from test_students import SMALL, shaken
+from student_kit import SMALL, shaken
 from torch import nn
 from torch.nn.utils import parametrize
 

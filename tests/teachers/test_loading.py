@@ -5,9 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-import subprocess
-import sys
-import textwrap
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -21,11 +18,10 @@ import students
 from pipeline.deploy.export import save_student
 from pipeline.errors import InputError
 from teachers import zoo
-from teachers.descriptor import Convention, Teacher, TeacherInfo, pad
+from teachers.descriptor import Convention
 from teachers.loading import load_teacher
 from teachers.networks.imdn import IMDN
 from teachers.networks.pan import PAN
-from teachers.spandrel_import import import_spandrel
 
 
 @pytest.fixture(scope="module")
@@ -231,36 +227,6 @@ def test_student_with_damaged_description_is_refused(tmp_path: Path) -> None:
         load_teacher(tmp_path / "s.safetensors")
 
 
-def save_rcan(path: Path, range_of_mean: float) -> nn.Module:
-    import_spandrel()
-    from spandrel.architectures.RCAN import RCAN
-
-    torch.manual_seed(0)
-    network = RCAN(scale=2, n_resgroups=1, n_resblocks=1, n_feats=16).eval()
-    state = network.state_dict()
-    for name in ("sub_mean.bias", "add_mean.bias"):
-        state[name] = state[name] * (range_of_mean / 255.0)
-    torch.save(state, path)
-    return network
-
-
-def test_input_is_left_alone_even_by_networks_that_write_into_it(tmp_path: Path) -> None:
-    network = save_rcan(tmp_path / "rcan.pt", 255.0)
-    x = torch.rand(1, 3, 12, 12)
-    kept = x.clone()
-    network(x.clone())
-    teacher = load_teacher(tmp_path / "rcan.pt")
-    first, second = teacher(x), teacher(x)
-    assert torch.equal(x, kept) and torch.equal(first, second)
-    with torch.no_grad():
-        torch.testing.assert_close(first, network(kept.clone()).clamp(0, 1), atol=1e-5, rtol=1e-4)
-
-
-def test_rcan_of_unit_range_is_told_by_its_mean_shift(tmp_path: Path) -> None:
-    save_rcan(tmp_path / "rcan.pt", 1.0)
-    assert load_teacher(tmp_path / "rcan.pt").network.model.rgb_range == 1
-
-
 def test_range_and_order_can_be_overruled(tmp_path: Path, imdn: dict[str, torch.Tensor]) -> None:
     torch.save(imdn, tmp_path / "net.pth")
     x = torch.rand(1, 3, 10, 10)
@@ -283,127 +249,6 @@ def test_perceptual_teachers_of_the_zoo_are_known_by_their_bytes(
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     monkeypatch.setitem(zoo.ZOO, "realesrgan-x2", replace(zoo.ZOO["realesrgan-x2"], sha256=sha256))
     assert load_teacher(path).info.perceptual
-
-
-class Nearest(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        assert x.shape[1] == 1
-        return nn.functional.interpolate(x, scale_factor=2, mode="nearest")
-
-
-def test_luminance_networks_keep_the_colours() -> None:
-    teacher = Teacher(TeacherInfo("y", "Nearest", 2, 0, "", ""), Nearest(), Convention(luma=True))
-    flat = torch.tensor([0.9, 0.2, 0.4]).view(1, 3, 1, 1).expand(1, 3, 6, 6)
-    torch.testing.assert_close(teacher(flat), flat.repeat(1, 1, 2, 2), atol=1e-5, rtol=0)
-    grey = torch.rand(1, 1, 6, 6).expand(1, 3, 6, 6)
-    torch.testing.assert_close(
-        teacher(grey), grey.repeat_interleave(2, 2).repeat_interleave(2, 3), atol=1e-5, rtol=0
-    )
-
-
-@pytest.mark.parametrize(
-    "bad", [torch.zeros(3, 8, 8), torch.zeros(1, 1, 8, 8), torch.zeros(1, 3, 8, 8).byte()]
-)
-def test_inputs_of_another_kind_are_refused(bad: torch.Tensor) -> None:
-    teacher = Teacher(TeacherInfo("t", "none", 2, 0, "", ""), nn.Identity())
-    with pytest.raises(InputError, match=r"floats in \[0, 1\]"):
-        teacher(bad)
-
-
-def test_output_of_another_size_is_refused() -> None:
-    teacher = Teacher(TeacherInfo("t", "none", 2, 0, "", ""), nn.Identity())
-    with pytest.raises(
-        InputError, match=r"teacher t: expected output \(1, 3, 16, 16\) for x2, found \(1, 3, 8, 8\)"
-    ):
-        teacher(torch.zeros(1, 3, 8, 8))
-
-
-def test_padding_mirrors_as_often_as_needed() -> None:
-    x = torch.arange(3.0).view(1, 1, 1, 3)
-    assert pad(x, 8, 1)[0, 0, 0].tolist() == [0, 1, 2, 2, 1, 0, 0, 1]
-    assert pad(x, 8, 1).shape == (1, 1, 8, 8)
-    assert pad(torch.zeros(1, 1, 17, 16), 1, 16).shape == (1, 1, 32, 16)
-    assert pad(x, 1, 1) is x
-
-
-@pytest.mark.parametrize("size", [(1, 1), (7, 33), (24, 17)])
-def test_window_networks_take_any_size(tmp_path: Path, size: tuple[int, int]) -> None:
-    import_spandrel()
-    from spandrel.architectures.DRCT import DRCT
-    from spandrel.architectures.SwinIR import SwinIR
-
-    small = {"depths": [2, 2], "num_heads": [2, 2], "window_size": 8, "img_size": 32}
-    for i, network in enumerate(
-        (
-            SwinIR(upscale=2, embed_dim=12, mlp_ratio=2, upsampler="pixelshuffledirect", **small),
-            DRCT(upscale=2, embed_dim=12, mlp_ratio=2, upsampler="pixelshuffle", gc=8, **small),
-        )
-    ):
-        torch.save({"params": network.state_dict()}, tmp_path / f"{i}.pth")
-        teacher = load_teacher(tmp_path / f"{i}.pth", scale=2)
-        assert not teacher.info.convolutional
-        out = teacher(torch.rand(1, 3, *size))
-        assert out.shape == (1, 3, 2 * size[0], 2 * size[1]) and out.isfinite().all()
-
-
-LOAD = """
-import sys, torch
-{before}
-from teachers.loading import load_teacher
-teacher = load_teacher({path!r}, scale=2)
-assert teacher.info.architecture == "Compact", teacher.info
-lent = [name for name in sys.modules if name.startswith("torchvision")]
-{after}
-"""
-BLOCKED = """
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "torchvision":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Absent())
-"""
-
-
-@pytest.mark.parametrize("torchvision", ["absent", "broken", "working"])
-def test_spandrel_opens_with_any_torchvision_in_a_new_process(
-    tmp_path: Path, repository: Path, torchvision: str
-) -> None:
-    save_compact(tmp_path / "compact.pth")
-    package = tmp_path / "site" / "torchvision"
-    if torchvision != "absent":
-        (package / "transforms").mkdir(parents=True)
-        (package / "extension.py").write_text("loaded = True\n")
-        body = "from torchvision import extension\n"
-        if torchvision == "broken":
-            body += "raise RuntimeError('operator torchvision::nms does not exist')\n"
-        (package / "__init__.py").write_text(body)
-        (package / "transforms" / "__init__.py").touch()
-        (package / "transforms" / "functional.py").write_text(
-            "InterpolationMode = rotate = normalize = None\n"
-        )
-    after = (
-        "assert 'torchvision' in lent"
-        if torchvision == "working"
-        else "assert 'torchvision' not in lent, lent"
-    )
-    before = BLOCKED if torchvision == "absent" else ""
-    code = LOAD.format(path=str(tmp_path / "compact.pth"), before=before, after=after)
-    path = os.pathsep.join([str(tmp_path / "site"), str(repository)])
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def save_compact(path: Path) -> None:
-    import_spandrel()
-    from spandrel.architectures.Compact import Compact
-
-    torch.save({"params": Compact(num_feat=8, num_conv=1, upscale=2).state_dict()}, path)
 
 
 def test_zip_archives_without_tensors_are_refused(tmp_path: Path) -> None:

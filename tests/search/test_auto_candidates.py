@@ -1,0 +1,184 @@
+"""Candidates of `faculty run --auto`: who is tried, who diverges, who is left out; budgets that are too small."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from auto_kit import auto, file, hurried, ladder_pictures
+from command_kit import run
+from recognition_kit import content as recognition
+from road_kit import content, recipe
+
+from pipeline.cache.store import Store
+from pipeline.errors import InputError
+from pipeline.recipe.recipe import Recipe
+from pipeline.recipe.upcycle import Upcycle
+from pipeline.search.auto import candidates_of
+from pipeline.search.ladder import Ladder
+from pipeline.search.ladder_report import verdict
+from pipeline.search.ladder_state import Step
+from pipeline.search.space import with_values
+from pipeline.search.trial import Trial
+from pipeline.tasks.super_resolution.candidates import CANDIDATES, candidates, settled
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    hurried(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures, and a cache that all ladders here share."""
+    return ladder_pictures(tmp_path_factory.mktemp("ladders"))
+
+
+def test_upcycling_is_tried_where_the_recipe_has_its_views(root: Path) -> None:
+    for upcycle, tried in ((None, False), ({}, True), ({"zoom_in": 0, "zoom_out": 0}, False)):
+        found = candidates(Recipe.model_validate(content(root, data={"upcycle": upcycle})))
+        assert ("dukd" in found) is tried and set(CANDIDATES) <= set(found)
+
+
+def test_who_is_named_is_tried_or_refused(root: Path) -> None:
+    settings = recipe(root, method={"name": "mtkd", "low": 0.33})
+    assert list(candidates_of(settings, lambda _: None, ("mtkd-low",))[0]) == ["scratch", "mtkd-low"]
+    everyone, left_out = candidates_of(settings, lambda _: None)
+    assert "mtkd" in everyone and left_out["mtkd-low"] == "is mtkd"
+    alone = recipe(root, method={"name": "scratch"}, teachers=[])
+    with pytest.raises(InputError, match="--candidates: .*kd: .*needs at least one teacher"):
+        candidates_of(alone, lambda _: None, ("kd",))
+
+
+def test_dukds_views_are_everybodys(root: Path) -> None:
+    settings = settled(recipe(root, method={"name": "dukd"}))
+    for candidate in candidates_of(settings, lambda _: None)[0].values():
+        assert with_values(settings, candidate, "x").data.upcycle == Upcycle()
+
+
+@pytest.mark.slow
+def test_one_candidate_diverges_and_the_others_go_on(
+    root: Path, tmp_path: Path, quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CANDIDATES, "wild", {"train.lr": 1e30})
+    file(root, tmp_path, tracking={"enabled": True})
+    done = auto(tmp_path, "--candidates", "kd,wild")
+    assert done.code == 0, done.err
+    first, last = done.auto["rungs"]
+    states = {t["candidate"]: (t["status"], t["cause"]) for t in first["trials"]}
+    assert states["wild"][0] == "failed" and "the term" in states["wild"][1]
+    assert states["scratch"][0] == states["kd"][0] == "finished"
+    assert {t["candidate"] for t in last["trials"]} == {"scratch", "kd"}
+    assert "wild-4-s0 failed: phase distill, step 1: the term" in done.out
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
+    found = client.search_runs([client.get_experiment_by_name("r").experiment_id])
+    (ladder,) = [r for r in found if r.data.tags.get("faculty.kind") == "auto"]
+    trials = [r for r in found if r.data.tags.get("faculty.kind") == "trial"]
+    assert len(trials) == 7 and ladder.info.status == "FINISHED"
+    assert all(r.data.tags["mlflow.parentRunId"] == ladder.info.run_id for r in trials)
+    assert sorted(r.info.status for r in trials) == ["FAILED"] + ["FINISHED"] * 6
+    assert {r.data.params["candidate"] for r in trials} == {"scratch", "kd", "wild"}
+    assert [r for r in found if r.info.run_name == "r"], "the last training is a run of its own"
+
+
+def test_the_list_is_scratch_the_recipes_own_its_variants_and_the_tasks(
+    root: Path, tmp_path: Path, quick
+) -> None:
+    variants = {"soft": {"name": "kd", "distill": 0.5}, "same": {"name": "mtkd", "low": 0.33}}
+    file(root, tmp_path, compare={"variants": variants})
+    done = auto(tmp_path, minutes=0.6)
+    assert done.code == 2, "too little for all of them"
+    names = "scratch, mtkd, same, soft, kd, kd-handover, mtkd-low-fades, mtkd-low-handover"
+    assert f"8 candidates: {names}" in done.err, "the task's mtkd is the recipe's, its mtkd-low the variant"
+
+
+def test_what_a_recipe_does_not_take_is_left_out_and_said(root: Path, tmp_path: Path, quick) -> None:
+    file(root, tmp_path, teachers=[], method={"name": "scratch"})
+    done = auto(tmp_path)
+    assert done.code == 0, done.err
+    assert list(done.auto["candidates"]) == ["scratch"] and done.auto["chosen"] == "scratch"
+    assert "needs at least one teacher" in done.auto["left_out"]["mtkd"]
+    assert "scratch it is" in done.auto["verdict"]
+
+
+@pytest.mark.slow
+def test_recognition_climbs_too(tmp_path: Path, quick) -> None:
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recognition(tmp_path)))
+    done = auto(tmp_path, "--candidates", "kd,horkd", minutes=4)
+    assert done.code == 0, done.err
+    first, last = done.auto["rungs"]
+    assert [t["candidate"] for t in first["trials"]] == ["scratch", "kd", "horkd"]
+    assert done.auto["metric"] == "accuracy" and all(0 <= t["accuracy"] <= 1 for t in last["trials"])
+    assert done.auto["chosen"] in ("scratch", "kd", "horkd")
+    assert len(done.json["rows"]) == 1 and "accuracy on held-out pictures" in done.out
+
+
+def test_where_nobody_is_ahead_the_recipes_own_method_stays(tmp_path: Path) -> None:
+    def ladder(*values: float) -> Ladder:
+        settings = recipe(tmp_path)
+        names = ("scratch", "kd", "mtkd")
+        stores = [Store.open(tmp_path / str(values) / name) for name in ("ladder", "paces")]
+        made = Ladder(
+            settings, *stores, {n: {"method": {"name": n}} for n in names}, 100.0, 4, time.monotonic()
+        )
+        made.state.rungs = [Step(9, [[name, 0] for name in names])]
+        for number, value in enumerate(values):
+            times = [[5, 1.0, 0.0], [9, 2.0, 0.0]]
+            made.trials[number] = Trial(number, {}, "finished", [[9, value]], times=times)
+        return made
+
+    close = ladder(30.0004, 30.0001, 30.0003)
+    assert close.undecided and close.decide().candidate == "mtkd" and "too few to tell" in verdict(close)
+    apart = ladder(30.004, 30.001, 30.003)
+    assert not apart.undecided and apart.decide().candidate == "scratch" and "scratch it is" in verdict(apart)
+    assert ladder(30.0, 31.0, 31.0).decide().candidate == "kd", "a tie goes to the one that stands first"
+
+
+# ---- budgets that are too small
+
+
+def test_teaching_that_takes_longer_is_said_at_once(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.road.ahead._timed", lambda asked, device: (asked[0], 100.0))
+    file(root, tmp_path, cache={"root": str(tmp_path / "cache")})
+    done = auto(tmp_path, minutes=1)
+    assert (
+        done.code == 2
+        and "teaching alone will take" in done.err
+        and "--minutes: expected more than" in done.err
+    )
+    assert not (tmp_path / "cache" / "outputs").exists(), "nothing was taught"
+
+
+def test_a_budget_too_small_for_the_rungs_names_what_fits(root: Path, tmp_path: Path, quick) -> None:
+    file(root, tmp_path)
+    done = auto(tmp_path, "--candidates", "kd,mtkd", minutes=0.5)
+    # 2 steps on the last rung from two seeds: 12 s, which are 35 % of 34.3 s, and 12 s are kept.
+    assert done.code == 2 and "expected at least 0.77 for 3 candidates here, found 0.5" in done.err
+    again = auto(tmp_path, "--candidates", "kd,mtkd", minutes=0.5)
+    assert again.code == 2 and "at least 0.77 for" in again.err, "it begins anew: its time is not used up"
+    assert not list(tmp_path.glob("runs/r/auto/*/trials/*.json")) and list(
+        tmp_path.glob("runs/r/auto/paces/*")
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--auto",), "--minutes: expected all that --auto may take, found none given. Add --minutes 60."),
+        (("--auto", "--minutes", -1), "--minutes: expected a number above 0"),
+        (("--auto", "--minutes", "nan"), "--minutes: expected a number above 0"),
+        (("--auto", "--minutes", "inf"), "--minutes: expected a number above 0"),
+        (("--minutes", 3), "expected --auto with them"),
+        (("--auto", "--minutes", 3, "--candidates", "magic"), "--candidates: expected some of scratch, mtkd"),
+    ],
+)
+def test_options_that_make_no_sense(root: Path, tmp_path: Path, options: tuple, said: str) -> None:
+    done = run("run", file(root, tmp_path), "--inline", *options)
+    assert done.code == 2 and said in " ".join(done.err.split())
