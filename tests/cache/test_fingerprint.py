@@ -1,3 +1,5 @@
+"""What work is named after: equal settings have one name, others another."""
+
 from __future__ import annotations
 
 import hashlib

@@ -1,3 +1,5 @@
+"""Shards: what is written is read back, and damage is found."""
+
 from __future__ import annotations
 
 import os

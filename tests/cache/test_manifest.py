@@ -1,3 +1,5 @@
+"""Manifests: what a set of shards was made from, and when it is whole."""
+
 from __future__ import annotations
 
 import dataclasses

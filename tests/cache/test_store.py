@@ -1,3 +1,5 @@
+"""Stores: whole objects or none, locks, and names that stay inside."""
+
 from __future__ import annotations
 
 import hashlib

@@ -1,3 +1,5 @@
+"""Pictures as they are decoded: depths, profiles, channels, and what is left out."""
+
 from __future__ import annotations
 
 import hashlib

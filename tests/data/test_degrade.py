@@ -1,3 +1,5 @@
+"""MATLAB's bicubic, and that it is the same everywhere."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Tiles of pictures: where they lie, what they hold, and which are new."""
+
 from __future__ import annotations
 
 import numpy as np
