@@ -30,7 +30,7 @@ from pipeline.losses.precision import full_precision
 LEAST = 1e-12
 """Squared distances below this count as 0."""
 ANCHORS = 32
-"""Angles are taken at no more items than this: memory is ANCHORS x B x (B + D) instead of B^3."""
+"""Angles are taken at no more items than this: their number is ANCHORS x B^2 instead of B^3."""
 
 
 @full_precision
@@ -53,13 +53,10 @@ def angles(student: Tensor, teacher: Tensor, anchors: int = ANCHORS) -> Tensor:
     if rows < 3:
         return s.sum() * 0
     chosen = torch.arange(min(rows, anchors), device=s.device) * rows // min(rows, anchors)
-    squares = _squares(s)
-    with torch.no_grad():
-        of_teacher = _squares(t)
-        apart = (squares[chosen] > LEAST) & (of_teacher[chosen] > LEAST)  # (anchors, B)
-        theirs = _cosines(of_teacher, chosen, _inverse(of_teacher, chosen, apart))
-        count = (apart.sum(1) * (apart.sum(1) - 1)).sum().clamp_min(1)
-    return cast(Tensor, _Mismatch.apply(squares, theirs, chosen, apart)) / count
+    mine, theirs = _squares(s), _squares(t)
+    apart = (mine.detach()[chosen] > LEAST) & (theirs[chosen] > LEAST)  # (anchors, B)
+    count = (apart.sum(1) * (apart.sum(1) - 1)).sum().clamp_min(1)
+    return cast(Tensor, _Mismatch.apply(mine, theirs, chosen, apart)) / count
 
 
 @full_precision
@@ -134,30 +131,30 @@ def _inverse(squares: Tensor, anchors: Tensor, apart: Tensor) -> Tensor:
 
 
 class _Mismatch(torch.autograd.Function):
-    """Huber's loss between the cosines of (B, B) squared distances and others (A, B, B), summed; its gradient in closed
-    form takes a third of what recorded operations take, which would each keep A x B x B numbers.
+    """Huber's loss between the cosines of two sets of (B, B) squared distances, summed, and its gradient in the first.
 
-    With e the loss's slope in each cosine, that of (i, k) and of (k, i), and r the inverse distances from an anchor j,
-    dL/dd_ik = -1/2 sum_j e_ik r_i r_k, and an anchor's row gets sum_k e_ik r_i r_k - r_i^2 sum_k e_ik cos_ik beside it.
-    Where items are not apart both cosines are 0, and those of i = k are 1: neither adds anything.
+    Recorded operations would keep some ten arrays of A x B x B numbers. In closed form, with e the slope of the loss in
+    each cosine, that of (i, k) and of (k, i), and r the inverse distances from an anchor j, dL/dd_ik is
+    -1/2 sum_j e_ik r_i r_k, and an anchor's row gets sum_k e_ik r_i r_k - r_i^2 sum_k e_ik cos_ik beside it. Where they
+    are not apart both cosines are 0, and those of i = k are 1: neither adds anything.
     """
 
     @staticmethod
-    def forward(ctx: Any, squares: Tensor, theirs: Tensor, anchors: Tensor, apart: Tensor) -> Tensor:
+    def forward(ctx: Any, squares: Tensor, others: Tensor, anchors: Tensor, apart: Tensor) -> Tensor:
         inverse = _inverse(squares, anchors, apart)
         mine = _cosines(squares, anchors, inverse)
-        apart_by = mine - theirs
-        slope = apart_by.clamp(-1, 1)
-        ctx.save_for_backward(slope, mine, inverse, anchors)
-        each = torch.linalg.vecdot(slope, apart_by.sub_(slope, alpha=0.5))
-        return each.sum()
+        differences = mine - _cosines(others, anchors, _inverse(others, anchors, apart))
+        slope = differences.clamp(-1, 1)
+        total = torch.linalg.vecdot(slope, differences.sub_(slope, alpha=0.5)).sum()
+        own = torch.linalg.vecdot(slope, mine) * inverse.square()
+        through = slope.mul_((inverse / 2)[:, :, None]).mul_(inverse[:, None, :])
+        found = -through.sum(0)
+        found.index_add_(0, anchors, 2 * through.sum(2) - own)
+        ctx.save_for_backward(found)
+        return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        slope, mine, inverse, anchors = ctx.saved_tensors
-        through = slope * (inverse / 2)[:, :, None]
-        through.mul_(inverse[:, None, :])
-        found = -through.sum(0)
-        found.index_add_(0, anchors, 2 * through.sum(2) - inverse.square() * torch.linalg.vecdot(slope, mine))
+        (found,) = ctx.saved_tensors
         return found * gradients[0], None, None, None
