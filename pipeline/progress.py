@@ -136,6 +136,7 @@ class Terminal:
                 TimeRemainingColumn(compact=True, elapsed_when_finished=True),
                 TextColumn("{task.fields[note]}"),
                 console=self.console,
+                get_time=lambda: time.monotonic(),
                 disable=not self.console.is_terminal,
             )
             self._progress.start()
@@ -148,10 +149,8 @@ class Terminal:
             yield line
         finally:
             self._depth -= 1
-            if not self.console.is_terminal:
-                entry = self._progress.tasks[self._progress.task_ids.index(task)]
-                count = f"{entry.completed:g}/{entry.total or 0:g} {unit}"
-                self.say(f"{what}: {count} in {entry.elapsed or 0:.0f} s {line.note}".rstrip())
+            if isinstance(line, _Plain):
+                line.end()
             if self._depth == 0:
                 self._progress.stop()
                 self._progress = None
@@ -164,14 +163,24 @@ class Terminal:
 class _Live:
     def __init__(self, progress: Progress, task: int) -> None:
         self._progress, self._task, self.note = progress, task, ""
+        self._begun = False
 
     def advance(self, amount: float = 1, note: str = "") -> None:
         self.note = shown(note) or self.note
         self._progress.update(self._task, advance=amount, note=self.note)  # type: ignore[arg-type]
 
     def to(self, done: float, note: str = "", total: float | None = None) -> None:
+        if done == 0 and not self._begun:  # what waited for its turn begins: its time counts from now
+            self._progress.reset(self._task)  # type: ignore[arg-type]
+        self._begun = True
+        if done == 0 and note and shown(note) != self.note:
+            self._tell(shown(note))  # how it trains, why it waits: the next note would replace it at once
         self.note = shown(note) or self.note
         self._progress.update(self._task, completed=done, total=total, note=self.note)  # type: ignore[arg-type]
+
+    def _tell(self, text: str) -> None:
+        what = self._progress.tasks[self._progress.task_ids.index(self._task)].description  # type: ignore[arg-type]
+        self._progress.console.print(f"{what}: {text}", markup=False, soft_wrap=True)
 
 
 class _Plain(_Live):
@@ -194,6 +203,19 @@ class _Plain(_Live):
         self._before = 0.0, 0.0
         self._said = time.monotonic()
         self._judged = ""
+        self._ended = False
+
+    def end(self) -> None:
+        """Say that it is done and how long it took, once."""
+        if self._ended:
+            return
+        self._ended = True
+        entry = self._progress.tasks[self._progress.task_ids.index(self._task)]  # type: ignore[arg-type]
+        count = f"{entry.completed:g}/{entry.total or 0:g} {self._unit}"
+        self._say(f"{count} in {entry.elapsed or 0:.0f} s {self.note}".rstrip())
+
+    def _tell(self, text: str) -> None:
+        self._say(text)
 
     def advance(self, amount: float = 1, note: str = "") -> None:
         super().advance(amount, note)
@@ -206,12 +228,16 @@ class _Plain(_Live):
 
     def _moved(self, done: float, note: str) -> None:
         self._done, now = done, time.monotonic()
+        if self._since is None and not done:
+            return
         if self._since is None:
             self._since = self._before = now, done
         then, before = self._since
         judged = note.startswith(HELD_OUT) and note != self._judged
         self._judged = note if judged else self._judged
         pause = self._every * (1 if done != before else STILL)
+        if done >= self._total and judged:
+            self.end()  # others may go on for long
         if not self._every or done >= self._total or not (judged or now - max(then, self._said) >= pause):
             return  # the last one is told at the end
         # What came in the moment since a line is no pace: then it is that since the line before.

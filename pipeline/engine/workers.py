@@ -148,6 +148,7 @@ def _train(
     def say(text: str) -> None:
         board.post.remote(job.label, 0, text, True)
 
+    board.post.remote(job.label, 0, "")
     listener = replace(tracked(tracker), log=log, sync=sync, urgent=urgent, say=say)
     try:
         job.run(device=device, rank=rank, world=world, listener=listener)

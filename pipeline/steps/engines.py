@@ -111,6 +111,7 @@ class InlineEngine:
     ) -> None:
         for job in jobs:
             tracker = self.resume(handles.get(job.label, {}))
+            lines[job.label].to(0)
             try:
                 job.run(device=self.device, listener=with_line(tracked(tracker), lines[job.label]))
             finally:

@@ -112,3 +112,33 @@ def test_the_board_keeps_evaluations_until_they_are_read() -> None:
     board.post("kd", 501, "loss 0.1")
     assert board.evaluations() == [("kd", 500, "held-out 31.00 dB")] and board.evaluations() == []
     assert board.read()[0] == {"kd": (501, "loss 0.1")}
+
+
+def test_the_time_of_what_waited_counts_from_its_begin_and_its_end_is_told_at_once(
+    log: tuple[Terminal, io.StringIO, Clock],
+) -> None:
+    terminal, sink, clock = log
+    with terminal.line("kd", 300, "steps") as first, terminal.line("rkd", 300, "steps") as second:
+        first.to(0)
+        clock.now += 60
+        first.to(300, "loss 0.1")
+        first.to(300, "held-out 30.00 dB")
+        assert sink.getvalue() == "kd: 300/300 steps in 60 s held-out 30.00 dB\n"
+        for _ in range(8):  # as the driver looks again and again
+            second.to(0)
+        clock.now += 30
+        second.to(300, "held-out 31.00 dB")
+    assert sink.getvalue().splitlines()[1:] == ["rkd: 300/300 steps in 30 s held-out 31.00 dB"]
+
+
+def test_what_is_said_at_the_begin_is_not_lost(log: tuple[Terminal, io.StringIO, Clock]) -> None:
+    terminal, sink, clock = log
+    with terminal.line("kd", 300, "steps") as line:
+        for _ in range(8):
+            line.to(0, "plain steps instead of a CUDA graph: train.compile")
+        clock.now += 1
+        line.to(100, "loss 0.1")
+    assert sink.getvalue().splitlines() == [
+        "kd: plain steps instead of a CUDA graph: train.compile",
+        "kd: 100/300 steps in 1 s loss 0.1",
+    ]
