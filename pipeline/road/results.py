@@ -15,26 +15,22 @@ import yaml
 
 from pipeline.cache import records, stamps
 from pipeline.cache.fingerprint import fingerprint
-from pipeline.deploy.shipping import LOSSES, missing_note
+from pipeline.deploy.shipping import LOSSES
 from pipeline.report.extra import Extra
 from pipeline.report.report import File, Report, portable, write_report
 from pipeline.report.table import TESTED, Row, render_table
 from pipeline.road.equal import equal_by, paid_for
+from pipeline.road.exports import export_all, formats
 from pipeline.road.run import Run
 from pipeline.steps.job import STUDENT, Job
 from pipeline.steps.values import Outcome
 from pipeline.tasks.base import Drawing, Task
 from pipeline.tasks.registry import task_of
 from pipeline.tracking import ROLE, RunTracker
-from pipeline.training import weights
 
 REPORT_STAMP = "report/stamp.json"
-MADE = "made.json"
-"""Beside a student's files: which there are, and which could not be made."""
 TOLD = "auto/told.json"
 """What is to be said of how a training was chosen, beside that training's fingerprint."""
-EXPORTED = 2
-"""Version of what lies beside a student's files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +136,13 @@ def finish(run: Run, outcome: Outcome, warnings: Sequence[str], mlflow: str = ""
 
     `mlflow` is the command or address that opens the run's pages.
     """
-    students = {job.label: _export(run, outcome, job) for job in outcome.jobs}
+    students = export_all(run, outcome)
     files = Files(students, run.output.where("report/report.html"), mlflow)
     seen = [[r.identity for r in outcome.results], list(outcome.sets), list(warnings), outcome.recipe.name]
     measured = [metric.key for metric in run.task.metrics(outcome.recipe)]
     extras = _extras(run, outcome)
     identity = fingerprint(
-        [*seen, measured, run.task.report_version, *_formats(outcome), *map(asdict, extras)]
+        [*seen, measured, run.task.report_version, *formats(outcome), *map(asdict, extras)]
     )
     if not stamps.intact(run.output, REPORT_STAMP, identity):
         _report(run, outcome, warnings, files, identity)
@@ -162,33 +158,6 @@ def _extras(run: Run, outcome: Outcome) -> list[Extra]:
 
 def _task(outcome: Outcome) -> Task:
     return task_of(outcome.recipe)
-
-
-def _formats(outcome: Outcome) -> list[Any]:
-    """The recipe's wishes about exported files; nothing at their default, as exports of before have it."""
-    asked = outcome.recipe.model_dump(mode="json").get("export")
-    return [asked] if asked else []
-
-
-def _export(run: Run, outcome: Outcome, job: Job) -> dict[str, str]:
-    """{kind: where its file is} of a student."""
-    folder = f"students/{job.label}"
-    stamp, listed = f"{folder}/stamp.json", f"{folder}/{MADE}"
-    identity = [EXPORTED, job.fingerprint, run.task.exported(outcome, job), *_formats(outcome)]
-    if not stamps.intact(run.output, stamp, identity):
-        with tempfile.TemporaryDirectory() as temporary:
-            raw, out = Path(temporary, "raw.safetensors"), Path(temporary, "out")
-            raw.write_bytes(weights.read(job.output(), weights.WEIGHTS))
-            made, left_out = run.task.export(run, outcome, job, raw, out)
-            names = {kind: f"{folder}/{name}" for kind, name in made.items()}
-            for kind, name in made.items():
-                run.output.put_file(names[kind], out / name)
-        records.save(run.output, listed, {"files": names, "missing": left_out})
-        stamps.put(run.output, stamp, identity, [*names.values(), listed])
-    found: dict[str, Any] = records.load(run.output, listed) or {"files": {}, "missing": {}}
-    if found["missing"]:
-        run.reporter.warn(missing_note(job.label, found["missing"]))
-    return {kind: run.output.where(rel) for kind, rel in found["files"].items()}
 
 
 def _report(run: Run, outcome: Outcome, warnings: Sequence[str], files: Files, identity: str) -> None:
