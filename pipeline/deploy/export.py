@@ -10,7 +10,6 @@ import copy
 import io
 import json
 import logging
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 import students
 from pipeline.cache.store import Store
+from pipeline.deploy.onnx_file import PARITY, onnx_file
 from pipeline.errors import FacultyError, InputError, reason
 from pipeline.training.weights import pack
 from students.by_spandrel import SpandrelStudent
@@ -29,8 +29,6 @@ from teachers.spandrel_import import import_spandrel
 
 log = logging.getLogger(__name__)
 
-PARITY = 1e-4
-"""Largest difference from the student, on values of [0, 1], at which an exported file is kept."""
 _SIZES = ((16, 24), (33, 21))
 """Of the noise pictures, (height, width), on which exported files are compared with the student."""
 
@@ -115,86 +113,19 @@ def export_onnx(model: nn.Module, path: str | Path, scale: int) -> float:
     model = _standing(model)
     dynamic = torch.export.Dim.DYNAMIC
     example, axes = torch.zeros(2, 3, *_SIZES[0]), {0: dynamic, 2: dynamic, 3: dynamic}
-    data = onnx_bytes(model, example, axes, "lr", ("sr",), {"scale": scale}, path)
-    run = onnx_session(data)
-    difference = _difference(lambda x: run(x)[0], model)
+    data, difference = onnx_file(
+        model,
+        example,
+        axes,
+        "lr",
+        ("sr",),
+        {"scale": scale},
+        path,
+        lambda run: _difference(lambda x: run(x)[0], model),
+    )
     require_parity(path, "ONNX Runtime", difference)
     write_whole(path, data)
     return difference
-
-
-def onnx_bytes(
-    model: nn.Module,
-    example: Tensor,
-    axes: Mapping[int, Any],
-    name: str,
-    outputs: tuple[str, ...],
-    facts: Mapping[str, Any],
-    path: str | Path,
-) -> bytes:
-    """`model`, of one input `name` with the dynamic `axes`, as an ONNX file. `path` names it in errors.
-
-    Raises FacultyError where the exporter cannot express the network.
-    """
-    quiet = logging.getLogger("torch.onnx")
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)  # it reports every decomposition and a missing torchvision
-    try:
-        program = torch.onnx.export(
-            model,
-            (example,),
-            dynamo=True,
-            dynamic_shapes=(dict(axes),),
-            input_names=[name],
-            output_names=list(outputs),
-            external_data=False,
-            verbose=False,
-        )
-    except Exception as error:  # the exporter raises what the failing pass raises
-        raise FacultyError(f"{path}: this network cannot be written as ONNX: {_why(error)}") from error
-    finally:
-        quiet.setLevel(level)
-    assert program is not None
-    proto = program.model_proto
-    _without_places(proto.graph)
-    proto.metadata_props.add(key="faculty", value=json.dumps(dict(facts)))
-    return proto.SerializeToString()
-
-
-def _why(error: BaseException) -> str:
-    """The exporter's cause, whose first sentence says it; the rest is advice to the network's programmer."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    text = re.sub(r"\x1b\[[0-9;]*m", "", reason(error))
-    return re.split(r"(?<=[a-z)])\. |\s\(Size-like|\(consult", text)[0][:200]
-
-
-def _without_places(graph: Any) -> None:
-    """Take out what the exporter notes of where the code lay on this machine."""
-    for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer, graph):
-        del part.metadata_props[:]
-
-
-def onnx_session(data: bytes) -> Callable[[Tensor], list[Tensor]]:
-    """The file opened with ONNX Runtime on the CPU: its outputs for an input."""
-    import onnxruntime
-
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 4  # what fails is raised
-
-    session = onnxruntime.InferenceSession(data, settings, providers=["CPUExecutionProvider"])
-    (given,) = session.get_inputs()
-
-    def run(x: Tensor) -> list[Tensor]:
-        try:
-            return [torch.from_numpy(value) for value in session.run(None, {given.name: x.numpy()})]
-        except Exception as error:  # onnxruntime has an exception class for each of its status codes
-            size = " x ".join(map(str, x.shape[2:]))
-            raise FacultyError(
-                f"the ONNX file fails for pictures of {size} pixels: {reason(error)[:160]}"
-            ) from None
-
-    return run
 
 
 def export_pth(model: nn.Module, path: str | Path) -> str:

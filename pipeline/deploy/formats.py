@@ -16,8 +16,9 @@ from typing import Any
 from torch import nn
 
 from pipeline.deploy import trial as trials
-from pipeline.deploy.export import onnx_session, write_whole
+from pipeline.deploy.export import write_whole
 from pipeline.deploy.ncnn_file import export_ncnn, remove
+from pipeline.deploy.onnx_file import onnx_session
 from pipeline.deploy.trial import Loss, Trial
 from pipeline.errors import FacultyError, InputError, reason
 from students import deployed

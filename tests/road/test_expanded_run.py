@@ -14,7 +14,8 @@ from safetensors.torch import load, load_file
 import students
 from pipeline.cache.store import Store
 from pipeline.cli import main
-from pipeline.deploy.export import load_student, onnx_session
+from pipeline.deploy.export import load_student
+from pipeline.deploy.onnx_file import onnx_session
 from pipeline.deploy.upscale import open_network
 from pipeline.errors import InputError
 from pipeline.methods.pisr import TEACHER

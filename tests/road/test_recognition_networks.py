@@ -9,7 +9,7 @@ import torch
 from recognition_kit import ALL, BUDGET, content, figures, picture_folder, run, scored
 from road_kit import Untouchable
 
-from pipeline.deploy.export import onnx_session
+from pipeline.deploy.onnx_file import onnx_session
 from pipeline.errors import InputError
 from pipeline.road.results import finish
 from pipeline.tasks.recognition.opening import load_recogniser

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.cli import main
-from pipeline.deploy.export import onnx_session
+from pipeline.deploy.onnx_file import onnx_session
 from pipeline.report.table import Metric
 from pipeline.steps.values import Outcome
 from pipeline.tasks.base import Drawing

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.cost import multiply_adds, parameters
-from pipeline.deploy.export import onnx_bytes, onnx_session, read_network, require_parity, write_whole
+from pipeline.deploy.export import read_network, require_parity, write_whole
+from pipeline.deploy.onnx_file import Run, onnx_file
 from pipeline.deploy.shipping import attempt
 from pipeline.errors import InputError, reason
 from pipeline.tasks.recognition.networks import Recogniser
@@ -59,13 +60,18 @@ def export_onnx(net: Recogniser, path: str | Path, size: tuple[int, int], facts:
     """
     model = _Plain(net).cpu().float().eval()
     examples = torch.rand(3, 3, *size, generator=torch.Generator().manual_seed(0))
-    data = onnx_bytes(model, examples, {0: torch.export.Dim.DYNAMIC}, "picture", OUTPUTS, facts, path)
-    run, difference = onnx_session(data), 0.0
-    with torch.no_grad():
+
+    @torch.no_grad()
+    def compare(run: Run) -> float:
+        largest = 0.0
         for x in (examples, examples[:1]):
             for found, expected in zip(run(x), model(x)):
                 scale = expected.abs().max().clamp(min=1)
-                difference = max(difference, ((found - expected).abs().max() / scale).item())
+                largest = max(largest, ((found - expected).abs().max() / scale).item())
+        return largest
+
+    axes = {0: torch.export.Dim.DYNAMIC}
+    data, difference = onnx_file(model, examples, axes, "picture", OUTPUTS, facts, path, compare)
     require_parity(path, "ONNX Runtime", difference)
     write_whole(path, data)
     return difference
