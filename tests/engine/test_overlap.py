@@ -16,17 +16,27 @@ SHARDS = 8
 
 
 class Device:
-    """A network whose every stage waits for what should go on beside it."""
+    """A network whose every stage waits for what should go on beside it, whichever shard that is."""
 
     def __init__(self) -> None:
-        self.read = [threading.Event() for _ in range(SHARDS + 1)]
-        self.computing = [threading.Event() for _ in range(SHARDS + 1)]
-        for last in (self.read[-1], self.computing[-1]):
-            last.set()
+        self.begun = {"read": 0, "compute": 0, "commit": 0}
+        self.changed = threading.Condition()
+        self.waits = True
         self.busy = threading.Lock()
 
     def open(self, cache: str, device: str) -> Device:
         return self
+
+    def begin(self, stage: str, beside: str = "") -> None:
+        """Count a stage; wait until a further shard is in the stage before, where there is one."""
+        with self.changed:
+            self.begun[stage] += 1
+            self.changed.notify_all()
+            if beside and self.waits:
+                further = self.changed.wait_for(
+                    lambda: self.begun[beside] > self.begun[stage] or self.begun[beside] == SHARDS, 20
+                )
+                assert further, f"{stage}: no other shard is in {beside} meanwhile"
 
 
 @dataclass
@@ -36,22 +46,21 @@ class Shard:
     fails: bool = False
 
     def read(self) -> int:
-        self.device.read[self.number].set()
+        self.device.begin("read")
         return self.number
 
     def compute(self, shard: int, network: Device, device: str) -> int:
         assert network.busy.acquire(blocking=False), "two shards on one CPU at a time"
         try:
-            network.computing[shard].set()
             if self.fails:
                 raise FacultyError("not finite")
-            assert network.read[shard + 1].wait(20), "the next one is not read"
+            network.begin("compute", beside="read")
         finally:
             network.busy.release()
         return shard * 10
 
     def commit(self, computed: int) -> tuple[int, dict[str, float]]:
-        assert self.device.computing[self.number + 1].wait(20), "the next one is not computed"
+        self.device.begin("commit", beside="compute")
         return computed, {"tiles": 1.0}
 
 
@@ -71,8 +80,7 @@ def test_reading_computing_and_writing_overlap(calls: int) -> None:
 
 def test_a_failure_comes_out() -> None:
     overlapped, device = through(2)
-    for event in (*device.read, *device.computing):
-        event.set()
+    device.waits = False
     with pytest.raises(FacultyError, match="not finite"):
         list(overlapped.all([Shard(n, device, fails=n == 1) for n in range(SHARDS)]))
 

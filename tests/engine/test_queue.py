@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ray import cloudpickle
 from pipeline.engine import distill
 from pipeline.engine.board import Progress
 from pipeline.errors import FacultyError
+from pipeline.progress import Quiet
 from pipeline.recipe.recipe import Distill
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -43,7 +45,10 @@ def begun(folder: Path) -> list[tuple[str, str]]:
 
 
 def train(jobs: list[Noted], **settings: Any) -> None:
-    distill.run([[job] for job in jobs], Distill(side_by_side=1, gpus_per_worker=0, **settings), {}, {})
+    chosen = Distill(side_by_side=1, gpus_per_worker=0, **settings)
+    with ExitStack() as lines:
+        shown = {job.label: lines.enter_context(Quiet().line(job.label, 1)) for job in jobs}
+        distill.run([[job] for job in jobs], chosen, shown, {})
 
 
 @pytest.mark.ray
@@ -65,6 +70,7 @@ def test_failures_count_for_each_training(ray_local: None, tmp_path: Path) -> No
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_training_that_dies_too_often_is_named_and_nothing_more_is_begun(
     ray_local: None, tmp_path: Path
 ) -> None:
