@@ -51,8 +51,9 @@ run-pisr: $(STAMP)  ## the same pictures with a teacher that sees the high-resol
 run-recognition: $(STAMP)  ## digits at 4 x 4 from a teacher at 8 x 8: scratch, KD, RKD, HORKD
 	@$(BIN)/faculty run recipes/recognition_digits.yaml
 
+# Files in their own order: by the number of their tests, which is the default, the longest would come last.
 test: $(STAMP)  ## all tests but the slow ones
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-all: $(STAMP)  ## all tests
 	@$(BIN)/python -m pytest -q

@@ -103,7 +103,7 @@ def test_ray_gives_the_shards_of_this_process(ray_local: None, inline: Path, fre
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("together", ["", "threads", "queue"])
+@pytest.mark.parametrize("together", [pytest.param("", marks=pytest.mark.slow), "threads", "queue"])
 def test_trainings_side_by_side_have_the_bits_of_this_process_though_a_worker_is_killed(
     ray_local: None,
     inline: Path,
