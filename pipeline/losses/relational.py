@@ -29,6 +29,8 @@ from pipeline.losses.precision import full_precision
 
 LEAST = 1e-12
 """Squared distances below this count as 0."""
+ROUNDED = 1e-13
+"""So small a part of the items' own squares is rounding, in float64, and the distance 0."""
 ANCHORS = 32
 """Angles are taken at no more items than this: their number is ANCHORS x B^2 instead of B^3."""
 
@@ -98,9 +100,8 @@ def _relative(x: Tensor) -> Tensor:
     """(B, B) distances over their mean where they are not 0."""
     squares = _squares(x)
     apart = squares > LEAST
-    lengths = (
-        torch.where(apart, squares, torch.ones_like(squares)).sqrt() * apart
-    )  # the gradient at distance 0 is 0
+    # The gradient at distance 0 is 0.
+    lengths = torch.where(apart, squares, torch.ones_like(squares)).sqrt() * apart
     mean = lengths.detach().sum() / apart.sum().clamp_min(1)
     return lengths / mean.clamp_min(LEAST)
 
@@ -111,7 +112,9 @@ def _squares(x: Tensor) -> Tensor:
     wide = wide - wide.mean(0).detach()
     products = wide @ wide.T
     own = products.diagonal()
-    return (own[:, None] + own - 2 * products).clamp_min(0).to(x.dtype)
+    both = own[:, None] + own
+    squares = both - 2 * products
+    return (squares * (squares > both * ROUNDED)).to(x.dtype)
 
 
 def _cosines(squares: Tensor, anchors: Tensor, inverse: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from itertools import product
 
 import pytest
 import torch
-from loss_kit import LOSSES, cosine, huber, length, pair, slow_angles
+from loss_kit import LOSSES, cosine, huber, length, pair, slow_angles, slow_distances
 from torch import Tensor
 
 from pipeline.losses import relational
@@ -65,6 +65,18 @@ def test_angles_between_near_items_keep_their_digits() -> None:
         results.append(x.grad)
     single, double = results
     assert (single - double).abs().max() < 1e-5 * double.abs().max()
+
+
+@pytest.mark.parametrize("loss", [relational.angles, relational.distances])
+def test_equal_items_far_from_the_middle_are_at_one_place(loss: Callable) -> None:
+    generator = torch.Generator().manual_seed(0)
+    s, t = (torch.randn(12, 64, generator=generator) * 300 for _ in range(2))
+    s[7], t[3] = s[2], t[9]
+    assert (relational._squares(s)[[2, 7], [7, 2]] == 0).all() and (
+        relational._squares(s).diagonal() == 0
+    ).all()
+    slow = slow_angles if loss is relational.angles else slow_distances
+    assert loss(s, t).item() == pytest.approx(slow(s.double(), t.double()), rel=1e-4)
 
 
 def test_the_gradient_of_distances_holds_the_mean_constant() -> None:
