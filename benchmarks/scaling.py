@@ -28,6 +28,7 @@ from pipeline.progress import Quiet
 from pipeline.recipe.recipe import Recipe
 from pipeline.road.run import Run
 from pipeline.steps.engines import InlineEngine
+from pipeline.training.parts import shared
 from students import build
 
 STEPS, EVERY = 80, 8
@@ -78,7 +79,7 @@ def plain(rank: int, world: int, port: int, results: Any) -> None:
     address = f"tcp://127.0.0.1:{port}"
     distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=world)
     student = build("edsr", 2).to(memory_format=torch.channels_last)
-    network = nn.parallel.DistributedDataParallel(student) if world > 1 else student
+    network = shared(student, torch.device("cpu")) if world > 1 else student
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-4)
     lr, hr = (torch.rand(BATCH // world, 3, s * PATCH, s * PATCH) for s in (1, 2))
     lr, hr = (x.to(memory_format=torch.channels_last) for x in (lr, hr))
