@@ -105,16 +105,16 @@ class Clock:
 
     def to(self, done: float, note: str = "", total: float | None = None) -> None:
         if done not in self.seen:
-            self.seen[done] = time.perf_counter(), busy(of_workers=False)
+            self.seen[done] = time.perf_counter(), busy()
 
 
-def busy(of_workers: bool) -> float:
-    """Seconds of CPU that processes have taken so far: those of Train's workers, or all others."""
+def busy() -> float:
+    """Seconds of CPU that all processes but Train's workers have taken so far."""
     total = 0.0
     for process in psutil.process_iter(["name", "cmdline", "cpu_times"]):
         info = process.info
         name = " ".join([info["name"] or "", *(info["cmdline"] or ())[:1]])
-        if info["cpu_times"] and ("RayTrainWorker" in name) == of_workers:
+        if info["cpu_times"] and "RayTrainWorker" not in name:
             total += info["cpu_times"].user + info["cpu_times"].system
     return total
 

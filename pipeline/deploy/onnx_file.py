@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from pipeline.errors import FacultyError, reason
 
+log = logging.getLogger(__name__)
+
 PARITY = 1e-4
 """Largest difference from the student, on values of [0, 1], at which an exported file is kept."""
 STRUCTURES = 8
@@ -50,8 +52,8 @@ def onnx_file(
         try:
             if (difference := compare(onnx_session(data))) <= PARITY:
                 return data, difference
-        except FacultyError:
-            pass  # what only looked the same is exported for itself
+        except FacultyError as error:
+            log.info("%s: only looks like another network, and is exported for itself: %s", path, error)
     program = _exported(model, example, axes, name, outputs, path)
     graph = program.model_proto
     whole = _holds(graph, model)

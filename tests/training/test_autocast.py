@@ -24,7 +24,7 @@ def cache(tiny_pictures: Path, tmp_path: Path) -> tuple:
     return make_cache(tiny_pictures, tmp_path / "cache")
 
 
-capable = pytest.mark.skipif(not has_bf16(CPU), reason="a CPU with AMX or AVX512_BF16")
+capable = pytest.mark.skipif(not has_bf16(CPU), reason="needs a CPU with AMX or AVX512_BF16")
 
 
 @capable

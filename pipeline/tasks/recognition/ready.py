@@ -23,9 +23,7 @@ STEPS = 8
 BYTES = 2**23
 """Of what is read for them: larger pictures take fewer steps."""
 SINGLE = 2**15
-"""Numbers of a tensor up to which PyTorch's operations use one thread. Those of two threads that compute at the same
-time, each in several threads, wait for each other: the training's step took twice as long.
-"""
+"""Numbers of a tensor up to which PyTorch's operations use one thread: reading takes no cores from the training's."""
 
 
 @dataclass(frozen=True, slots=True)
