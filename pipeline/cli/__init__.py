@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import logging
 import os
 import re
@@ -13,9 +15,16 @@ import warnings
 from collections.abc import Sequence
 
 from pipeline import __version__
-from pipeline.cli import cache, models, plan, road, setup, speed, submit, tune
-from pipeline.errors import FacultyError
-from pipeline.tasks.registry import TASKS
+from pipeline.imports import unsearched
+
+with unsearched():
+    from pipeline.cli import cache, models, plan, road, setup, speed, submit, tune
+    from pipeline.errors import FacultyError
+    from pipeline.tasks.registry import TASKS
+
+# Nor later, whenever the collector goes through everything, the last time at exit.
+gc.freeze()
+atexit.register(gc.freeze)
 
 
 def parser() -> argparse.ArgumentParser:
