@@ -34,6 +34,8 @@ LOCAL = {
     # One machine is not preempted and nobody reads Ray's own metrics: two processes fewer for each training.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
+    # A process that cut tiles has torch in memory: it stays for the next stage, where Ray would end it after a second.
+    "RAY_idle_worker_killing_time_threshold_ms": "30000",
 }
 
 
