@@ -236,7 +236,7 @@ class _Plain(_Live):
         judged = note.startswith(HELD_OUT) and note != self._judged
         self._judged = note if judged else self._judged
         pause = self._every * (1 if done != before else STILL)
-        if done >= self._total and judged:
+        if done >= self._total and note.startswith(HELD_OUT):  # even where it found what the last one did
             self.end()  # others may go on for long
         if not self._every or done >= self._total or not (judged or now - max(then, self._said) >= pause):
             return  # the last one is told at the end

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import tempfile
+import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 # Read by Ray and MLflow when they are imported or started, here and in the processes that tests start.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")  # how long a report may wait
+os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "30000")  # as in a run
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 import numpy as np
@@ -33,6 +37,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def databases_at_once() -> Iterator[None]:
+    """MLflow takes seconds to make a database, through all that its tables ever were: it does so once, and every other
+    empty one that is made in this process gets a copy.
+    """
+    import sqlalchemy
+    from mlflow.store.db import utils
+
+    make, guard = utils._initialize_tables, threading.Lock()
+    template = sqlite3.connect(":memory:", check_same_thread=False)
+
+    def copied(engine: sqlalchemy.Engine) -> None:
+        if engine.dialect.name != "sqlite" or not utils._is_empty_database(engine):
+            return make(engine)
+        with guard, closing(engine.raw_connection()) as connection:
+            if not template.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                make(engine)
+                connection.driver_connection.backup(template)
+            else:
+                template.backup(connection.driver_connection)
+        return None
+
+    utils._initialize_tables = copied
+    yield
+    utils._initialize_tables = make
 
 
 @pytest.fixture(scope="session")

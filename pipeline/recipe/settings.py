@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from pipeline.recipe.schedule import Fraction
 
 Positive = Annotated[int, Field(gt=0)]
 Gpus = Annotated[float, Field(ge=0)] | Literal["auto"]
+Unquoted = BeforeValidator(lambda value: "off" if value is False else value)
+"""For settings that may be `off`, which YAML reads as false."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
@@ -61,7 +70,7 @@ class Budget(Section):
     """Largest gradient norm; 0 leaves gradients alone."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Decay of the exponential moving average that is evaluated and exported; 0 turns it off."""
-    amp: Literal["off", "bf16", "fp16"] = "off"
+    amp: Annotated[Literal["off", "bf16", "fp16"], Unquoted] = "off"
     """Autocast; losses stay in fp32. On a CPU `bf16` holds where it has AMX or AVX512_BF16 (docs/scale.md says what it
     brings), `fp16` never: said, then, and trained in fp32."""
     compile: bool = False

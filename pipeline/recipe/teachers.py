@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from pipeline.recipe.settings import Name, Section
+from pipeline.recipe.settings import Name, Section, Unquoted
 
 
 def convention(channels: str | None, value_range: int | None) -> dict[str, Any]:
@@ -32,7 +32,7 @@ class TeacherSpec(Section):
     """How reports call it; default: the checkpoint's name without its suffix."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto` takes bf16 where the device has it, wide layers do most of the work, and it costs at most 0.005 dB."""
-    gate: Literal["check", "warn", "off"] = "check"
+    gate: Annotated[Literal["check", "warn", "off"], Unquoted] = "check"
     """`check` refuses a network that certainly does not do what is said of it and warns of what may be wrong, `warn`
     only warns, `off` does not look.
     """

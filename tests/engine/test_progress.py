@@ -131,6 +131,18 @@ def test_the_time_of_what_waited_counts_from_its_begin_and_its_end_is_told_at_on
     assert sink.getvalue().splitlines()[1:] == ["rkd: 300/300 steps in 30 s held-out 31.00 dB"]
 
 
+def test_the_end_is_told_at_once_even_where_it_was_found_before(
+    log: tuple[Terminal, io.StringIO, Clock],
+) -> None:
+    terminal, sink, clock = log
+    with terminal.line("kd", 300, "steps") as line, terminal.line("rkd", 300, "steps"):
+        line.to(0)
+        for step in (150, 300):
+            clock.now += 30
+            line.to(step, "held-out 30.00 dB")
+        assert sink.getvalue().splitlines()[-1] == "kd: 300/300 steps in 60 s held-out 30.00 dB"
+
+
 def test_what_is_said_at_the_begin_is_not_lost(log: tuple[Terminal, io.StringIO, Clock]) -> None:
     terminal, sink, clock = log
     with terminal.line("kd", 300, "steps") as line:
