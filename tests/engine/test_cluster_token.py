@@ -86,6 +86,7 @@ def test_submit_works_at_the_first_try(head: Head, home: Path, clone: Path) -> N
     assert sys.executable in said.replace(" ", "") and "SHARED_PLACE" in said
 
 
+@pytest.mark.slow
 def test_doctor_and_run_know_the_token(head: Head, home: Path, clone: Path) -> None:
     done = faculty(home, clone, "doctor", "--address", f"127.0.0.1:{head.gcs}", "--cache", clone.parent / "c")
     assert f"ok  cluster           127.0.0.1:{head.gcs}: 1 node" in done.stdout, done.stdout + done.stderr

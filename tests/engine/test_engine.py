@@ -103,7 +103,9 @@ def test_ray_gives_the_shards_of_this_process(ray_local: None, inline: Path, fre
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("together", [pytest.param("", marks=pytest.mark.slow), "threads", "queue"])
+@pytest.mark.parametrize(
+    "together", [*(pytest.param(kind, marks=pytest.mark.slow) for kind in ("", "threads")), "queue"]
+)
 def test_trainings_side_by_side_have_the_bits_of_this_process_though_a_worker_is_killed(
     ray_local: None,
     inline: Path,
@@ -191,6 +193,7 @@ def test_a_node_without_the_package_is_named(ray_local: None, tmp_path: Path) ->
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_teachers_that_do_not_fit_together_take_turns(
     ray_local: None, fresh: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,7 +33,9 @@ def test_another_encoding_is_named_and_the_remedy_makes_a_recipe_of_it(tmp_path:
 
 def test_off_needs_no_quotes(tmp_path: Path) -> None:
     picture(tmp_path / "a.png", 96, 96, 0)
-    file = recipe_file(tmp_path, teachers=[{"checkpoint": "x.pth", "gate": False}])  # what YAML makes of `off`
+    file = recipe_file(
+        tmp_path, teachers=[{"checkpoint": "x.pth", "gate": False}]
+    )  # what YAML makes of `off`
     recipe = load_recipe(file, ("train.amp=off",))
     assert recipe.train.amp == "off" and recipe.teachers[0].gate == "off"
 

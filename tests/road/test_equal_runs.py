@@ -125,6 +125,7 @@ def killed_at_random(tmp_path: Path, times: int, seed: int, *more: str) -> None:
         shutil.rmtree(root)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_tensors_and_leaves_nothing_behind(tmp_path: Path) -> None:
     killed_at_random(tmp_path, 2, 1, "--inline")
 

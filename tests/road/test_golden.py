@@ -67,7 +67,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _cases() -> list[Any]:
     """All of them; those of half a minute are for `make test-all`."""
-    long = ("golden_pisr", "golden_weighted")
+    long = ("golden_aggregate", "golden_pisr", "golden_weighted")
     cases = json.loads(GOLDEN.read_text())["cases"]
     return [
         pytest.param(case, id=case["name"], marks=[pytest.mark.slow] if case["name"] in long else [])

@@ -243,6 +243,7 @@ def test_a_whole_timm_classifier(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_over_ray_they_give_what_they_give_here(ray_local: None, tmp_path: Path) -> None:
     from pipeline.engine.ray_engine import RayEngine
 

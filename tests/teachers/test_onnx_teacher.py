@@ -89,6 +89,7 @@ def test_a_run_learns_from_a_graph_as_from_its_checkpoint(place: Path, exported:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_actors_open_graphs(ray_local: None, place: Path, exported: Path) -> None:
     from pipeline.engine.ray_engine import RayEngine
 

@@ -201,6 +201,7 @@ def test_altered_networks_are_named_and_as_good_as_before_in_that_reading(
     torch.testing.assert_close(mended(x).clamp(0, 1), good(x).clamp(0, 1), atol=2e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_reading_reaches_ray_s_actors(ray_local: None, place: Path, scaled: Path) -> None:
     from pipeline.engine.ray_engine import RayEngine
 
