@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from pipeline.cli.common import add_json, emit, read_any
@@ -58,6 +58,8 @@ def _plan(options: argparse.Namespace) -> None:
         raise InputError("--gpus", "at least 1", str(min(options.gpus)))
     teachers = [round(n) for n in options.teacher_macs or []] or task.teacher_costs(recipe)
     todo = task.work(recipe, options.pictures, options.height, options.width, teachers)
+    rows = {"", *recipe.compare.methods} - {recipe.method.name}  # "": the recipe's own method
+    todo = replace(todo, trainings=len(rows) * recipe.compare.seeds * len(task.gaps(recipe)))
     rates = gpu_rates(
         **{n: getattr(options, n) for n in ("teach", "train", "network", "price", "devices")},
     )
@@ -71,7 +73,8 @@ def text(todo: Work, found: list[Prediction]) -> str:
     lines = [
         f"{todo.pictures:,} pictures, {todo.tiles:,} samples, {todo.shards:,} shards; {todo.cache_bytes / 1e9:,.4g} GB "
         f"of cache; {todo.tiles * todo.teacher_ops / 1e15:,.4g} P multiply-adds of teachers, "
-        f"{todo.steps * todo.step_ops / 1e15:,.4g} P of training",
+        f"{todo.trainings * todo.steps * todo.step_ops / 1e15:,.4g} P of "
+        f"{'a training' if todo.trainings == 1 else f'{todo.trainings} trainings'}",
         f"{'GPUs':>5} {'tiles':>9} {'teach':>9} {'fuse':>9} {'distill':>9} {'in all':>9} {'GPU hours':>10} {'spend':>9}"
         f" {'shards/s a node':>16}  held up by",
     ]

@@ -78,6 +78,8 @@ class Work:
     """Multiply-adds of one training step of the student."""
     steps: int
     shard_bytes: float
+    trainings: int = 1
+    """Of the students: methods, seeds and gaps, each counted as the recipe's own method."""
 
     @property
     def cache_bytes(self) -> int:
@@ -139,9 +141,10 @@ class Prediction:
 
 
 def predict(todo: Work, rates: Rates, gpus: int, workers: int | None = None) -> Prediction:
-    """Time and money on `gpus` devices; the student trains on `workers` of them (default: all of one node at most).
+    """Time and money on `gpus` devices; a student trains on `workers` of them (default: all of one node at most), and
+    as many students side by side as there are devices for.
 
-    The spend counts all devices in teach and fuse, and the training's alone in distill: a cluster that gives idle
+    The spend counts all devices in teach and fuse, and the trainings' alone in distill: a cluster that gives idle
     nodes back pays for no more.
     """
     nodes = -(-gpus // rates.devices)
@@ -173,12 +176,13 @@ def predict(todo: Work, rates: Rates, gpus: int, workers: int | None = None) -> 
     # The aggregation network is trained before it runs, like the student: on the training's devices.
     learn = todo.fusion_training_ops / (rates.train * trainers)
     fetched = made + (fused or out)
-    own_nodes = -(-trainers // rates.devices)
+    abreast = min(gpus, trainers * todo.trainings)
+    own_nodes = -(-abreast // rates.devices)
     # Every training node fetches and verifies the whole set before its first step; then it only computes.
     fetch = max(fetched / rates.network, fetched / (rates.hash * rates.cores))
-    step = todo.steps * todo.step_ops / (rates.train * trainers)
+    step = todo.trainings * todo.steps * todo.step_ops / (rates.train * abreast)
     distill = fetch + step
-    spend_seconds = gpus * (cut + teach + fuse + rates.start) + trainers * (learn + distill)
+    spend_seconds = gpus * (cut + teach + fuse + rates.start) + trainers * learn + abreast * distill
     return Prediction(
         gpus=gpus,
         tiles=cut,

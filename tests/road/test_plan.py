@@ -47,6 +47,23 @@ def test_the_arithmetic(tmp_path: Path) -> None:
     assert one.device_hours == pytest.approx(one.seconds / 3600)
 
 
+def test_trainings_are_counted_and_stand_side_by_side(tmp_path: Path) -> None:
+    compare = {"methods": ["scratch", "mine", "mtkd"], "seeds": 3, "variants": {"mine": {"name": "kd"}}}
+    file = recipe_file(tmp_path, method={"name": "mtkd"}, compare=compare)
+    done = run("plan", file, "--pictures", 80, "--gpus", 1, 64, "--json", "-")
+    assert done.json["work"]["trainings"] == 9, "mtkd, scratch and mine, three seeds"
+    todo = work(recipe(tmp_path), 100, 48, 48, [10**9], 10**8)
+    one, nine, many = (
+        predict(replace(todo, trainings=count), RATES, gpus) for count, gpus in ((1, 1), (9, 1), (9, 64))
+    )
+    fetched = 100 * (8640 + 6912) / 1e8
+    assert nine.distill - fetched == pytest.approx(9 * (one.distill - fetched))
+    assert many.distill == pytest.approx(6 * todo.step_ops / (1e8 * 2) + fetched), (
+        "two GPUs of a node for each"
+    )
+    assert "9 trainings" in run("plan", file, "--pictures", 80).out
+
+
 def test_a_slow_network_is_what_holds_teaching_up(tmp_path: Path) -> None:
     todo = work(recipe(tmp_path), 1000, 480, 480, [10**6], 10**6)
     slow = predict(todo, replace(RATES, network=1e5), 8)
@@ -100,3 +117,18 @@ def test_a_recognition_recipe_has_a_plan_too(tmp_path: Path) -> None:
     assert todo["tiles"] == 1000 and todo["tile_bytes"] == 3 * 8 * 8
     assert todo["output_bytes"] == 2 * 2 * (12 + 10), "two views of an embedding of 12 and 10 logits, float16"
     assert todo["teacher_ops"] > todo["step_ops"] / 100 > 0 and len(done.json["predictions"]) == 3
+
+
+def test_every_gap_of_a_comparison_is_counted(tmp_path: Path) -> None:
+    import yaml
+    from recognition_kit import LARGE
+    from recognition_kit import content as recognition
+
+    found = []
+    for gaps in ([], [4]):
+        file = tmp_path / f"{len(gaps)}.yaml"
+        file.write_text(yaml.safe_dump(recognition(tmp_path, gap=2, data=LARGE, compare={"gaps": gaps})))
+        found.append(
+            run("plan", file, "--pictures", 10, "--height", 16, "--width", 16, "--json", "-").json["work"]
+        )
+    assert [f["trainings"] for f in found] == [3, 6] and found[1]["step_ops"] < found[0]["step_ops"]

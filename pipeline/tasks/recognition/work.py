@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from pipeline.cost import multiply_adds
@@ -42,10 +43,10 @@ def work(
     width: int,
     teachers: Sequence[int],
 ) -> Work:
-    """What a recipe does to `pictures` of height x width pixels; the student is that of the first gap."""
-    size, views = recipe.input_size(recipe.gaps[0]), recipe.data.views.count
+    """What a recipe does to `pictures` of height x width pixels; a step is the mean of those of its gaps."""
+    sizes, views = [recipe.input_size(gap) for gap in recipe.trained_gaps], recipe.data.views.count
     classes = len(recipe.data.classes) or CLASSES
-    student = multiply_adds(task.build(recipe.student, size, CLASSES), (1, 3, *size))
+    student = fmean(multiply_adds(task.build(recipe.student, s, CLASSES), (1, 3, *s)) for s in sizes)
     widths = [teacher.network.embedding + classes for teacher in recipe.seen_by]
     hr_height, hr_width = recipe.hr_size
     learns = recipe.method.name != "scratch"
@@ -59,7 +60,7 @@ def work(
         teacher_ops=sum(teachers) * views * learns,
         fusion_training_ops=0.0,
         fusion_ops=0.0,
-        step_ops=BACKWARD * recipe.train.batch * student,
+        step_ops=round(BACKWARD * recipe.train.batch * student),
         steps=recipe.train.steps,
         shard_bytes=recipe.cache.shard_mb * 1e6,
     )
