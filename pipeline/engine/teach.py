@@ -1,13 +1,17 @@
 """Teacher actors: one pool a teacher, one shard in, one shard out, results written by the actor, receipts returned.
 
 An actor takes several calls at a time and lets few compute: while these do, the others read their samples or write
-their shards. A call is idempotent, so a dead actor is restarted and its shard taught again.
+their shards. A call is idempotent, so a dead actor is restarted and its shard taught again. What a teacher that is done
+leaves free, another that has much to do gets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import ray
@@ -20,6 +24,10 @@ from pipeline.recipe.recipe import Teach
 from pipeline.steps.engines import Taught
 from pipeline.steps.overlap import UNDER_WAY, Overlapped
 from pipeline.steps.values import Network, OutputStep
+
+log = logging.getLogger(__name__)
+WORTH_S = 30.0
+"""One more actor is started for a teacher whose shards that nobody has begun would take longer than this."""
 
 
 @ray.remote
@@ -43,10 +51,28 @@ class Pool:
 
     label: str
     todo: list[OutputStep]
-    starting: dict[Any, Any]
+    make: Callable[[], Any]
+    """Starts an actor."""
+    starting: dict[Any, Any] = field(default_factory=dict)
     """Actors by the answer that is awaited from them. Where not all fit at once, some start when others end."""
     actors: list[Any] = field(default_factory=list)
     busy: dict[Any, tuple[Any, OutputStep]] = field(default_factory=dict)
+    done: int = 0
+    since: float = 0.0
+    """When the first actor was ready."""
+
+    @property
+    def size(self) -> int:
+        return len(self.actors) + len(self.starting)
+
+    def grow(self) -> None:
+        """Start one more actor."""
+        actor = self.make()
+        self.starting[actor.ready.remote()] = actor
+
+    def left(self) -> float:
+        """Seconds that the shards would take that nobody has begun, at the pace so far; 0 while that is not known."""
+        return len(self.todo) * (time.monotonic() - self.since) / self.done if self.done else 0.0
 
     def load_of(self, actor: Any) -> int:
         return sum(a is actor for a, _ in self.busy.values())
@@ -98,7 +124,7 @@ def run(tasks: Mapping[str, tuple[Network, Sequence[OutputStep]]], settings: Tea
         # All actors must fit at once, or the teachers would run one after the other; threads are set per call.
         share = min(1.0, cpus / max(sum(counts.values()), 1))
     calls = UNDER_WAY["cuda" if each else "cpu"]
-    actor = TeacherActor.options(
+    start = TeacherActor.options(
         num_cpus=float(share),
         num_gpus=each,
         max_concurrency=calls,
@@ -110,18 +136,23 @@ def run(tasks: Mapping[str, tuple[Network, Sequence[OutputStep]]], settings: Tea
     pools = []
     try:
         for label, (network, todo) in tasks.items():
-            actors = [actor.remote(network, todo[0].cache) for _ in range(counts[label])]
-            pools.append(Pool(label, list(todo), {each.ready.remote(): each for each in actors}))
-        _drive(pools, cpus, settings.threads, calls, taught)
+            pools.append(Pool(label, list(todo), partial(start.remote, network, todo[0].cache)))
+            for _ in range(counts[label]):
+                pools[-1].grow()
+        _drive(pools, cpus, settings.threads, calls, taught, slots if settings.actors == "auto" else 0)
     finally:
         for pool in pools:
             pool.end()
 
 
-def _drive(pools: list[Pool], cpus: int, fixed: int | str, calls: int, taught: Taught) -> None:
-    """Keep every actor `calls` calls deep; hand each finished shard's receipt on."""
+def _drive(
+    pools: list[Pool], cpus: int, fixed: int | str, calls: int, taught: Taught, slots: int = 0
+) -> None:
+    """Keep every actor `calls` calls deep; hand each finished shard's receipt on. Of `slots` none stays empty while a
+    teacher has much to do.
+    """
     while any(p.todo or p.busy for p in pools):
-        running = sum(min(len(p.actors) + len(p.starting), len(p.todo) + len(p.busy)) for p in pools)
+        running = sum(min(p.size, len(p.todo) + len(p.busy)) for p in pools)
         threads = fixed if isinstance(fixed, int) else max(1, cpus // max(running, 1))
         for pool in pools:
             for _ in range(calls):
@@ -134,8 +165,15 @@ def _drive(pools: list[Pool], cpus: int, fixed: int | str, calls: int, taught: T
         answer = ray.get(ref)
         if ref in pool.starting:
             pool.actors.append(pool.starting.pop(ref))
+            pool.since = pool.since or time.monotonic()
             continue
         del pool.busy[ref]
+        pool.done += 1
         taught(pool.label, *answer)
         if not (pool.todo or pool.busy):
             pool.end()
+        if sum(p.size for p in pools) < slots:
+            slowest = max(pools, key=Pool.left)
+            if slowest.left() > WORTH_S and not slowest.starting:
+                log.info("one more actor for %s, with %d shards to begin", slowest.label, len(slowest.todo))
+                slowest.grow()

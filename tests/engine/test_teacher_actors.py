@@ -39,6 +39,31 @@ def shards(tmp_path: Path) -> tuple[Road, TeacherFacts, list[TeachTask]]:
 
 
 @pytest.mark.ray
+@pytest.mark.parametrize("actors", ["auto", 1])
+def test_what_a_teacher_leaves_free_another_gets(
+    ray_local: None,
+    shards: tuple,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    actors: str | int,
+) -> None:
+    _, facts, tasks = shards
+    monkeypatch.setattr(teaching, "WORTH_S", 0.0)
+    caplog.set_level("INFO", logger="pipeline.engine.teach")
+    seen: list[tuple[str, str]] = []
+    beside = replace(tasks[0], folder="outputs/beside")
+    RayEngine().teach(
+        {"short": (facts, [beside]), "long": (facts, tasks)},
+        recipe(tmp_path, teach={"actors": actors}).teach,
+        lambda label, receipt, _: seen.append((label, receipt.key)),
+    )
+    assert sorted(seen) == sorted([("short", beside.samples.key), *(("long", t.samples.key) for t in tasks)])
+    grown = [r.message for r in caplog.records if r.message.startswith("one more actor for long")]
+    assert len(grown) == (1 if actors == "auto" else 0), "two slots, one of them left by the other teacher"
+
+
+@pytest.mark.ray
 def test_a_teacher_killed_in_the_middle_of_a_shard_costs_nothing_but_time(
     ray_local: None, shards: tuple, tmp_path: Path
 ) -> None:
