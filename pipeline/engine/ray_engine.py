@@ -110,14 +110,18 @@ class RayEngine:
                 yield ray.get(done)
 
     def teach(
-        self, tasks: Mapping[str, tuple[Network, Sequence[OutputStep]]], settings: Teach, taught: Taught
+        self,
+        tasks: Mapping[str, tuple[Network, Sequence[OutputStep]]],
+        settings: Teach,
+        taught: Taught,
+        moved: Callable[[float], None] = lambda samples: None,
     ) -> None:
         self._start()
         gpus = share(settings.gpus_per_actor, self.gpus(), len(tasks))
         settings = settings.model_copy(update={"gpus_per_actor": gpus})
         session.require(self.address, "an actor of `teach`", teach.needs(settings))
         with plain_errors():
-            teach.run(tasks, settings, taught)
+            teach.run(tasks, settings, taught, moved)
 
     def train(
         self, jobs: Sequence[Job], lines: Mapping[str, Line], handles: Mapping[str, dict[str, Any]]

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from pipeline.cache.format import Receipt
 from pipeline.cache.stats import Stats
@@ -28,9 +29,11 @@ from pipeline.steps.values import Network, OutputStep
 log = logging.getLogger(__name__)
 WORTH_S = 30.0
 """One more actor is started for a teacher whose shards that nobody has begun would take longer than this."""
+NEWS_S = 2.0
+"""Between two questions how far shards are."""
 
 
-@ray.remote
+@ray.remote(concurrency_groups={"news": 1})
 class TeacherActor:
     """A loaded network."""
 
@@ -39,6 +42,11 @@ class TeacherActor:
 
     def ready(self) -> None:
         """Answers once the network is loaded."""
+
+    @ray.method(concurrency_group="news")
+    def computed(self) -> float:
+        """Samples that are computed and not yet committed."""
+        return self.network.computed()
 
     def teach(self, step: OutputStep, threads: int) -> tuple[Receipt, Stats]:
         """Teach one shard with `threads` CPU threads."""
@@ -57,7 +65,10 @@ class Pool:
     """Actors by the answer that is awaited from them. Where not all fit at once, some start when others end."""
     actors: list[Any] = field(default_factory=list)
     busy: dict[Any, tuple[Any, OutputStep]] = field(default_factory=dict)
-    done: int = 0
+    done: float = 0.0
+    """Samples of committed shards."""
+    computed: dict[Any, float] = field(default_factory=dict)
+    """By actor: samples of others, as it last said."""
     since: float = 0.0
     """When the first actor was ready."""
 
@@ -72,7 +83,18 @@ class Pool:
 
     def left(self) -> float:
         """Seconds that the shards would take that nobody has begun, at the pace so far; 0 while that is not known."""
-        return len(self.todo) * (time.monotonic() - self.since) / self.done if self.done else 0.0
+        made = self.done + sum(self.computed.values())
+        todo = sum(step.samples.rows for step in self.todo)
+        return todo * (time.monotonic() - self.since) / made if made else 0.0
+
+    def ask(self) -> None:
+        """Have the actors say how far they are; who does not answer at once may be dying, or have gone."""
+        asked = {actor.computed.remote(): actor for actor in self.actors}
+        for ref in ray.wait(list(asked), num_returns=len(asked), timeout=0.5)[0] if asked else ():
+            try:
+                self.computed[asked[ref]] = ray.get(ref)
+            except RayError:
+                self.computed.pop(asked[ref], None)
 
     def load_of(self, actor: Any) -> int:
         return sum(a is actor for a, _ in self.busy.values())
@@ -83,6 +105,7 @@ class Pool:
             ray.kill(actor)
         self.actors.clear()
         self.starting.clear()
+        self.computed.clear()
 
 
 def sizes(
@@ -112,7 +135,12 @@ def needs(settings: Teach) -> dict[str, float]:
     return {"CPU": cpus, "GPU": settled(settings.gpus_per_actor)}
 
 
-def run(tasks: Mapping[str, tuple[Network, Sequence[OutputStep]]], settings: Teach, taught: Taught) -> None:
+def run(
+    tasks: Mapping[str, tuple[Network, Sequence[OutputStep]]],
+    settings: Teach,
+    taught: Taught,
+    moved: Callable[[float], None],
+) -> None:
     """Teach everything. Raises what a teacher raised, or RayActorError when an actor died more often than allowed."""
     resources = ray.cluster_resources()
     cpus, gpus = int(resources.get("CPU", 1)), session.most("GPU")
@@ -139,18 +167,25 @@ def run(tasks: Mapping[str, tuple[Network, Sequence[OutputStep]]], settings: Tea
             pools.append(Pool(label, list(todo), partial(start.remote, network, todo[0].cache)))
             for _ in range(counts[label]):
                 pools[-1].grow()
-        _drive(pools, cpus, settings.threads, calls, taught, slots if settings.actors == "auto" else 0)
+        _drive(pools, cpus, settings.threads, calls, taught, moved, slots if settings.actors == "auto" else 0)
     finally:
         for pool in pools:
             pool.end()
 
 
 def _drive(
-    pools: list[Pool], cpus: int, fixed: int | str, calls: int, taught: Taught, slots: int = 0
+    pools: list[Pool],
+    cpus: int,
+    fixed: int | str,
+    calls: int,
+    taught: Taught,
+    moved: Callable[[float], None],
+    slots: int,
 ) -> None:
-    """Keep every actor `calls` calls deep; hand each finished shard's receipt on. Of `slots` none stays empty while a
-    teacher has much to do.
+    """Keep every actor `calls` calls deep; hand each finished shard's receipt on, and now and then how far the others
+    are. Of `slots` none stays empty while a teacher has much to do.
     """
+    asked = time.monotonic()
     while any(p.todo or p.busy for p in pools):
         running = sum(min(p.size, len(p.todo) + len(p.busy)) for p in pools)
         threads = fixed if isinstance(fixed, int) else max(1, cpus // max(running, 1))
@@ -160,20 +195,30 @@ def _drive(
                     if pool.todo and pool.load_of(each) < calls:
                         task = pool.todo.pop(0)
                         pool.busy[each.teach.remote(task, threads)] = (each, task)
-        (ref,), _ = ray.wait([ref for p in pools for ref in (*p.starting, *p.busy)], num_returns=1)
+        if time.monotonic() - asked >= NEWS_S:
+            for pool in pools:
+                pool.ask()
+            moved(sum(sum(p.computed.values()) for p in pools))
+            asked = time.monotonic()
+        if sum(p.size for p in pools) < slots:
+            slowest = max(pools, key=Pool.left)
+            if slowest.left() > WORTH_S and not slowest.starting:
+                log.info("one more actor for %s, with %d shards to begin", slowest.label, len(slowest.todo))
+                slowest.grow()
+        wanted = [ref for p in pools for ref in (*p.starting, *p.busy)]
+        found, _ = ray.wait(wanted, num_returns=1, timeout=NEWS_S)
+        if not found:
+            continue
+        (ref,) = found
         pool = next(p for p in pools if ref in p.starting or ref in p.busy)
         answer = ray.get(ref)
         if ref in pool.starting:
             pool.actors.append(pool.starting.pop(ref))
             pool.since = pool.since or time.monotonic()
             continue
-        del pool.busy[ref]
-        pool.done += 1
+        actor, task = pool.busy.pop(ref)
+        pool.done += task.samples.rows
+        pool.computed[actor] = max(pool.computed.get(actor, 0.0) - task.samples.rows, 0.0)
         taught(pool.label, *answer)
         if not (pool.todo or pool.busy):
             pool.end()
-        if sum(p.size for p in pools) < slots:
-            slowest = max(pools, key=Pool.left)
-            if slowest.left() > WORTH_S and not slowest.starting:
-                log.info("one more actor for %s, with %d shards to begin", slowest.label, len(slowest.todo))
-                slowest.grow()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -16,6 +17,17 @@ SPARE = 1.25
 """Of a batch: how much larger it may be so that no small rest is left."""
 _FITS: dict[str, int] = {}
 """By network: the batch that this process found to fit."""
+_METER = threading.local()
+
+
+@contextmanager
+def metered(tell: Callable[[float], None]) -> Iterator[None]:
+    """Have `tell(samples)` called after each batch of this thread, for as long as the context lasts."""
+    _METER.tell = tell
+    try:
+        yield
+    finally:
+        del _METER.tell
 
 
 class Halving:
@@ -29,11 +41,12 @@ class Halving:
                 continue
 
     `name` is what the finding is remembered under in this process. `even`: all slices of about one size, up to `SPARE`
-    times `batch`; a GPU takes almost as long for four rows as for thirty.
+    times `batch`; a GPU takes almost as long for four rows as for thirty. `passes`: how many such a sample takes, for
+    the meter.
     """
 
-    def __init__(self, name: str, batch: int, count: int, even: bool = False) -> None:
-        self.name, self.wanted, self.count = name, batch, count
+    def __init__(self, name: str, batch: int, count: int, even: bool = False, passes: int = 1) -> None:
+        self.name, self.wanted, self.count, self.passes = name, batch, count, passes
         self.batch = min(_FITS.get(name, batch), batch)
         if even and self.batch == batch and count:
             self.batch = math.ceil(count / math.ceil(count / int(SPARE * batch)))
@@ -51,6 +64,8 @@ class Halving:
             rows = slice(begin, begin + self.batch)
             yield rows
             if not self.again:
+                if tell := getattr(_METER, "tell", None):
+                    tell((min(rows.stop, self.count) - begin) / self.passes)
                 begin = rows.stop
 
     @contextmanager

@@ -52,9 +52,15 @@ class Engine(Protocol):
         ...
 
     def teach(
-        self, tasks: Mapping[str, tuple[Network, Sequence[OutputStep]]], settings: Teach, taught: Taught
+        self,
+        tasks: Mapping[str, tuple[Network, Sequence[OutputStep]]],
+        settings: Teach,
+        taught: Taught,
+        moved: Callable[[float], None],
     ) -> None:
-        """Run every network's steps; `taught(label, receipt, stats)` after each committed shard."""
+        """Run every network's steps; `taught(label, receipt, stats)` after each committed shard, and now and then
+        `moved(samples)`: those that are computed and not yet committed.
+        """
         ...
 
     def train(
@@ -100,10 +106,14 @@ class InlineEngine:
             yield function(item, self.device)
 
     def teach(
-        self, tasks: Mapping[str, tuple[Network, Sequence[OutputStep]]], settings: Teach, taught: Taught
+        self,
+        tasks: Mapping[str, tuple[Network, Sequence[OutputStep]]],
+        settings: Teach,
+        taught: Taught,
+        moved: Callable[[float], None] = lambda samples: None,
     ) -> None:
         for label, (network, todo) in tasks.items():
-            for receipt, stats in Overlapped(network, todo[0].cache, self.device).all(todo):
+            for receipt, stats in Overlapped(network, todo[0].cache, self.device).all(todo, moved):
                 taught(label, receipt, stats)
 
     def train(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from queue import SimpleQueue
@@ -13,6 +13,7 @@ import torch
 
 from pipeline.cache.format import Receipt
 from pipeline.cache.stats import Stats
+from pipeline.steps.batches import metered
 from pipeline.steps.values import Network, OutputStep
 
 COMPUTED = {"cpu": 1, "cuda": 2}
@@ -49,25 +50,45 @@ class Overlapped:
         self.network = network.open(cache, device)
         if COMPUTED[self.kind] > 1:
             self.network = InTurn(self.network)
+        self._computed: dict[int, float] = {}
         self._places: SimpleQueue[Any] = SimpleQueue()
         for _ in range(COMPUTED[self.kind]):
             self._places.put(torch.cuda.Stream(device) if self.kind == "cuda" else None)
         if self.kind == "cuda":
             torch.cuda.synchronize(device)  # the weights are there before another stream reads them
 
-    def __call__(self, step: OutputStep, threads: int = 0) -> tuple[Receipt, Stats]:
+    def __call__(
+        self, step: OutputStep, threads: int = 0, moved: Callable[[float], None] | None = None
+    ) -> tuple[Receipt, Stats]:
         """Read, compute with `threads` CPU threads (0: as many as there are), commit. Raises what the step raises."""
-        shard = step.read()
-        with self._place():
-            if threads:
-                torch.set_num_threads(threads)
-            computed = step.compute(shard, self.network, self.device)
-        return step.commit(computed)
+        shard, key = step.read(), id(step)
 
-    def all(self, steps: Sequence[OutputStep]) -> Iterator[tuple[Receipt, Stats]]:
-        """Every step, in the order in which they finish. Raises the first failure, once what is under way has ended."""
+        def tell(samples: float) -> None:
+            self._computed[key] = self._computed.get(key, 0.0) + samples
+            if moved is not None:
+                moved(self.computed())
+
+        try:
+            with self._place(), metered(tell):
+                if threads:
+                    torch.set_num_threads(threads)
+                computed = step.compute(shard, self.network, self.device)
+            return step.commit(computed)
+        finally:
+            self._computed.pop(key, None)
+
+    def computed(self) -> float:
+        """Samples that are computed and not yet committed."""
+        return sum(list(self._computed.values()))
+
+    def all(
+        self, steps: Sequence[OutputStep], moved: Callable[[float], None]
+    ) -> Iterator[tuple[Receipt, Stats]]:
+        """Every step, in the order in which they finish; on a CPU `moved(samples)` says after each batch how many are
+        computed and not yet committed. Raises the first failure, once what is under way has ended.
+        """
         if self.calls == 1:
-            yield from map(self, steps)
+            yield from (self(step, moved=moved) for step in steps)
             return
         pool = ThreadPoolExecutor(self.calls)
         try:

@@ -134,18 +134,25 @@ class Planner:
         self._begin()
         total = sum(step.samples.rows for _, todo in tasks.values() for step in todo)
         left = {label: len(todo) for label, (_, todo) in tasks.items()}
+        done = 0
         with self.reporter.line(what, total, unit) as line:
 
             def taught(label: str, receipt: Receipt, stats: Stats) -> None:
+                nonlocal done
                 kept[label][receipt.key] = receipt
                 left[label] -= 1
+                done += receipt.rows
                 more = " ".join(f"{n}:{c}" for n, c in left.items() if c)
-                line.advance(receipt.rows, f"shards left {more or 0}")
+                line.to(done, f"shards left {more or 0}")
                 if HALVED in stats:
                     few = f"{stats[HALVED]:.0f} {unit} at a time"
                     self.reporter.warn(f"{label}: the GPU's memory holds no larger batch, so it does {few}")
 
-            self.engine.teach(tasks, self.actors, taught)
+            def moved(samples: float) -> None:
+                if samples:
+                    line.to(min(done + round(samples), total))
+
+            self.engine.teach(tasks, self.actors, taught, moved)
 
     def fused(self, unit: str, samples: Cached, column: Column, splits: Sequence[str]) -> Cached:
         """The outputs of several networks together, from their cached ones."""

@@ -8,8 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
+import torch
 
 from pipeline.errors import FacultyError
+from pipeline.steps.batches import Halving, metered
 from pipeline.steps.overlap import InTurn, Overlapped
 
 SHARDS = 8
@@ -74,15 +76,29 @@ def through(calls: int) -> tuple[Overlapped, Device]:
 @pytest.mark.parametrize("calls", [2, 6])
 def test_reading_computing_and_writing_overlap(calls: int) -> None:
     overlapped, device = through(calls)
-    found = list(overlapped.all([Shard(n, device) for n in range(SHARDS)]))
+    found = list(overlapped.all([Shard(n, device) for n in range(SHARDS)], lambda _: None))
     assert sorted(receipt for receipt, _ in found) == [10 * n for n in range(SHARDS)]
+
+
+def test_what_is_computed_is_told_after_each_batch() -> None:
+    """Ten samples of three passes each, four at a time; the second batch does not fit and is done again, halved."""
+    told: list[float] = []
+    batches, tries = Halving("told", 4, 10, passes=3), 0
+    with metered(told.append):
+        for _ in range(3):
+            for _ in batches:
+                tries += 1
+                with batches.tried():
+                    if tries == 2:
+                        raise torch.OutOfMemoryError
+    assert sum(told) == pytest.approx(10) and told[0] == pytest.approx(4 / 3) and tries == 3 * 5
 
 
 def test_a_failure_comes_out() -> None:
     overlapped, device = through(2)
     device.waits = False
     with pytest.raises(FacultyError, match="not finite"):
-        list(overlapped.all([Shard(n, device, fails=n == 1) for n in range(SHARDS)]))
+        list(overlapped.all([Shard(n, device, fails=n == 1) for n in range(SHARDS)], lambda _: None))
 
 
 def test_a_network_that_keeps_something_of_a_call_is_called_by_one_thread_at_a_time() -> None:

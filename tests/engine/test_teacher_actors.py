@@ -64,6 +64,29 @@ def test_what_a_teacher_leaves_free_another_gets(
 
 
 @pytest.mark.ray
+@pytest.mark.parametrize("engine", ["inline", "ray"])
+def test_how_far_shards_are_is_told_before_they_are_committed(
+    ray_local: None, shards: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    _, facts, tasks = shards
+    monkeypatch.setattr(teaching, "NEWS_S", 0.001)
+    rows, moved = [t.samples.rows for t in tasks], []
+    small = [replace(t, batch=1) for t in tasks]
+    engines = {"inline": InlineEngine("cpu"), "ray": RayEngine()}
+    engines[engine].teach(
+        {"edsr": (facts, small)},
+        recipe(tmp_path).teach,
+        lambda *_: None,
+        lambda samples: moved.append(samples),
+    )
+    assert max(moved) > 0 and max(moved) <= 4 * max(rows), (
+        "two actors, each at one shard and with another to write"
+    )
+    if engine == "inline":
+        assert moved == [float(n) for count in rows for n in range(1, count + 1)]
+
+
+@pytest.mark.ray
 def test_a_teacher_killed_in_the_middle_of_a_shard_costs_nothing_but_time(
     ray_local: None, shards: tuple, tmp_path: Path
 ) -> None:

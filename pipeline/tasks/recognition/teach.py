@@ -150,7 +150,7 @@ class OutputTask:
         device: str,
     ) -> dict[str, np.ndarray]:
         parts: dict[str, list[Tensor]] = {}
-        batches = Halving(self.folder, self.batch, len(ids))
+        batches = Halving(self.folder, self.batch, len(ids), passes=views.count)
         for rows in batches:
             moves = [draw(views, i, number) for i in ids[rows]]
             with batches.tried():
