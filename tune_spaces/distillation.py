@@ -21,7 +21,7 @@ METHODS = {
         "method.mmd": ("loguniform", 0.03, 10.0),
         "method.distances": ("loguniform", 0.1, 100.0),
         "method.angles": ("loguniform", 0.1, 100.0),
-        "method.contrast": ("loguniform", 0.03, 3.0),
+        "method.contrast": ("loguniform", 0.1, 30.0),
     },
     "horkd": {
         **SOFT,
@@ -29,6 +29,7 @@ METHODS = {
         "method.order2": ("loguniform", 0.1, 100.0),
         "method.order3": ("loguniform", 0.1, 100.0),
         "method.group": ("loguniform", 0.1, 100.0),
+        "method.contrast": ("loguniform", 0.1, 30.0),
     },
 }
 TASKS = ("classification", "verification", "retrieval", "segmentation")

@@ -5,7 +5,8 @@
 
 L_k: soft labels, order 1 (itself), 2 (pairs), 3 (triplets), group; relations over the union of HR and LR items,
 V = [a; s] against U = [a; a] and [t; t]. Only its abstract and captions are public: the equations are a reconstruction,
-and no weight is its own. Terms over relations see the whole batch of all workers.
+and no weight is its own. `contrast` is what others make of an item among a batch (losses/contrast.py). Terms over
+relations see the whole batch of all workers.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.losses import relational
+from pipeline.losses.contrast import contrast
 from pipeline.losses.feature import feature_regression
 from pipeline.losses.gather import gathered
 from pipeline.methods.base import Phase
@@ -23,7 +25,9 @@ from pipeline.methods.outputs import Lesson, active, output_phase, soft_term
 from pipeline.recipe.recognition_methods import HORKD
 from pipeline.recipe.schedule import Weight
 
-ORDERS = ("order1", "order2", "order3", "group")
+ADAPTED = ("order1", "contrast")
+"""What needs an embedding as wide as the teacher's."""
+ORDERS = (*ADAPTED, "order2", "order3", "group")
 
 
 def assistant_phase(lesson: Lesson, assistant: nn.Module) -> Phase:
@@ -44,7 +48,7 @@ def assistant_phase(lesson: Lesson, assistant: nn.Module) -> Phase:
 
     settings = method.assistant_train or recipe.train
     columns = (*(("teacher/logits",) if lesson.answers else ()), "teacher/embedding")
-    width = lesson.width if "order1" in weights else None
+    width = lesson.width if weights.keys() & set(ADAPTED) else None
     return output_phase(lesson, assistant, settings, "assistant", weights, columns, terms, width=width)
 
 
@@ -85,7 +89,7 @@ def recogniser(lesson: Lesson, student: nn.Module) -> Phase:
         for column in (f"{helper}/logits", f"{helper}/embedding")
         if column not in silent
     )
-    adapted = width if "teacher" in helpers and "order1" in weights else None
+    adapted = width if "teacher" in helpers and weights.keys() & set(ADAPTED) else None
     return output_phase(lesson, student, recipe.train, "student", weights, columns, terms, width=adapted)
 
 
@@ -102,6 +106,8 @@ def _relations(
     found = {}
     if "order1" in weights:
         found["order1"] = feature_regression(own, target)
+    if "contrast" in weights:
+        found["contrast"] = contrast(gathered(own.float()), gathered(target))
     if not weights.keys() & {"order2", "order3", "group"}:
         return found
     v, u = gathered(v.float()), gathered(u)

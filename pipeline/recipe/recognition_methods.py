@@ -91,6 +91,8 @@ class HORKD(SoftLabels):
     assistant of the student's structure learns at HR from the teacher, then the student at LR from both.
     """
 
+    later: ClassVar[tuple[str, ...]] = (*SoftLabels.later, "contrast")
+
     name: Literal["horkd"]
     """Always `horkd`."""
     task: Weight = 1.0
@@ -105,6 +107,8 @@ class HORKD(SoftLabels):
     """Weight of triplets (angles)."""
     group: Weight = 1.0
     """Weight of the whole batch's structure."""
+    contrast: Weight = 0.0
+    """Weight of telling each picture's HR embedding from the batch's others (CRD, ICLR 2020, without its bank)."""
     gamma: Annotated[float, Field(ge=0)] = 0.5
     """What the teacher counts in the second step, beside the assistant's 1."""
     temperature: Annotated[float, Field(gt=0)] = 4.0
