@@ -18,8 +18,9 @@ class SoftLabels(Later):
     later: ClassVar[tuple[str, ...]] = ("logits", "alpha", "beta")
 
     logits: Literal["plain", "standardised", "decoupled"] = "plain"
-    """As they are; with mean 0 and deviation 1 over the classes (Sun et al., CVPR 2024); or the true class and the
-    others apart (DKD, Zhao et al., CVPR 2022; classification alone).
+    """As they are; with mean 0 and deviation 1 over the classes (Sun et al., CVPR 2024; of two classes that leaves only
+    which one is more likely); or the true class and the others apart (DKD, Zhao et al., CVPR 2022; classification
+    alone).
     """
     alpha: Annotated[float, Field(ge=0)] = 1.0
     """Of `decoupled`: what the true class against all others counts."""

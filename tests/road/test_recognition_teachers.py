@@ -201,3 +201,12 @@ def test_kd_compares_logits_in_the_way_that_is_asked_for(tmp_path: Path) -> None
     assert "logits" not in settings.model_dump()["method"]  # a plain one is what it was before
     with pytest.raises(InputError, match="decoupled is for classification, not for verification"):
         recipe(tmp_path, task="verification", method={"name": "kd", "logits": "decoupled"})
+    for place in ("method", "variants", "settings"):
+        two = {"name": "kd", "logits": "standardised"}
+        asked = (
+            {"method": two}
+            if place == "method"
+            else {"compare": {place: {"kd" if place == "settings" else "x": two}}}
+        )
+        with pytest.raises(InputError, match="standardised keeps of two classes which one is likelier"):
+            recipe(tmp_path, task="segmentation", data={"layout": "masks", "root": "x", "size": 16}, **asked)

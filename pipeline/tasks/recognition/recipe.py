@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -203,10 +203,21 @@ class Recognition(Later):
                     f"{where}: give it a `train` (its training on HR) or a `checkpoint`; `pretrained` weights have no "
                     "head for these classes, so they need `train` too"
                 )
-        named = {f"compare.variants.{name}": method for name, method in self.compare.variants.items()}
+        named: dict[str, Any] = {
+            f"compare.variants.{n}": method for n, method in self.compare.variants.items()
+        }
+        for name, settings in self.compare.settings.items():
+            if settings.get("name", name) != name:
+                raise ValueError(f"compare.settings.{name}: its name is {settings['name']!r}")
+            named[f"compare.settings.{name}"] = METHODS[name].model_validate({**settings, "name": name})
         for where, method in {"method": self.method, **named}.items():
             if getattr(method, "logits", "") == "decoupled" and self.task != "classification":
                 raise ValueError(f"{where}: logits: decoupled is for classification, not for {self.task}")
+            if getattr(method, "logits", "") == "standardised" and self.masks:
+                raise ValueError(
+                    f"{where}: logits: standardised keeps of two classes which one is likelier, and not by how much; "
+                    f"{self.task} takes plain"
+                )
             self._mixable(where, method)
         if len(self.teachers) > 1:
             self._fusable()
@@ -224,12 +235,6 @@ class Recognition(Later):
         if self.data.split == "identities" and not self.identities:
             raise ValueError(
                 f"data.split: identities does not go with {self.task}: its classes must be known"
-            )
-        for name, settings in self.compare.settings.items():
-            if settings.get("name", name) != name:
-                raise ValueError(f"compare.settings.{name}: its name is {settings['name']!r}")
-            self._mixable(
-                f"compare.settings.{name}", METHODS[name].model_validate({**settings, "name": name})
             )
         variants = self.compare.variants
         if taken := sorted(set(METHODS) & set(variants)):
