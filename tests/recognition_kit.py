@@ -17,6 +17,8 @@ from pipeline.tasks.recognition.recipe import Recognition
 
 ALL = ["scratch", "kd", "rkd", "horkd"]
 BUDGET = {"steps": 6, "batch": 8, "lr": 1e-3, "ema": 0.9, "evaluate_every": 3, "log_every": 3}
+EVERY_TERM = {"name": "rkd", "adversarial": 0.1, "feature": 1.0, "pairwise": 1.0, "mmd": 1.0}
+"""Beside those that have a weight by default."""
 LARGE = {"layout": "digits", "size": 16, "views": {"count": 2, "shift": 1}}
 
 
@@ -33,7 +35,7 @@ def content(root: Path, **changes: Any) -> dict[str, Any]:
             "train": BUDGET,
         },
         "student": {"name": "resnet8", "options": {"width": 4}, "embedding": 8},
-        "method": {"name": "rkd", "adversarial": 0.1},
+        "method": EVERY_TERM,
         "train": BUDGET,
         "distill": {"cpus_per_worker": 1},
         "tracking": {"enabled": False},

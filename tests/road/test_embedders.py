@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from recognition_kit import content, figures, picture_folder, scored
+from recognition_kit import EVERY_TERM, content, figures, picture_folder, scored
 from torch import nn
 
 from pipeline.cache.rows import Rows
@@ -51,7 +51,7 @@ def classifier(classes=2):
 def maps():
     return nn.Conv2d(3, 3, 3)
 """
-RKD = {"name": "rkd", "adversarial": 0.0, "soft": 0.0, "distances": 1.0, "angles": 1.0, "contrast": 0.1}
+RKD = {**EVERY_TERM, "adversarial": 0.0, "soft": 0.0, "distances": 1.0, "angles": 1.0, "contrast": 0.1}
 
 
 class Small(nn.Module):

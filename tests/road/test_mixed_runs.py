@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recognition_kit import BUDGET, content, figures
+from recognition_kit import BUDGET, EVERY_TERM, content, figures
 from road_kit import weights
 
 from pipeline.cache.manifest import load
@@ -22,7 +22,6 @@ from pipeline.tasks.recognition.showing import told
 
 ALL = ["scratch", "kd", "rkd", "horkd"]
 MIXING = {"mixup": 0.2, "cutmix": 1.0, "share": 0.8}
-EVERY_TERM = {"name": "rkd", "adversarial": 0.1, "distances": 1.0, "angles": 1.0, "contrast": 0.1}
 
 
 def run(root: Path, engine: Any = None, **changes: Any) -> Run:
@@ -113,6 +112,6 @@ def test_two_workers_have_the_losses_of_one_on_mixed_pictures(tmp_path: Path, ra
     halves = {"workers": 2, "cpus_per_worker": 1}
     (two,) = run(tmp_path / "b", RayEngine(), distill=halves, **first).everything(["horkd"], [0]).jobs
     (one,) = run(tmp_path / "a", **first).everything(["horkd"], [0]).jobs
-    for name in ("loss", "task", "soft", "order1", "order2", "order3", "group"):
+    for name in ("loss", "task", "soft", "contrast", "order1", "order2", "order3", "group"):
         a, b = (j.result()["curves"]["student"][f"train/{name}"][0][1] for j in (one, two))  # type: ignore[index]
         assert a == pytest.approx(b, rel=1e-4, abs=1e-7), name

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from recognition_kit import ALL, BUDGET, content, figures, picture_folder, run, scored
+from recognition_kit import ALL, BUDGET, EVERY_TERM, content, figures, picture_folder, run, scored
 from road_kit import Untouchable, hashes, weights
 
 from pipeline.cli import main
@@ -53,7 +53,7 @@ def test_a_run_of_all_methods_its_table_and_a_second_one_that_computes_nothing(t
 
 def test_variants_of_a_method_stand_beside_it_and_share_an_assistant(tmp_path: Path) -> None:
     variants = {
-        "no-mmd": {"name": "rkd", "mmd": 0.0, "adversarial": 0.1},
+        "no-mmd": {**EVERY_TERM, "mmd": 0.0},
         "apart": {"name": "horkd", "union": False},
     }
     road = run(tmp_path, compare={"variants": variants})
@@ -173,10 +173,10 @@ def test_an_online_teacher_gives_the_losses_of_the_cached_one(tmp_path: Path) ->
 
 
 def test_a_term_with_weight_zero_is_not_computed(tmp_path: Path) -> None:
-    method = {"name": "rkd", "adversarial": 0.0, "mmd": 0.0, "pairwise": 0.0}
+    method = {**EVERY_TERM, "adversarial": 0.0, "mmd": 0.0, "pairwise": 0.0, "contrast": 0.0, "angles": 0.0}
     (job,) = run(tmp_path, method=method).everything(["rkd"], [0]).jobs
     terms = {k for k in job.result()["curves"]["student"] if k.startswith("train/")}  # type: ignore[index]
-    assert terms == {"train/task", "train/soft", "train/feature", "train/loss"}
+    assert terms == {f"train/{name}" for name in ("task", "soft", "feature", "distances", "loss")}
 
 
 def test_feature_maps_can_be_cached_and_regressed(tmp_path: Path) -> None:
@@ -274,6 +274,6 @@ def test_two_workers_have_the_losses_of_one(tmp_path: Path, ray_local: None) -> 
     halves = {"workers": 2, "cpus_per_worker": 1}
     (two,) = run(tmp_path / "b", RayEngine(), distill=halves, **first).everything(["horkd"], [0]).jobs
     (one,) = run(tmp_path / "a", **first).everything(["horkd"], [0]).jobs
-    for name in ("loss", "task", "soft", "order1", "order2", "order3", "group"):
+    for name in ("loss", "task", "soft", "contrast", "order1", "order2", "order3", "group"):
         a, b = (j.result()["curves"]["student"][f"train/{name}"][0][1] for j in (one, two))  # type: ignore[index]
         assert a == pytest.approx(b, rel=1e-4, abs=1e-7), name

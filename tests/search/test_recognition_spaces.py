@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import road_kit
 import yaml
-from recognition_kit import LARGE, recipe, space_file
+from recognition_kit import EVERY_TERM, LARGE, recipe, space_file
 
 from pipeline.cache.store import Store
 from pipeline.errors import InputError
@@ -26,8 +26,8 @@ from pipeline.tasks.registry import task_named, task_of
 
 WEIGHTS = {
     "kd": ["soft"],
-    "rkd": ["adversarial", "feature", "mmd", "pairwise", "soft"],
-    "horkd": ["gamma", "group", "order1", "order2", "order3", "soft"],
+    "rkd": ["angles", "contrast", "distances", "soft"],
+    "horkd": ["contrast", "gamma", "group", "order1", "order2", "order3", "soft"],
 }
 
 
@@ -53,9 +53,13 @@ def test_a_method_with_one_term_is_told_so_and_keeps_the_gap(tmp_path: Path) -> 
 
 
 def test_a_term_that_is_off_stays_off(tmp_path: Path) -> None:
-    settings = recipe(tmp_path, method={"name": "rkd", "adversarial": 0.0, "mmd": 0})
+    settings = recipe(
+        tmp_path, method={**EVERY_TERM, "adversarial": 0.0, "mmd": 0, "contrast": 0, "angles": 0}
+    )
     space = load_space("loss_weights", settings)
-    assert sorted(a.path for a in space.axes) == ["method.feature", "method.pairwise", "method.soft"]
+    assert sorted(a.path for a in space.axes) == [
+        f"method.{name}" for name in ("distances", "feature", "pairwise", "soft")
+    ]
     assert "method.adversarial: left out, the recipe has 0 there" in space.notes
     pisr = road_kit.recipe(tmp_path, method={"name": "pisr"})
     assert [a.path for a in load_space("loss_weights", pisr).axes] == ["method.vid"]
@@ -96,7 +100,8 @@ def test_paths_of_the_other_kind_of_recipe_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_number_is_the_peak_of_the_recipes_schedule(tmp_path: Path) -> None:
-    settings = recipe(tmp_path, method={"name": "rkd"})
+    rising = {"kind": "linear", "start": 0.0, "end": 0.1, "begin": 0.05, "until": 0.2}
+    settings = recipe(tmp_path, method={"name": "rkd", "adversarial": rising})
     adversarial = with_values(settings, {"method.adversarial": 0.4}).method.adversarial
     assert (adversarial.start, adversarial.end, adversarial.begin, adversarial.until) == (0.0, 0.4, 0.05, 0.2)
     points = {"kind": "piecewise", "points": [[0.0, 0.5], [0.5, -2.0], [1.0, 0.0]]}
