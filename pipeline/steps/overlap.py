@@ -82,7 +82,7 @@ class Overlapped:
         return sum(list(self._computed.values()))
 
     def all(
-        self, steps: Sequence[OutputStep], moved: Callable[[float], None]
+        self, steps: Sequence[OutputStep], moved: Callable[[float], None] | None = None
     ) -> Iterator[tuple[Receipt, Stats]]:
         """Every step, in the order in which they finish; on a CPU `moved(samples)` says after each batch how many are
         computed and not yet committed. Raises the first failure, once what is under way has ended.

@@ -76,7 +76,7 @@ def through(calls: int) -> tuple[Overlapped, Device]:
 @pytest.mark.parametrize("calls", [2, 6])
 def test_reading_computing_and_writing_overlap(calls: int) -> None:
     overlapped, device = through(calls)
-    found = list(overlapped.all([Shard(n, device) for n in range(SHARDS)], lambda _: None))
+    found = list(overlapped.all([Shard(n, device) for n in range(SHARDS)]))
     assert sorted(receipt for receipt, _ in found) == [10 * n for n in range(SHARDS)]
 
 
@@ -98,7 +98,7 @@ def test_a_failure_comes_out() -> None:
     overlapped, device = through(2)
     device.waits = False
     with pytest.raises(FacultyError, match="not finite"):
-        list(overlapped.all([Shard(n, device, fails=n == 1) for n in range(SHARDS)], lambda _: None))
+        list(overlapped.all([Shard(n, device, fails=n == 1) for n in range(SHARDS)]))
 
 
 def test_a_network_that_keeps_something_of_a_call_is_called_by_one_thread_at_a_time() -> None:

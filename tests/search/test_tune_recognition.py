@@ -48,7 +48,7 @@ def test_a_sweep_over_gap_and_weights_on_one_cache(swept: tuple[Path, SimpleName
     assert "gap: left out 8" in done.err
     trials = done.sweep["trials"]
     first = trials[0]["values"]
-    assert first["gap"] == 2 and first["method.soft"] == 0.3 and first["method.adversarial"] == 0.1
+    assert first["gap"] == 2 and first["method.soft"] == 0.8 and first["method.adversarial"] == 0.1
     assert {t["status"] for t in trials} <= {"finished", "stopped"} and len(trials) == 5
     assert all(0 <= t["accuracy"] <= 1 for t in trials)
     assert len({t["values"]["gap"] for t in trials}) == 2, "both gaps were tried"
