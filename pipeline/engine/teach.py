@@ -87,15 +87,6 @@ class Pool:
         todo = sum(step.samples.rows for step in self.todo)
         return todo * (time.monotonic() - self.since) / made if made else 0.0
 
-    def ask(self) -> None:
-        """Have the actors say how far they are; who does not answer at once may be dying, or have gone."""
-        asked = {actor.computed.remote(): actor for actor in self.actors}
-        for ref in ray.wait(list(asked), num_returns=len(asked), timeout=0.5)[0] if asked else ():
-            try:
-                self.computed[asked[ref]] = ray.get(ref)
-            except RayError:
-                self.computed.pop(asked[ref], None)
-
     def load_of(self, actor: Any) -> int:
         return sum(a is actor for a, _ in self.busy.values())
 
@@ -196,8 +187,7 @@ def _drive(
                         task = pool.todo.pop(0)
                         pool.busy[each.teach.remote(task, threads)] = (each, task)
         if time.monotonic() - asked >= NEWS_S:
-            for pool in pools:
-                pool.ask()
+            _ask(pools)
             moved(sum(sum(p.computed.values()) for p in pools))
             asked = time.monotonic()
         if sum(p.size for p in pools) < slots:
@@ -222,3 +212,15 @@ def _drive(
         taught(pool.label, *answer)
         if not (pool.todo or pool.busy):
             pool.end()
+
+
+def _ask(pools: Sequence[Pool]) -> None:
+    """Have all actors say how far they are; who does not answer at once may be dying, or have gone."""
+    asked = {actor.computed.remote(): (pool, actor) for pool in pools for actor in pool.actors}
+    answered = ray.wait(list(asked), num_returns=len(asked), timeout=0.5)[0] if asked else ()
+    for ref in answered:
+        pool, actor = asked[ref]
+        try:
+            pool.computed[actor] = ray.get(ref)
+        except RayError:
+            pool.computed.pop(actor, None)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
@@ -104,6 +106,11 @@ def test_no_lines_between_where_none_are_wanted() -> None:
     with Terminal(Console(file=sink, width=200), every=0).line("fuse", 9, "tiles") as line:
         line.to(3, "held-out 30.00 dB")
     assert len(sink.getvalue().splitlines()) == 1
+
+
+def test_the_board_s_process_starts_without_torch() -> None:
+    code = "import sys, pipeline.engine.board; raise SystemExit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_the_board_keeps_evaluations_until_they_are_read() -> None:
