@@ -4,6 +4,8 @@
 
 The bound on mutual information of contrastive representation distillation (Tian, Krishnan, Isola, ICLR 2020) in
 the form of InfoNCE (van den Oord, Li, Vinyals, 2018, equation 4), the batch's others in the place of a memory bank.
+Others of the picture's own class are left out of the sum, as they are there: whoever tells faces or things apart must
+not learn to tell two pictures of one apart.
 """
 
 from __future__ import annotations
@@ -19,7 +21,16 @@ TEMPERATURE = 0.1
 
 
 @full_precision
-def contrast(student: Tensor, teacher: Tensor, temperature: float = TEMPERATURE) -> Tensor:
-    """Scalar >= 0 in float32 of two (B, D); no gradient reaches `teacher`. A batch of one is 0."""
+def contrast(
+    student: Tensor, teacher: Tensor, kinds: Tensor | None = None, temperature: float = TEMPERATURE
+) -> Tensor:
+    """Scalar >= 0 in float32 of two (B, D); no gradient reaches `teacher`. A batch of one, or of one class, is 0.
+
+    kinds: (B,) classes; None: every other item counts.
+    """
     alike = unit(student) @ unit(teacher.detach()).T / temperature
-    return F.cross_entropy(alike, torch.arange(len(alike), device=alike.device))
+    own = torch.arange(len(alike), device=alike.device)
+    if kinds is not None:
+        same = (kinds[:, None] == kinds) & (own[:, None] != own)
+        alike = alike.masked_fill(same, -torch.inf)
+    return F.cross_entropy(alike, own)

@@ -21,7 +21,7 @@ from pipeline.losses.contrast import contrast
 from pipeline.losses.feature import feature_regression
 from pipeline.losses.gather import gathered
 from pipeline.methods.base import Phase
-from pipeline.methods.outputs import Lesson, active, output_phase, soft_term
+from pipeline.methods.outputs import Lesson, active, kinds, output_phase, soft_term
 from pipeline.recipe.recognition_methods import HORKD
 from pipeline.recipe.schedule import Weight
 
@@ -39,7 +39,7 @@ def assistant_phase(lesson: Lesson, assistant: nn.Module) -> Phase:
 
     def terms(out: dict[str, Tensor], a: Tensor, batch: Any) -> dict[str, Tensor]:
         t = batch["teacher/embedding"]
-        found = _relations(method, weights, a, t, a, t)
+        found = _relations(method, weights, a, t, a, t, kinds(lesson, batch))
         if "soft" in weights and lesson.answers:
             found["soft"] = soft_term(
                 lesson, method, method.temperature, out["logits"], "teacher/logits", batch
@@ -66,14 +66,14 @@ def recogniser(lesson: Lesson, student: nn.Module) -> Phase:
 
     def terms(out: dict[str, Tensor], adapted: Tensor, batch: Any) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
-        raw = out["embedding"]
+        raw, classes = out["embedding"], kinds(lesson, batch)
         for helper, share in helpers.items():
             u = batch[f"{helper}/embedding"]
             near = batch["assistant/embedding"] if method.assistant else u
             # The assistant has the student's width; the teacher may have another, for which order 1 is adapted.
             own = adapted if helper == "teacher" else raw
             for name, value in _relations(
-                method, weights, own, u, raw, u, near if method.union else None
+                method, weights, own, u, raw, u, classes, near if method.union else None
             ).items():
                 found[name] = found.get(name, 0.0) + share * value
             if "soft" in weights and f"{helper}/logits" in columns:
@@ -100,6 +100,7 @@ def _relations(
     target: Tensor,
     v: Tensor,
     u: Tensor,
+    classes: Tensor | None,
     near: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The orders that have a weight. `near` (B, D) are HR items that join `v` against `u` itself: "one and more"."""
@@ -107,7 +108,7 @@ def _relations(
     if "order1" in weights:
         found["order1"] = feature_regression(own, target)
     if "contrast" in weights:
-        found["contrast"] = contrast(gathered(own.float()), gathered(target))
+        found["contrast"] = contrast(gathered(own.float()), gathered(target), classes)
     if not weights.keys() & {"order2", "order3", "group"}:
         return found
     v, u = gathered(v.float()), gathered(u)

@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
+from pipeline.losses.gather import gathered
 from pipeline.losses.mixed import SHARE, mixed_logits, partner
 from pipeline.losses.soft_labels import decoupled, standardised
 from pipeline.methods.base import Adversary, Batch, Modules, Phase
@@ -97,6 +99,16 @@ def soft_term(lesson: Lesson, method: SoftLabels, tau: float, own: Tensor, colum
     if other is not None:
         theirs = mixed_logits(theirs, other, batch[SHARE], tau)
     return lesson.imitate(own, theirs, tau)
+
+
+def kinds(lesson: Lesson, batch: Any) -> Tensor | None:
+    """The class of each picture of the global batch, of a mixed one that of its greater share; None for masks."""
+    truth = batch[lesson.truth]
+    if truth.dim() != 1:
+        return None
+    if SHARE in batch:
+        truth = torch.where(batch[SHARE] < 0.5, batch[partner(lesson.truth)], truth)
+    return gathered(truth)
 
 
 def active(weights: dict[str, Weight]) -> dict[str, Weight]:

@@ -22,7 +22,7 @@ from pipeline.losses.gather import gathered
 from pipeline.losses.mmd import mmd
 from pipeline.losses.pairwise import pairwise
 from pipeline.methods.base import Adversary, Batch, Modules, Phase
-from pipeline.methods.outputs import DISCRIMINATOR, Lesson, active, output_phase, soft_term
+from pipeline.methods.outputs import DISCRIMINATOR, Lesson, active, kinds, output_phase, soft_term
 from pipeline.recipe.recognition_methods import RKD
 
 OF_THE_BATCH = {
@@ -30,7 +30,6 @@ OF_THE_BATCH = {
     "mmd": mmd,
     "distances": relational.distances,
     "angles": relational.angles,
-    "contrast": contrast,
 }
 """Terms of (all students' embeddings, all teachers' embeddings)."""
 
@@ -40,7 +39,7 @@ def recogniser(lesson: Lesson, student: nn.Module) -> Phase:
     recipe, width = lesson.recipe, lesson.width
     method = recipe.method
     assert isinstance(method, RKD)
-    names = ("task", "adversarial", "soft", "feature", "map", *OF_THE_BATCH)
+    names = ("task", "adversarial", "soft", "feature", "map", "contrast", *OF_THE_BATCH)
     weights = active({name: getattr(method, name) for name in names})
     critic = Discriminator(width) if "adversarial" in weights else None
     logits = ["teacher/logits"] if lesson.answers else []
@@ -57,9 +56,11 @@ def recogniser(lesson: Lesson, student: nn.Module) -> Phase:
             found["feature"] = feature_regression(s, t)
         if "map" in weights:
             found["map"] = feature_regression(out["map"], batch["teacher/map"])
-        if wanted := [name for name in OF_THE_BATCH if name in weights]:
+        if weights.keys() & {"contrast", *OF_THE_BATCH}:
             all_s, all_t = gathered(s.float()), gathered(t)
-            found |= {name: OF_THE_BATCH[name](all_s, all_t) for name in wanted}
+            found |= {name: of(all_s, all_t) for name, of in OF_THE_BATCH.items() if name in weights}
+            if "contrast" in weights:
+                found["contrast"] = contrast(all_s, all_t, kinds(lesson, batch))
         if critic is not None:
             found["adversarial"] = deceive(critic, s)
             batch["student/embedding"] = s.detach()

@@ -68,7 +68,7 @@ class RKD(SoftLabels):
     soft: Weight = 0.8
     """Weight of the soft labels."""
     contrast: Weight = 3.75
-    """Weight of telling each picture's HR embedding from the batch's others (CRD, ICLR 2020, without its bank)."""
+    """Weight of telling each picture's HR embedding from those of other classes of its batch (CRD, ICLR 2020)."""
     distances: Weight = 7.0
     """Weight of the distances between pictures (Park et al., CVPR 2019)."""
     angles: Weight = 3.0
@@ -110,7 +110,7 @@ class HORKD(SoftLabels):
     group: Weight = 10.0
     """Weight of the whole batch's structure."""
     contrast: Weight = 3.75
-    """Weight of telling each picture's HR embedding from the batch's others (CRD, ICLR 2020, without its bank)."""
+    """Weight of telling each picture's HR embedding from those of other classes of its batch (CRD, ICLR 2020)."""
     gamma: Annotated[float, Field(ge=0)] = 0.5
     """What the teacher counts in the second step, beside the assistant's 1."""
     temperature: Annotated[float, Field(gt=0)] = 2.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from pipeline.losses.mixed import mixed_entropy, mixed_logits
 from pipeline.losses.soft_labels import soft_labels
-from pipeline.methods.outputs import Lesson, soft_term
+from pipeline.methods.outputs import Lesson, kinds, soft_term
 from pipeline.recipe.recognition_methods import KD
 from pipeline.tasks.recognition.classification import Classification
 from pipeline.tasks.recognition.recipe import TaskLoss
@@ -99,3 +100,17 @@ def test_soft_labels_of_mixed_pictures_are_the_divergence_from_the_mixture(
     if logits == "plain":
         torch.testing.assert_close(unmixed, soft_labels(z, batch["teacher/logits"], TAU))
         assert not math.isclose(found.item(), unmixed.item(), rel_tol=0.01)
+
+
+def test_the_class_of_a_mixed_picture_is_that_of_its_greater_share() -> None:
+    """What contrast calls one of the own class; masks have none."""
+    task = Classification()
+    lesson = Lesson(None, partial(task.loss, settings=TaskLoss()), task.imitate, "label")
+    label, other = torch.tensor([1, 2, 3, 4]), torch.tensor([5, 6, 7, 8])
+    plain = kinds(lesson, {"label": label})
+    assert plain is not None and plain.tolist() == [1, 2, 3, 4]
+    lam = torch.tensor([1.0, 0.6, 0.4, 0.0])
+    mixed = kinds(lesson, {"label": label, "partner/label": other, "share": lam})
+    assert mixed is not None and mixed.tolist() == [1, 2, 7, 8]
+    masks = replace(lesson, truth="mask")
+    assert kinds(masks, {"mask": torch.zeros(4, 1, 8, 8)}) is None

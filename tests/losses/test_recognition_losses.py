@@ -187,6 +187,7 @@ import os, sys
 import torch, torch.distributed as dist
 from torch import nn
 from pipeline.losses import relational
+from pipeline.losses.contrast import contrast
 from pipeline.losses.gather import gathered, globalise
 from pipeline.losses.mmd import mmd
 from pipeline.losses.pairwise import pairwise
@@ -209,7 +210,7 @@ for _ in range(2):
     own = nn.functional.cross_entropy(s, y[rows])
     a, b = gathered(s), gathered(t[rows])
     together = relational.distances(a, b) + relational.angles(a, b) + relational.group(a, b)
-    together = together + mmd(a, b) + pairwise(a, b)
+    together = together + mmd(a, b) + pairwise(a, b) + contrast(a, b, gathered(y[rows]))
     (own + together).backward()
     gradients = [p.grad.clone() for p in net.parameters()]
     optimiser.step(); optimiser.zero_grad()
@@ -253,12 +254,28 @@ def test_contrast_is_the_log_share_of_the_own_picture() -> None:
     for i in range(6):
         alike = [math.exp(float(s[i] @ t[j] / (s[i].norm() * t[j].norm())) / 0.2) for j in range(6)]
         expected -= math.log(alike[i] / sum(alike)) / 6
-    assert contrast(s, t, 0.2).item() == pytest.approx(expected, rel=1e-5)
+    assert contrast(s, t, temperature=0.2).item() == pytest.approx(expected, rel=1e-5)
     assert contrast(s[:1], t[:1]).item() == 0
     assert contrast(t, t).item() < contrast(t, t.flip(0)).item()
     t.requires_grad_()
     contrast(s.requires_grad_(), t).backward()
     assert s.grad is not None and t.grad is None
+
+
+def test_contrast_has_no_negatives_of_the_own_class() -> None:
+    """Two pictures of one face must not be pushed apart (CRD draws its negatives from the other classes)."""
+    s, t = torch.randn(6, 5, dtype=torch.float64), torch.randn(6, 5, dtype=torch.float64)
+    kinds = torch.tensor([0, 1, 0, 2, 1, 1])
+    expected = 0.0
+    for i in range(6):
+        alike = [math.exp(float(s[i] @ t[j] / (s[i].norm() * t[j].norm())) / 0.1) for j in range(6)]
+        expected -= math.log(alike[i] / sum(alike[j] for j in range(6) if j == i or kinds[j] != kinds[i])) / 6
+    assert contrast(s, t, kinds).item() == pytest.approx(expected, rel=1e-5)
+    assert contrast(s, t, torch.arange(6)).item() == contrast(s, t).item()
+    s.requires_grad_()
+    nothing = contrast(s, t, torch.zeros(6, dtype=torch.int64))
+    nothing.backward()
+    assert nothing.item() == 0 and s.grad is not None and s.grad.abs().max() == 0
 
 
 def test_entries_off_the_diagonal_are_those_of_a_mask() -> None:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from pipeline.tasks.recognition.task import RecognitionTask
 
 VERSION = 1
+CONTRAST = 2
+"""Version of the term `contrast`: since 2 others of the picture's own class are no negatives."""
 SECOND_STEP_ONLY = ("gamma", "assistant", "union", "init")
 """Settings of HORKD that its assistant does not depend on."""
 
@@ -248,6 +250,8 @@ def job_fingerprint(recipe: Recognition, role: str, gap: int, seed: int, inputs:
     else:
         method = {k: v for k, v in dump["method"].items() if role == STUDENT or k not in SECOND_STEP_ONLY}
         method.pop("teacher", None)  # its outputs are among the inputs
+        if method.get("contrast"):
+            method["contrast_version"] = CONTRAST
         own |= {"network": dump["student"], "method": method, "online": recipe.cache.online}
     if role == STUDENT:
         own |= {"input": recipe.input, "gap": gap}
