@@ -58,7 +58,7 @@ class RKD(SoftLabels):
 
     The defaults are a sweep's (docs/recognition.md): contrast, distances and angles, which others make of embeddings,
     stand in for the terms that the abstract names, which brought nothing beside them. recipes/recognition_ablation.yaml
-    has those alone.
+    has those alone. For segmentation contrast is 0, distances 0.7 and angles 0.3 by default.
     """
 
     name: Literal["rkd"]
@@ -92,7 +92,7 @@ class RKD(SoftLabels):
 class HORKD(SoftLabels):
     """Hybrid-order relational distillation (Ge et al., AAAI 2020), reconstructed from its abstract and captions: an
     assistant of the student's structure learns at HR from the teacher, then the student at LR from both. Weights are a
-    sweep's, as `rkd`'s.
+    sweep's, as `rkd`'s; for segmentation contrast is 0 and the orders' a tenth by default.
     """
 
     name: Literal["horkd"]
@@ -129,3 +129,9 @@ class HORKD(SoftLabels):
 
 Method = Annotated[Union[Scratch, KD, RKD, HORKD], Field(discriminator="name")]
 METHODS: dict[str, type[Section]] = {"scratch": Scratch, "kd": KD, "rkd": RKD, "horkd": HORKD}
+OF_MASKS: dict[str, dict[str, float]] = {
+    "rkd": {"contrast": 0.0, "distances": 0.7, "angles": 0.3},
+    "horkd": {"contrast": 0.0, "order1": 0.1, "order2": 0.7, "order3": 0.3, "group": 1.0},
+}
+"""Defaults of their own where the truth is a mask: such a student answers pixels and need not tell pictures apart, and
+its task's loss is a tenth of a classifier's (docs/recognition.md)."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from pipeline.recipe.recipe import Actors, Distill, Tracking
-from pipeline.recipe.recognition_methods import METHODS, RKD, Method
+from pipeline.recipe.recognition_methods import METHODS, OF_MASKS, RKD, Method
 from pipeline.recipe.settings import Budget, Later, Name, Positive, Section
 from pipeline.tasks.recognition.comparing import RecognitionCompare
 from pipeline.tasks.recognition.network_settings import Network as Network
@@ -161,6 +161,26 @@ class Recognition(Later):
         if self.cache.features != "none":
             raise ValueError("cache.features: several teachers have no common feature maps; take `none`")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_masks(cls, content: Any) -> Any:
+        """Segmentation has defaults of its own for what methods make of whole pictures."""
+        if not isinstance(content, dict) or content.get("task") != "segmentation":
+            return content
+
+        def filled(method: Any) -> Any:
+            if not isinstance(method, dict) or not isinstance(name := method.get("name"), str):
+                return method
+            return {**OF_MASKS.get(name, {}), **method}
+
+        found = dict(content)
+        if "method" in content:
+            found["method"] = filled(content["method"])
+        compare = content.get("compare")
+        if isinstance(compare, dict) and isinstance(variants := compare.get("variants"), dict):
+            found["compare"] = {**compare, "variants": {n: filled(v) for n, v in variants.items()}}
+        return found
+
     @model_validator(mode="after")
     def _consistent(self) -> Recognition:
         for gap in self.gaps:
@@ -209,7 +229,8 @@ class Recognition(Later):
         for name, settings in self.compare.settings.items():
             if settings.get("name", name) != name:
                 raise ValueError(f"compare.settings.{name}: its name is {settings['name']!r}")
-            named[f"compare.settings.{name}"] = METHODS[name].model_validate({**settings, "name": name})
+            whole = {**(OF_MASKS.get(name, {}) if self.masks else {}), **settings, "name": name}
+            named[f"compare.settings.{name}"] = METHODS[name].model_validate(whole)
         for where, method in {"method": self.method, **named}.items():
             if getattr(method, "logits", "") == "decoupled" and self.task != "classification":
                 raise ValueError(f"{where}: logits: decoupled is for classification, not for {self.task}")
