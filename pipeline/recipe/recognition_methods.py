@@ -56,7 +56,7 @@ class RKD(SoftLabels):
     """Resolution-aware distillation (Feng, Lai, Xie, TIP 2021), reconstructed from its abstract: task + adversarial +
     (soft labels and feature regression, pair-wise constraint, MMD). A weight of 0 leaves its term out.
 
-    The defaults are a sweep's (docs/recognition.md): contrast, distances and angles, which others make of embeddings,
+    The defaults are a sweep's (docs/recognition_terms.md): contrast, distances and angles, which others make of embeddings,
     stand in for the terms that the abstract names, which brought nothing beside them. recipes/recognition_ablation.yaml
     has those alone. For segmentation contrast is 0, distances 0.7 and angles 0.3 by default.
     """
@@ -67,11 +67,11 @@ class RKD(SoftLabels):
     """Weight of the task's loss."""
     soft: Weight = 0.8
     """Weight of the soft labels."""
-    contrast: Weight = 3.75
+    contrast: Weight = 1.0
     """Weight of telling each picture's HR embedding from those of other classes of its batch (CRD, ICLR 2020)."""
-    distances: Weight = 7.0
+    distances: Weight = 2.0
     """Weight of the distances between pictures (Park et al., CVPR 2019)."""
-    angles: Weight = 3.0
+    angles: Weight = 1.0
     """Weight of the angles at pictures (the same)."""
     adversarial: Weight = 0.0
     """Weight of the adversarial term; a schedule lets it begin when the discriminator has learned something."""
@@ -101,15 +101,15 @@ class HORKD(SoftLabels):
     """Weight of the task's loss."""
     soft: Weight = 0.8
     """Weight of the soft labels."""
-    order1: Weight = 1.0
+    order1: Weight = 0.3
     """Weight of each item by itself."""
-    order2: Weight = 7.0
+    order2: Weight = 2.0
     """Weight of pairs (distances)."""
-    order3: Weight = 3.0
+    order3: Weight = 1.0
     """Weight of triplets (angles)."""
-    group: Weight = 10.0
+    group: Weight = 3.0
     """Weight of the whole batch's structure."""
-    contrast: Weight = 3.75
+    contrast: Weight = 1.0
     """Weight of telling each picture's HR embedding from those of other classes of its batch (CRD, ICLR 2020)."""
     gamma: Annotated[float, Field(ge=0)] = 0.5
     """What the teacher counts in the second step, beside the assistant's 1."""

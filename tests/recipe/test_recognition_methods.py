@@ -21,23 +21,23 @@ def recipe(of: dict[str, Any], **content: Any) -> Recognition:
 
 
 @pytest.mark.parametrize(
-    ("of", "contrast", "distances"), [(CLASSES, 3.75, 7.0), (MASKS, 0.0, 0.7)], ids=["classes", "masks"]
+    ("of", "contrast", "distances"), [(CLASSES, 1.0, 2.0), (MASKS, 0.0, 0.7)], ids=["classes", "masks"]
 )
 def test_who_answers_pixels_need_not_tell_pictures_apart(
     of: dict[str, Any], contrast: float, distances: float
 ) -> None:
     own: Any = recipe(of, method={"name": "rkd"}).method
     assert (own.contrast, own.distances) == (contrast, distances)
-    named = {"variants": {"v": {"name": "rkd", "distances": 2.0}}, "settings": {"horkd": {"order3": 5.0}}}
+    named = {"variants": {"v": {"name": "rkd", "distances": 4.0}}, "settings": {"horkd": {"order3": 5.0}}}
     kd = recipe(of, method={"name": "kd"}, compare={"methods": ["rkd", "horkd", "v"], **named})
     compared: Any = with_method(kd, "rkd").method
     assert compared == own
     variant: Any = with_method(kd, "v").method
-    assert (variant.contrast, variant.distances) == (contrast, 2.0)
+    assert (variant.contrast, variant.distances) == (contrast, 4.0)
     horkd: Any = with_method(kd, "horkd").method
     assert (horkd.contrast, horkd.order2, horkd.order3) == (contrast, distances, 5.0)
 
 
 def test_what_a_recipe_says_stands() -> None:
-    asked: Any = recipe(MASKS, method={"name": "rkd", "contrast": 1.0}).method
-    assert (asked.contrast, asked.distances) == (1.0, 0.7)
+    asked: Any = recipe(MASKS, method={"name": "rkd", "contrast": 3.0}).method
+    assert (asked.contrast, asked.distances) == (3.0, 0.7)
