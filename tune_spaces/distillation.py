@@ -1,7 +1,7 @@
 """Recognition: how much a student listens to its task and how much to its teachers, and to which part of what they say.
 
 Wider than `loss_weights`, which stays around the defaults: the task's own weight moves too, and the temperature. What a
-sweep of it found on 25,000 pictures of CIFAR-10 is in docs/recognition.md.
+sweep of it found on 25,000 pictures of CIFAR-10 is in docs/recognition_terms.md.
 """
 
 from __future__ import annotations
