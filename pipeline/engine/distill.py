@@ -12,7 +12,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 import ray
@@ -25,6 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipeline.engine import session
 from pipeline.engine.board import Board
 from pipeline.engine.shares import settled
+from pipeline.engine.threads import Threads
 from pipeline.engine.together import abreast as within
 from pipeline.engine.workers import threads_of, worker
 from pipeline.errors import FacultyError
@@ -53,7 +54,7 @@ def run(
     cpus = int(ray.cluster_resources().get("CPU", 1))
     abreast = concurrency(settings, len(bundles), cpus)
     board = Board.options(scheduling_strategy=here()).remote()
-    pool = ThreadPoolExecutor(abreast)
+    pool = Threads(abreast)
     parts: Sequence[Sequence[Job]] = bundles
     queue = settings.workers == 1 and len(bundles) > abreast and all(len(jobs) == 1 for jobs in bundles)
     if queue:
@@ -83,8 +84,7 @@ def run(
             time.sleep(0.25)
         _show(board, lines)
     finally:
-        # After Ctrl-C nobody waits for the threads: leaving Ray ends what they wait for.
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.close()
     for future in running:
         if not future.cancelled():
             future.result()
