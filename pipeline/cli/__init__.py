@@ -47,8 +47,19 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, of `ray job stop`, Kubernetes or a batch system: as Ctrl-C, but for the exit code."""
 
 
+AGAIN_S = 2.0
+
+
 def _terminated(number: int, frame: object) -> None:
-    raise Terminated
+    """Raises Terminated, and where it was lost again every AGAIN_S seconds until `main` has heard of it: who catches it
+    on its way may be a destructor or a callback of a library, and nobody sends a second signal.
+    """
+    signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+    under_way = sys.exc_info()[1]
+    while under_way is not None and not isinstance(under_way, Terminated):
+        under_way = under_way.__context__
+    if under_way is None:  # else it is on its way, through whatever is being closed
+        raise Terminated
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     in_front = threading.current_thread() is threading.main_thread()
     if in_front and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _terminated)
+        signal.signal(signal.SIGALRM, _terminated)
     logging.basicConfig(
         level=logging.DEBUG if options.debug else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
@@ -72,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(_located(error, options))
         return error.exit_code
     except KeyboardInterrupt as stop:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         _say("stopped. The same command goes on from what is committed.")
         return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
     except BrokenPipeError:
