@@ -1,4 +1,4 @@
-"""Around what the first sweep of `rkd` found (docs/recognition_terms.md): the contrast's weight rises above all others."""
+"""Around what the first sweep of `rkd` found (docs/recognition_terms.md): the contrast's weight rises above others."""
 
 SPACE = {
     "method.contrast": ("loguniform", 1.0, 30.0),

@@ -56,9 +56,9 @@ class RKD(SoftLabels):
     """Resolution-aware distillation (Feng, Lai, Xie, TIP 2021), reconstructed from its abstract: task + adversarial +
     (soft labels and feature regression, pair-wise constraint, MMD). A weight of 0 leaves its term out.
 
-    The defaults are a sweep's (docs/recognition_terms.md): contrast, distances and angles, which others make of embeddings,
-    stand in for the terms that the abstract names, which brought nothing beside them. recipes/recognition_ablation.yaml
-    has those alone. For segmentation contrast is 0, distances 0.7 and angles 0.3 by default.
+    The defaults follow from a sweep (docs/recognition_terms.md): contrast, distances and angles, which others make of
+    embeddings, stand in for the terms that the abstract names, which brought nothing beside them; those alone are in
+    recipes/recognition_ablation.yaml. For segmentation contrast is 0, distances 0.7 and angles 0.3 by default.
     """
 
     name: Literal["rkd"]
