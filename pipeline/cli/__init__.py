@@ -54,6 +54,7 @@ def _terminated(number: int, frame: object) -> None:
     """Raises Terminated, and where it was lost again every AGAIN_S seconds until `main` has heard of it: who catches it
     on its way may be a destructor or a callback of a library, and nobody sends a second signal.
     """
+    signal.signal(signal.SIGALRM, _terminated)
     signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
     under_way = sys.exc_info()[1]
     while under_way is not None and not isinstance(under_way, Terminated):
@@ -68,7 +69,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     in_front = threading.current_thread() is threading.main_thread()
     if in_front and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _terminated)
-        signal.signal(signal.SIGALRM, _terminated)
     logging.basicConfig(
         level=logging.DEBUG if options.debug else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
@@ -84,7 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(_located(error, options))
         return error.exit_code
     except KeyboardInterrupt as stop:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        if isinstance(stop, Terminated):
+            signal.setitimer(signal.ITIMER_REAL, 0)
         _say("stopped. The same command goes on from what is committed.")
         return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
     except BrokenPipeError:
