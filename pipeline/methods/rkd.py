@@ -4,7 +4,8 @@
         + distances * L_D + angles * L_A + contrast * L_C
 
 Only its abstract is public: the equations here are a reconstruction from the terms that it names, and no weight is its
-own. The second line is off by default: what others make of the embeddings (losses/relational.py, losses/contrast.py).
+own. The second line is what others make of the embeddings (losses/relational.py, losses/contrast.py); by default it and
+the soft labels are on, the other terms off.
 Terms over relations see the whole batch of all workers.
 """
 

@@ -91,8 +91,8 @@ class RKD(SoftLabels):
 
 class HORKD(SoftLabels):
     """Hybrid-order relational distillation (Ge et al., AAAI 2020), reconstructed from its abstract and captions: an
-    assistant of the student's structure learns at HR from the teacher, then the student at LR from both. Weights are a
-    sweep's, as `rkd`'s; for segmentation contrast is 0 and the orders weigh a third.
+    assistant of the student's structure learns at HR from the teacher, then the student at LR from both. Weights
+    follow from a sweep, as `rkd`'s; for segmentation contrast is 0 and the orders weigh a third.
     """
 
     name: Literal["horkd"]

@@ -168,17 +168,20 @@ class Recognition(Later):
         if not isinstance(content, dict) or content.get("task") != "segmentation":
             return content
 
-        def filled(method: Any) -> Any:
-            if not isinstance(method, dict) or not isinstance(name := method.get("name"), str):
+        def filled(method: Any, name: Any = None) -> Any:
+            if not isinstance(method, dict) or not isinstance(name := method.get("name", name), str):
                 return method
             return {**OF_MASKS.get(name, {}), **method}
 
         found = dict(content)
         if "method" in content:
             found["method"] = filled(content["method"])
-        compare = content.get("compare")
-        if isinstance(compare, dict) and isinstance(variants := compare.get("variants"), dict):
-            found["compare"] = {**compare, "variants": {n: filled(v) for n, v in variants.items()}}
+        if isinstance(compare := content.get("compare"), dict):
+            found["compare"] = dict(compare)
+            if isinstance(variants := compare.get("variants"), dict):
+                found["compare"]["variants"] = {n: filled(v) for n, v in variants.items()}
+            if isinstance(settings := compare.get("settings"), dict):
+                found["compare"]["settings"] = {n: filled(v, n) for n, v in settings.items()}
         return found
 
     @model_validator(mode="after")
@@ -229,8 +232,7 @@ class Recognition(Later):
         for name, settings in self.compare.settings.items():
             if settings.get("name", name) != name:
                 raise ValueError(f"compare.settings.{name}: its name is {settings['name']!r}")
-            whole = {**(OF_MASKS.get(name, {}) if self.masks else {}), **settings, "name": name}
-            named[f"compare.settings.{name}"] = METHODS[name].model_validate(whole)
+            named[f"compare.settings.{name}"] = METHODS[name].model_validate({**settings, "name": name})
         for where, method in {"method": self.method, **named}.items():
             if getattr(method, "logits", "") == "decoupled" and self.task != "classification":
                 raise ValueError(f"{where}: logits: decoupled is for classification, not for {self.task}")
