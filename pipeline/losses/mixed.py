@@ -2,6 +2,7 @@
 
     labels:       lam CE(z, y_a) + (1 - lam) CE(z, y_b)                (mixup: Zhang et al., ICLR 2018, equation 2)
     soft labels:  p = lam softmax(z_a / tau) + (1 - lam) softmax(z_b / tau),  as logits tau log p
+    ... decoupled: lam DKD(z, p, y_a) + (1 - lam) DKD(z, p, y_b), each label the true class in turn, as in labels
     embeddings:   lam e_a + (1 - lam) e_b
 
 The same for CutMix (Yun et al., ICCV 2019, equation 1), where lam is the share of the picture that is a. A teacher that
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.losses.precision import full_precision
+from pipeline.losses.soft_labels import decoupled
 
 SHARE = "share"
 
@@ -45,3 +47,20 @@ def mixed_logits(own: Tensor, other: Tensor, share: Tensor, temperature: float) 
     # A share of 0 is -inf, of which logaddexp leaves exactly the other.
     lam = share.float()[:, None]
     return temperature * torch.logaddexp(own + lam.log(), other + (1 - lam).log())
+
+
+def mixed_decoupled(
+    student: Tensor,
+    teacher: Tensor,
+    own: Tensor,
+    other: Tensor,
+    share: Tensor,
+    temperature: float,
+    alpha: float,
+    beta: float,
+) -> Tensor:
+    """Scalar: `decoupled` soft labels of logits (B, K), the teacher's already mixed, for labels (B,), which count
+    `share` (B,), and for others.
+    """
+    mine = decoupled(student, teacher, own, temperature, alpha, beta, share)
+    return mine + decoupled(student, teacher, other, temperature, alpha, beta, 1 - share)

@@ -50,13 +50,15 @@ def decoupled(
     temperature: float = 4.0,
     alpha: float = 1.0,
     beta: float = 8.0,
+    share: Tensor | None = None,
 ) -> Tensor:
     """Decoupled soft labels (Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022, equation 7), a scalar.
 
         tau^2 ( alpha KL(b_T || b_S) + beta KL(q_T || q_S) )
 
     b: the true class against all others together; q: the others among themselves. Logits are (B, K), labels (B,)
-    class numbers. Raises InputError where the class counts differ.
+    class numbers; each row counts `share` (B,), 1 where it is None, in a mean over all B. Raises InputError where the
+    class counts differ.
     """
     same_classes(student.shape[1], teacher.shape[1])
     true = labels.long().view(-1, 1)
@@ -70,11 +72,12 @@ def decoupled(
         binary = torch.stack([own, others.logsumexp(1)], dim=1)
         return F.log_softmax(binary, dim=1), F.log_softmax(others, dim=1)
 
-    terms = [
-        (theirs.exp() * (theirs - mine)).sum(1).mean()
+    binary, among = (
+        (theirs.exp() * (theirs - mine)).sum(1)
         for mine, theirs in zip(split(student), split(teacher.detach()), strict=True)
-    ]
-    return (alpha * terms[0] + beta * terms[1]) * temperature**2
+    )
+    rows = alpha * binary + beta * among
+    return (rows if share is None else share.float() * rows).mean() * temperature**2
 
 
 def same_classes(student: int, teacher: int) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.losses.gather import gathered
-from pipeline.losses.mixed import SHARE, mixed_logits, partner
+from pipeline.losses.mixed import SHARE, mixed_decoupled, mixed_logits, partner
 from pipeline.losses.soft_labels import decoupled, standardised
 from pipeline.methods.base import Adversary, Batch, Modules, Phase
 from pipeline.recipe.recognition_methods import SoftLabels
@@ -91,14 +91,17 @@ def soft_term(lesson: Lesson, method: SoftLabels, tau: float, own: Tensor, colum
     compares them. Of pictures that are mixed the teacher's soft labels are mixed, after they are standardised.
     """
     theirs, other = batch[column], batch.get(partner(column))
-    if method.logits == "decoupled":
-        return decoupled(own, theirs, batch[lesson.truth], tau, method.alpha, method.beta)
     if method.logits == "standardised":
         own, theirs = standardised(own), standardised(theirs)
         other = None if other is None else standardised(other)
     if other is not None:
         theirs = mixed_logits(theirs, other, batch[SHARE], tau)
-    return lesson.imitate(own, theirs, tau)
+    if method.logits != "decoupled":
+        return lesson.imitate(own, theirs, tau)
+    truth, weigh = batch[lesson.truth], (method.alpha, method.beta)
+    if SHARE not in batch:
+        return decoupled(own, theirs, truth, tau, *weigh)
+    return mixed_decoupled(own, theirs, truth, batch[partner(lesson.truth)], batch[SHARE], tau, *weigh)
 
 
 def kinds(lesson: Lesson, batch: Any) -> Tensor | None:

@@ -102,6 +102,36 @@ def test_soft_labels_of_mixed_pictures_are_the_divergence_from_the_mixture(
         assert not math.isclose(found.item(), unmixed.item(), rel_tol=0.01)
 
 
+def test_decoupled_soft_labels_of_mixed_pictures_have_each_label_as_the_true_class(
+    batch: dict[str, Tensor],
+) -> None:
+    """lam DKD(y_a) + (1 - lam) DKD(y_b) of the mixed soft labels, by probabilities."""
+    task, method = Classification(), KD(name="kd", logits="decoupled", alpha=0.7, beta=5.0)
+    lesson = Lesson(None, partial(task.loss, settings=TaskLoss()), task.imitate, "label")
+    z = (3 * torch.randn(4, 5)).requires_grad_()
+    q = soft(z.detach(), TAU)
+    lam = batch["share"][:, None].numpy()
+    p = lam * soft(batch["teacher/logits"], TAU) + (1 - lam) * soft(batch["partner/teacher/logits"], TAU)
+    expected = 0.0
+    for i, share in enumerate(batch["share"].tolist()):
+        for label, weight in ((batch["label"][i], share), (batch["partner/label"][i], 1 - share)):
+            true, mine = p[i, label], q[i, label]
+            binary = true * math.log(true / mine) + (1 - true) * math.log((1 - true) / (1 - mine))
+            rest, ours = (np.delete(x[i], label) / (1 - x[i, label]) for x in (p, q))
+            expected += weight * (0.7 * binary + 5.0 * (rest * np.log(rest / ours)).sum()) / 4
+    found = soft_term(lesson, method, TAU, z, "teacher/logits", batch)
+    assert found.item() == pytest.approx(TAU**2 * expected, rel=1e-4)
+    found.backward()
+    assert z.grad is not None and z.grad.isfinite().all() and z.grad.abs().sum() > 0
+
+    whole = {**batch, "share": torch.ones(4)}
+    own = {"label": batch["label"], "teacher/logits": batch["teacher/logits"]}
+    torch.testing.assert_close(
+        soft_term(lesson, method, TAU, z, "teacher/logits", whole),
+        soft_term(lesson, method, TAU, z, "teacher/logits", own),
+    )
+
+
 def test_the_class_of_a_mixed_picture_is_that_of_its_greater_share() -> None:
     """What contrast calls one of the own class; masks have none."""
     task = Classification()

@@ -136,8 +136,6 @@ class Recognition(Later):
             return
         if self.task != "classification":
             raise ValueError(f"mixing: it is for classification, not for {self.task}")
-        if getattr(method, "logits", "") == "decoupled":
-            raise ValueError(f"{where}: logits: decoupled needs one true class; a mixed picture has two")
         if getattr(method, "map", 0.0) != 0.0:
             raise ValueError(f"{where}.map: cached maps of mixed pictures are not known; set it to 0")
 
