@@ -144,7 +144,9 @@ def test_tests_are_taken_under_the_first(gallery: Gallery, tmp_path: Path) -> No
         ({"lr": "nearest"}, "'bicubic', 'average' or 'blur_noise'"),
         ({"lr": []}, "one or several different degradations"),
         ({"lr": ["average", "average"]}, "one or several different degradations"),
-        ({"lr": "average", "gap": [1, 2]}, "at a gap of 1 pictures stay as they are"),
+        ({"lr": "average", "gap": [1, 2]}, "lr: at a gap of 1 pictures stay as they are"),
+        ({"lr": "bicubic", "lr_scored": ["average"], "gap": 1}, "lr_scored: at a gap of 1 pictures stay"),
+        ({"lr_scored": ["bicubic"]}, "lr_scored: bicubic is what every figure is of already"),
     ],
 )
 def test_degradations_that_make_no_sense_are_refused(tmp_path: Path, changes: dict, message: str) -> None:
@@ -157,3 +159,5 @@ def test_the_one_of_before_is_in_no_dump(tmp_path: Path) -> None:
     assert "lr" not in settings(tmp_path, lr="bicubic").model_dump()
     assert settings(tmp_path).model_dump(mode="json")["lr"] == ALL
     assert settings(tmp_path, lr="average").degradations == ("average",)
+    both = settings(tmp_path, lr=["average", "bicubic"], lr_scored=["blur_noise", "bicubic"])
+    assert both.other_degradations == ("bicubic", "blur_noise")

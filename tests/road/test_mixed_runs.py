@@ -100,6 +100,16 @@ def test_students_are_scored_under_each_degradation_and_teachers_are_not(tmp_pat
     watched = job.result()["curves"]["student"]  # type: ignore[index]
     assert "held_out/accuracy" in watched and not any("blur" in name for name in watched)
 
+    # A student of one degradation may be scored under the others too, and is the same student.
+    road = run(tmp_path, lr_scored=["blur_noise"])
+    outcome = road.everything(["kd"], [0])
+    (same,) = outcome.jobs
+    assert same.fingerprint == before.fingerprint
+    found = figures(outcome, same.label)
+    assert "accuracy_average" not in found and "accuracy, blur_noise" in table(outcome)
+    net = same.source().load(road.output)
+    assert found["accuracy_blur_noise"] == same.task.scores(net, gallery, other, 2, "cpu")[0]["accuracy"]
+
 
 @pytest.mark.ray
 @pytest.mark.slow

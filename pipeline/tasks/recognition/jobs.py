@@ -255,7 +255,7 @@ def job_fingerprint(recipe: Recognition, role: str, gap: int, seed: int, inputs:
         own |= {"network": dump["student"], "method": method, "online": recipe.cache.online}
     if role == STUDENT:
         own |= {"input": recipe.input, "gap": gap}
-        own |= {key: dump[key] for key in recipe.later if key in dump}
+        own |= {key: dump[key] for key in ("lr", "mixing") if key in dump}
     facts = {
         "version": VERSION,
         "task": recipe.task,

@@ -37,7 +37,7 @@ class TaskLoss(Section):
 class Recognition(Later):
     """One run, from pictures to an LR student."""
 
-    later: ClassVar[tuple[str, ...]] = ("lr", "mixing")
+    later: ClassVar[tuple[str, ...]] = ("lr", "lr_scored", "mixing")
     known_methods: ClassVar[Mapping[str, type[Section]]] = METHODS
 
     name: Name
@@ -51,6 +51,9 @@ class Recognition(Later):
     lr: Degradation | tuple[Degradation, ...] = "bicubic"
     """How LR arises: `bicubic`, `average` or `blur_noise`. Of a list each sample in training has one, drawn anew each
     time; held-out and test pictures have the first, and each student is scored with the others too."""
+    lr_scored: tuple[Degradation, ...] = ()
+    """Further ways in which LR of the test pictures arises, each of which has a figure of its own: how a student does on
+    pictures that came about otherwise than those of its training."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of everything random."""
     output: str = "runs"
@@ -103,6 +106,11 @@ class Recognition(Later):
     def degradations(self) -> tuple[Degradation, ...]:
         """How LR arises, the first in tests."""
         return (self.lr,) if isinstance(self.lr, str) else self.lr
+
+    @property
+    def other_degradations(self) -> tuple[Degradation, ...]:
+        """How LR arises in tests beside the first."""
+        return tuple(dict.fromkeys((*self.degradations[1:], *self.lr_scored)))
 
     @property
     def trained_gaps(self) -> tuple[int, ...]:
@@ -193,9 +201,12 @@ class Recognition(Later):
             raise ValueError(f"gap: one or several different values, found {self.gap}")
         if not self.degradations or len(set(self.degradations)) != len(self.degradations):
             raise ValueError(f"lr: one or several different degradations, found {list(self.degradations)}")
-        if 1 in self.trained_gaps and self.degradations != ("bicubic",):
+        if self.degradations[0] in self.lr_scored:
+            raise ValueError(f"lr_scored: {self.degradations[0]} is what every figure is of already; leave it out")
+        if 1 in self.trained_gaps and (self.degradations != ("bicubic",) or self.lr_scored):
+            key = "lr_scored" if self.degradations == ("bicubic",) else "lr"
             raise ValueError(
-                "lr: at a gap of 1 pictures stay as they are; leave `lr` out, or 1 out of `gap` (and `compare.gaps`)"
+                f"{key}: at a gap of 1 pictures stay as they are; leave `{key}` out, or 1 out of `gap` (and `compare.gaps`)"
             )
         if self.compare.gaps and len(self.left_out) == len(self.compare.gaps):
             raise ValueError(f"compare.gaps: none fits: {'; '.join(self.left_out.values())}")

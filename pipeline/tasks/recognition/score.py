@@ -74,6 +74,8 @@ class ScoreTask:
         facts = [VERSION, self.source.identity, self.pictures, self.gap, recipe["input"], recipe["task"]]
         if "lr" in recipe and self.gap > 1:
             facts.append(recipe["lr"])
+        if "lr_scored" in recipe and self.gap > 1:
+            facts.append({"lr_scored": recipe["lr_scored"]})
         return fingerprint(facts)
 
     def run(self, device: str = "cpu") -> Scored:
@@ -106,7 +108,8 @@ class ScoreTask:
     ) -> dict[str, float]:
         """The task's first figure where LR arises in another of the recipe's ways."""
         found = {}
-        for metric, kind in zip(self.task.metrics(recipe)[len(self.task.figures) :], recipe.degradations[1:]):
+        others = self.task.metrics(recipe)[len(self.task.figures) :]
+        for metric, kind in zip(others, recipe.other_degradations, strict=True):
             other = recipe.model_copy(update={"lr": kind})
             values, _ = self.task.scores(net, gallery, other, self.gap, device)
             found[metric.key] = values[self.task.figures[0].key]

@@ -46,8 +46,10 @@ def results(
 
 def under_others(figure: Metric, recipe: Recognition) -> list[Metric]:
     """The first figure under each degradation of LR but the first, which all figures are of."""
-    kinds = recipe.degradations[1:]
-    return [replace(figure, key=f"{figure.key}_{kind}", label=f"{figure.label}, {kind}") for kind in kinds]
+    return [
+        replace(figure, key=f"{figure.key}_{kind}", label=f"{figure.label}, {kind}")
+        for kind in recipe.other_degradations
+    ]
 
 
 def _known(run: Run, tasks: Sequence[ScoreTask]) -> dict[str, Scored]:
