@@ -206,7 +206,7 @@ class Recognition(Later):
         if 1 in self.trained_gaps and (self.degradations != ("bicubic",) or self.lr_scored):
             key = "lr_scored" if self.degradations == ("bicubic",) else "lr"
             raise ValueError(
-                f"{key}: at a gap of 1 pictures stay as they are; leave `{key}` out, or 1 out of `gap` (and `compare.gaps`)"
+                f"{key}: at a gap of 1 pictures stay as they are; leave it out, or 1 out of `gap` (and `compare.gaps`)"
             )
         if self.compare.gaps and len(self.left_out) == len(self.compare.gaps):
             raise ValueError(f"compare.gaps: none fits: {'; '.join(self.left_out.values())}")
