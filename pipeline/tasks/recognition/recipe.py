@@ -52,8 +52,8 @@ class Recognition(Later):
     """How LR arises: `bicubic`, `average` or `blur_noise`. Of a list each sample in training has one, drawn anew each
     time; held-out and test pictures have the first, and each student is scored with the others too."""
     lr_scored: tuple[Degradation, ...] = ()
-    """Further ways in which LR of the test pictures arises, each with a figure of its own: how a student does on pictures
-    that came about otherwise than those of its training."""
+    """Further ways in which LR of the test pictures arises, each with a figure of its own: how a student does on
+    pictures that came about otherwise than those of its training."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of everything random."""
     output: str = "runs"
