@@ -61,9 +61,7 @@ def run_auto(options: argparse.Namespace) -> None:
         names = tuple(name.strip() for name in (options.candidates or "").split(",") if name.strip())
         candidates, left_out = candidates_of(recipe, checker(engine, reporter), names)
         for name, reason in left_out.items():
-            # That one of the task's is the recipe's own is no news, unless it was asked for.
-            if not reason.startswith("is ") or name in names:
-                reporter.say(f"{name} is not tried: {reason}")
+            reporter.say(f"{name} is not tried: {reason}")
         seconds = 60 * options.minutes
         first = first_steps(recipe, len(candidates), seconds, on_gpu)
         home = f"{recipe.output}/{recipe.name}/auto"

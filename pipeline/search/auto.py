@@ -55,8 +55,10 @@ def candidates_of(
             candidate = with_values(recipe, found[name], name)
             content = candidate.model_dump(mode="json")
             print_ = fingerprint({k: v for k, v in content.items() if k != "compare"})
-            if print_ in alike:  # the recipe's own method may be one of the task's
-                left_out[name] = f"is {alike[print_]}"
+            if (
+                print_ in alike
+            ):  # the recipe's own method may be one of the task's, which is news only to who asked
+                left_out |= {name: f"is {alike[print_]}"} if name in named else {}
                 continue
             check(candidate)
             kept[name], alike[print_] = found[name], name

@@ -202,7 +202,9 @@ class Recognition(Later):
         if not self.degradations or len(set(self.degradations)) != len(self.degradations):
             raise ValueError(f"lr: one or several different degradations, found {list(self.degradations)}")
         if self.degradations[0] in self.lr_scored:
-            raise ValueError(f"lr_scored: {self.degradations[0]} is what every figure is of already; leave it out")
+            raise ValueError(
+                f"lr_scored: {self.degradations[0]} is what every figure is of already; leave it out"
+            )
         if 1 in self.trained_gaps and (self.degradations != ("bicubic",) or self.lr_scored):
             key = "lr_scored" if self.degradations == ("bicubic",) else "lr"
             raise ValueError(
