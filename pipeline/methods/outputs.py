@@ -23,7 +23,8 @@ Fill = Callable[[MutableMapping[str, Tensor]], None]
 """Adds the teacher's outputs to a batch where they are not cached."""
 Terms = Callable[[dict[str, Tensor], Tensor, Any], dict[str, Tensor]]
 """(outputs, adapted embedding, batch) -> the method's own losses."""
-STUDENT, ADAPTER, DISCRIMINATOR = "student", "adapter", "discriminator"
+MAP = "teacher/map"
+STUDENT, ADAPTER, MAP_ADAPTER, DISCRIMINATOR = "student", "adapter", "map_adapter", "discriminator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,8 @@ class Lesson:
     answers: bool = True
     """Whether the teacher has logits; an embedder has none."""
     fill: Fill | None = None
+    channels: int = 0
+    """Of the teacher's map, where that is cached."""
 
 
 def output_phase(
@@ -64,12 +67,17 @@ def output_phase(
     own = cast(nn.Linear, network.embed).out_features
     if width is not None and width != own:
         modules[ADAPTER] = nn.Linear(own, width)
+    inside = cast(nn.Linear, network.embed).in_features
+    if MAP in columns and lesson.channels != inside:
+        modules[MAP_ADAPTER] = nn.Conv2d(inside, lesson.channels, 1)
 
     def losses(live: Modules, batch: Batch) -> dict[str, Tensor]:
         if fill is not None:
             fill(cast(MutableMapping[str, Tensor], batch))
         out = live[STUDENT](batch["lr"])
         s = live[ADAPTER](out["embedding"]) if ADAPTER in live else out["embedding"]
+        if MAP_ADAPTER in live:
+            out = {**out, "map": live[MAP_ADAPTER](out["map"])}
         return {"task": lesson.loss(out, batch), **terms(out, s, batch)}
 
     cached = tuple(c for c in columns if c not in online)  # an assistant's are there all the same

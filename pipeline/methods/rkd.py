@@ -23,7 +23,7 @@ from pipeline.losses.gather import gathered
 from pipeline.losses.mmd import mmd
 from pipeline.losses.pairwise import pairwise
 from pipeline.methods.base import Adversary, Batch, Modules, Phase
-from pipeline.methods.outputs import DISCRIMINATOR, Lesson, active, kinds, output_phase, soft_term
+from pipeline.methods.outputs import DISCRIMINATOR, MAP, Lesson, active, kinds, output_phase, soft_term
 from pipeline.recipe.recognition_methods import RKD
 
 OF_THE_BATCH = {
@@ -36,7 +36,7 @@ OF_THE_BATCH = {
 
 
 def recogniser(lesson: Lesson, student: nn.Module) -> Phase:
-    """The LR student; where its embedding is not as wide as the teacher's, a linear map adapts it."""
+    """The LR student; where its embedding or its map is not as wide as the teacher's, a linear map adapts it."""
     recipe, width = lesson.recipe, lesson.width
     method = recipe.method
     assert isinstance(method, RKD)
@@ -44,7 +44,7 @@ def recogniser(lesson: Lesson, student: nn.Module) -> Phase:
     weights = active({name: getattr(method, name) for name in names})
     critic = Discriminator(width) if "adversarial" in weights else None
     logits = ["teacher/logits"] if lesson.answers else []
-    columns = [*logits, "teacher/embedding", *(["teacher/map"] if "map" in weights else [])]
+    columns = [*logits, "teacher/embedding", *([MAP] if "map" in weights else [])]
 
     def terms(out: dict[str, Tensor], s: Tensor, batch: Any) -> dict[str, Tensor]:
         t = batch["teacher/embedding"]
@@ -56,7 +56,7 @@ def recogniser(lesson: Lesson, student: nn.Module) -> Phase:
         if "feature" in weights:
             found["feature"] = feature_regression(s, t)
         if "map" in weights:
-            found["map"] = feature_regression(out["map"], batch["teacher/map"])
+            found["map"] = feature_regression(out["map"], batch[MAP])
         if weights.keys() & {"contrast", *OF_THE_BATCH}:
             all_s, all_t = gathered(s.float()), gathered(t)
             found |= {name: of(all_s, all_t) for name, of in OF_THE_BATCH.items() if name in weights}

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from pipeline.recipe.settings import Section
+from pipeline.recipe.settings import Section, Seed
 
 
 def _rising(span: tuple[float, float]) -> tuple[float, float]:
@@ -182,7 +182,7 @@ class Chain(Section):
     """The chain, instead of a preset."""
     views: Annotated[int, Field(ge=1, le=64)] = 1
     """LR pictures made of each HR tile. Teachers see each once; HR is stored beside each."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of all draws."""
 
     @model_validator(mode="after")

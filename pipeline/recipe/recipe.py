@@ -12,7 +12,7 @@ from pipeline.recipe.comparing import Equal
 from pipeline.recipe.data import Data
 from pipeline.recipe.fusion import Aggregate, Bands, Best, Fusion, Mean, Regions, Weighted
 from pipeline.recipe.methods import DUKD, KD, METHODS, PISR, Method
-from pipeline.recipe.settings import Gpus, Later, Name, Positive, Section, Train
+from pipeline.recipe.settings import Gpus, Later, Name, Positive, Section, Seed, Train
 from pipeline.recipe.student import Student as Student
 from pipeline.recipe.teachers import TeacherSpec as TeacherSpec
 from pipeline.recipe.upcycle import checks as upcycling
@@ -116,7 +116,7 @@ class Recipe(Later):
     """Names the run, its output folder and its MLflow experiment."""
     scale: Literal[1, 2, 3, 4]
     """Enlargement; 1 is restoration (of noise, of compression): LR has HR's size."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of everything random."""
     output: str = "runs"
     """Folder or URI under which the folder `name` receives checkpoints, students and the report."""

@@ -118,7 +118,8 @@ class HORKD(SoftLabels):
     assistant: bool = True
     """False: no assistant, the student learns from the teacher alone."""
     union: bool = True
-    """"One and more": relations among HR and LR items together, not among LR items alone."""
+    """"One and more": relations among HR and LR items together, not among LR items alone; where HR's embedding
+    is as wide as the student's, as an assistant's is."""
     init: Literal["assistant", "random"] = "assistant"
     """Where the student starts."""
     anchors: Positive = 32

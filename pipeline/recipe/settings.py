@@ -16,6 +16,7 @@ from pydantic import (
 from pipeline.recipe.schedule import Fraction
 
 Positive = Annotated[int, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**62)]
 Gpus = Annotated[float, Field(ge=0)] | Literal["auto"]
 Unquoted = BeforeValidator(lambda value: "off" if value is False else value)
 """For settings that may be `off`, which YAML reads as false."""

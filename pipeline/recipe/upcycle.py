@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from pipeline.recipe.settings import Section
+from pipeline.recipe.settings import Section, Seed
 
 if TYPE_CHECKING:
     from pipeline.recipe.recipe import Recipe
@@ -26,7 +26,7 @@ class Upcycle(Section):
     """Ours: the tile's LR mixed with another one's of the same picture."""
     recoloured: Views = 0
     """Ours: the tile's LR with its channels permuted, darker or lighter, or inverted."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of what is drawn."""
 
     @property

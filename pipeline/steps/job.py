@@ -259,3 +259,15 @@ def located(recipe: Any) -> dict[str, Any]:
 def weighty(settings: dict[str, Any]) -> dict[str, Any]:
     """Of a training's settings those that change its weights, not how often one looks."""
     return {k: v for k, v in settings.items() if k not in OBSERVED_ONLY}
+
+
+def weighty_method(settings: dict[str, Any]) -> dict[str, Any]:
+    """A method's settings, with the defaults of what only says how often one looks in the trainings that it names."""
+    found = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            value = weighty_method(value)
+        elif key in OBSERVED_ONLY:
+            value = Budget.model_fields[key].default
+        found[key] = value
+    return found

@@ -48,6 +48,12 @@ def learning_rate(settings: Budget, step: int) -> float:
     return settings.lr
 
 
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Of what is random in a step, such as dropout: another in each step and worker, below 2**64."""
+    high, low = divmod(seed, 1 << 24)
+    return ((low << 40) + high * 0x9E3779B97F4A7C15 + (step << 10) + rank) % (1 << 64)
+
+
 def train(
     phase: Phase,
     sampler: Batches,
@@ -75,7 +81,7 @@ def train(
     settings = phase.settings
     sampler = getattr(sampler, "on", lambda _: sampler)(device)
     for step, batch in sampler.iterate(start, settings.steps, rank, world):
-        loop.step(step, batch, (seed << 40) + (step << 10) + rank)
+        loop.step(step, batch, step_seed(seed, step, rank))
         done = step + 1
         boundary = done % settings.evaluate_every == 0 or done == settings.steps
         if boundary or done % settings.log_every == 0 or len(loop.pending) >= loop.look_every:

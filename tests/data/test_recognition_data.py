@@ -11,7 +11,8 @@ from layout_kit import class_folders, recipe, refused, shards
 from PIL import Image
 
 from pipeline.tasks.recognition import pictures as picturing
-from pipeline.tasks.recognition.layouts import find, market_name, read_mask
+from pipeline.tasks.recognition.layouts import find, market_name
+from pipeline.tasks.recognition.masks import read_mask
 from pipeline.tasks.recognition.sampler import Gallery
 from pipeline.tasks.recognition.settings import RecognitionData
 from pipeline.tasks.recognition.splits import split

@@ -69,6 +69,10 @@ def found_elsewhere(spec: RecognitionTeacher, recipe: Recognition, classes: Sequ
     where = spec.checkpoint or f"teacher {spec.label}"
     if recipe.task != "classification" and not recipe.identities:
         raise InputError(where, f"a network of this project for {recipe.task}", "a network made elsewhere")
+    if recipe.cache.features != "none":
+        raise InputError(
+            where, "a network that is trained here, for cache.features", "a network made elsewhere"
+        )
     if embeds:
         public = replace(public, facts={**public.facts, "embeds": True})
     size = recipe.hr_size

@@ -17,6 +17,7 @@ from pipeline.deploy.shipping import attempt
 from pipeline.errors import InputError, reason
 from pipeline.tasks.recognition.networks import Recogniser
 from pipeline.tasks.recognition.recipe import Network
+from pipeline.tasks.recognition.showing import LR
 
 if TYPE_CHECKING:
     from pipeline.tasks.recognition.task import RecognitionTask
@@ -128,7 +129,7 @@ def card(
         ("trained by", f"`{facts['method']}`, seed {facts['seed']}"),
         ("parameters", f"{parameters(net):,}"),
         ("multiply-adds a picture", f"{multiply_adds(net, (1, 3, height, width)):,}"),
-        ("input", f"RGB, float in [0, 1], (batch, 3, {height}, {width}); bicubic LR of HR x{facts['gap']}"),
+        ("input", f"RGB, float in [0, 1], (batch, 3, {height}, {width}){_lr(facts)}"),
         (
             "`logits`",
             task.logits,
@@ -156,6 +157,15 @@ def card(
         f'network, facts = load_recogniser("{stem}.safetensors")\n```',
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _lr(facts: Mapping[str, Any]) -> str:
+    """What the input is of an HR picture."""
+    if facts["gap"] == 1:
+        return ", as it is"
+    ways = " or ".join(LR[kind] for kind in facts.get("lr", ("bicubic",)))
+    enlarged = ", enlarged to HR's size (bicubic)" if facts.get("input") == "enlarged" else ""
+    return f"; LR of HR x{facts['gap']} by {ways}{enlarged}"
 
 
 def _range(scores: Mapping[str, float], name: str) -> str:

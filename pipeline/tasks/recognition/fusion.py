@@ -72,7 +72,9 @@ def fuse(
     recipe: Recognition = planner.recipe
     settings, store = recipe.fusion, planner.store
     widths = [int(m.network.network["embedding"]) for m in members]
-    width = sum(widths) if settings.embeddings == "concatenate" else max(widths)
+    width = sum(widths)
+    if settings.embeddings != "concatenate":  # so many pictures have no more components
+        width = min(max(widths), samples.train.rows * recipe.data.views.count)
     facts = {
         "version": VERSION,
         "members": [m.network.identity for m in members],

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor, nn
 
@@ -19,7 +19,7 @@ from pipeline.methods.outputs import Lesson
 from pipeline.methods.scratch import task_phase
 from pipeline.recipe.recognition_methods import HORKD
 from pipeline.recipe.settings import Budget
-from pipeline.steps.job import STUDENT, Job, located, weighty
+from pipeline.steps.job import STUDENT, Job, located, weighty, weighty_method
 from pipeline.steps.values import Samples
 from pipeline.tasks.recognition.networks import Recogniser
 from pipeline.tasks.recognition.recipe import Network, Recognition
@@ -116,6 +116,8 @@ class RecognitionJob(Job):
         if teacher is not None:
             fill = partial(_fill, teacher.load(cache, device)) if recipe.cache.online else None
             lesson = self._lesson(recipe, teacher.network["embedding"], fill, teacher.classes > 0)
+            if recipe.cache.features == "map":
+                lesson = replace(lesson, channels=cast(Recogniser, teacher.load(cache)).channels)
         if self.role == "assistant":
             return assistant_phase(lesson, network)
         starts = isinstance(recipe.method, HORKD) and recipe.method.init == "assistant"
@@ -127,7 +129,7 @@ class RecognitionJob(Job):
 
     def _lesson(self, recipe: Recognition, width: int = 0, fill: Any = None, answers: bool = True) -> Lesson:
         loss = partial(self.task.loss, settings=recipe.loss)
-        return Lesson(recipe, loss, self.task.imitate, self.task.truth, width, answers, fill)
+        return Lesson(recipe, loss, self.task.imitate, self.task.truth, width, fill=fill, answers=answers)
 
     def sampler(self, phase: Phase) -> ViewSampler:
         recipe: Recognition = self.spec
@@ -163,6 +165,8 @@ class RecognitionJob(Job):
             "classes": self.classes,
             "size": list(self.size),
             "gap": self.gap,
+            "input": self.recipe["input"],
+            "lr": list(self.spec.degradations),
             "method": self.method,
         }
 
@@ -249,6 +253,7 @@ def job_fingerprint(recipe: Recognition, role: str, gap: int, seed: int, inputs:
         own |= {"network": dump["teacher"]["network"], "pretrained": recipe.teacher.pretrained}
     else:
         method = {k: v for k, v in dump["method"].items() if role == STUDENT or k not in SECOND_STEP_ONLY}
+        method = weighty_method(method)
         method.pop("teacher", None)  # its outputs are among the inputs
         if method.get("contrast"):
             method["contrast_version"] = CONTRAST

@@ -2,8 +2,7 @@
 
 Rules: a picture is known by its bytes; a second one with the same bytes is left out, and refused where its label
 differs. For classification labels are 0 .. K-1, each with pictures. For verification and retrieval labels are
-identities, whatever their numbers. Masks are binary: above 127 is defect, grey edges below are not. An empty mask is a
-picture without a defect.
+identities, whatever their numbers. Masks are read in masks.py.
 """
 
 from __future__ import annotations
@@ -15,16 +14,15 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
-from PIL import Image
 
 from pipeline.data.files import HIDDEN, counted, walk
-from pipeline.errors import InputError
+from pipeline.errors import InputError, reason
 from pipeline.tasks.recognition.settings import RecognitionData
 
 MASK = "_mask"
-ABOVE = 127
 _MARKET = re.compile(r"^(-?\d+)_c(\d+)s\d+_\d+_\d+")
 
 
@@ -38,7 +36,11 @@ class Item:
     label: str
     """Class, identity or, with masks, the folder."""
     place: str
-    """The file; for arrays `file::key::row`, or `digits::row`."""
+    """The file; nothing for scikit-learn's digits."""
+    key: str = ""
+    """Of the array in that file that holds it."""
+    row: int = 0
+    """Its number in an array."""
     mask: str = ""
     camera: int = 0
     role: str = ""
@@ -100,7 +102,7 @@ def find(data: RecognitionData, identities: bool = False) -> Found:
 def _digits(data: RecognitionData, identities: bool) -> tuple[list[Item], list[str]]:
     images, labels = digits()
     items = [
-        Item(_digest(image), f"digit {i}", str(label), f"digits::{i}")
+        Item(_digest(image), f"digit {i}", str(label), "", row=i)
         for i, (image, label) in enumerate(zip(images, labels))
     ]
     return items, [str(i) for i in range(10)]
@@ -162,39 +164,28 @@ def _masks(data: RecognitionData, identities: bool) -> tuple[list[Item], list[st
     return items, sorted({item.label for item in items})
 
 
-def read_mask(path: str, height: int, width: int) -> np.ndarray:
-    """(height, width) bool of a mask for a picture of that size. Raises InputError for another size."""
-    with Image.open(path) as file:
-        mask = np.asarray(file.convert("L"))
-    if mask.shape != (height, width):
-        raise InputError(
-            path, f"a mask of its picture's {width}x{height} pixels", f"{mask.shape[1]}x{mask.shape[0]}"
-        )
-    return mask > ABOVE
-
-
 def _npz(data: RecognitionData, identities: bool) -> tuple[list[Item], list[str]]:
     file = Path(data.root)
     if not file.is_file():
         raise InputError("data.root", "an npz file", f"{data.root!r}, which is none")
     items: list[Item] = []
-    sides = [(data.images, data.labels, "train" if data.test_images else "")]
+    sides = [(data.images, data.labels, data.camera, "train" if data.test_images else "")]
     if data.test_images:
-        sides.append((data.test_images, data.test_labels or "", "test"))
-    for images_key, labels_key, role in sides:
+        sides.append((data.test_images, data.test_labels or "", data.test_camera, "test"))
+    for images_key, labels_key, camera_key, role in sides:
         images = array(str(file.absolute()), images_key)
         labels = _labels(str(file), labels_key, len(images))
-        cameras = (
-            array(str(file), data.camera) if data.camera and role != "test" else np.zeros(len(images), int)
-        )
+        cameras = array(str(file), camera_key) if camera_key else np.zeros(len(images), int)
         if len(cameras) != len(images):
-            raise InputError(f"{file}: {data.camera}", f"{len(images)} values", f"{len(cameras)}")
+            raise InputError(f"{file}: {camera_key}", f"{len(images)} values", f"{len(cameras)}")
         items += [
             Item(
                 _digest(image),
                 f"{images_key}[{i}]",
                 str(int(label)),
-                f"{file.absolute()}::{images_key}::{i}",
+                str(file.absolute()),
+                images_key,
+                i,
                 camera=int(camera),
                 role=role,
             )
@@ -232,9 +223,12 @@ def array(file: str, key: str) -> np.ndarray:
         with np.load(file, allow_pickle=False) as stored:
             if key not in stored.files:
                 raise InputError(f"{file}", f"one of the arrays {', '.join(stored.files)}", repr(key))
-            return stored[key]
-    except (OSError, ValueError) as error:
-        raise InputError(file, "plain arrays in an npz file", str(error)) from error
+            found = stored[key]
+    except (OSError, ValueError, TypeError, EOFError, BadZipFile) as error:
+        raise InputError(file, "plain arrays in an npz file", reason(error)) from error
+    if not found.ndim or not len(found):
+        raise InputError(f"{file}: {key}", "an array of something", f"shape {found.shape}")
+    return found
 
 
 def as_rgb(picture: Any, where: str) -> np.ndarray:

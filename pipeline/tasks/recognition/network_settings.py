@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
-
-from pipeline.recipe.settings import Budget, Gpus, Later, Name, Positive, Section
+from pipeline.recipe.settings import Budget, Gpus, Later, Name, Positive, Section, Seed
 from pipeline.tasks.recognition.settings import Boundary
 
 
@@ -64,15 +62,45 @@ class RecognitionTeacher(Later):
     """Pictures per forward pass when its outputs are cached."""
     gpus: Gpus = "auto"
     """GPU share of the processes that cache outputs and score; 0 for CPUs, `auto` shares out what there is."""
-    seed: Annotated[int, Field(ge=0)] | None = None
+    seed: Seed | None = None
     """Seed of its training; default: the recipe's."""
 
     @property
     def label(self) -> str:
         if self.name:
             return self.name
-        stem = (
-            Path(self.checkpoint).stem if self.checkpoint and "network" not in self.model_fields_set else ""
-        )
+        untold = self.network == type(self).model_fields["network"].default
+        stem = Path(self.checkpoint).stem if self.checkpoint and untold else ""
         own = (self.factory or "").rpartition(":")[2] or self.timm or stem
         return re.sub(r"[^A-Za-z0-9._-]", "-", own) if own else self.network.label
+
+    @property
+    def wrong(self) -> str:
+        """Which of these settings do not go together; nothing where they do."""
+        elsewhere = self.factory or self.timm
+        given = elsewhere or self.checkpoint
+        if self.checkpoint and self.pretrained:
+            return "`checkpoint` or `pretrained`, not both"
+        if self.factory and (self.checkpoint or self.timm):
+            return "`factory`, or `timm` and `checkpoint`, not both"
+        if self.embedder and (self.classes or not given):
+            found = "names `classes`" if self.classes else "has no `checkpoint`, `timm` or `factory`"
+            return f"an embedder was made elsewhere and has no classes; this one {found}"
+        if self.timm and not (self.checkpoint or self.pretrained):
+            return f"timm: {self.timm} needs `pretrained: true` or a `checkpoint`"
+        if not given and self.train is None:
+            return (
+                "give it a `train` (its training on HR) or a `checkpoint`; `pretrained` weights have no head for these "
+                "classes, so they need `train` too"
+            )
+        if given and self.train is not None:
+            where = "factory" if self.factory else "checkpoint" if self.checkpoint else "timm"
+            return f"`train` or `{where}`, not both: what was made elsewhere is taken as it is"
+        told = {
+            "input": self.input != Boundary(),
+            **{key: bool(getattr(self, key)) for key in ("classes", "outputs", "options")},
+        }
+        if not given and any(told.values()):
+            key = next(key for key, said in told.items() if said)
+            return f"`{key}` is for a teacher made elsewhere; this one is trained here"
+        return ""

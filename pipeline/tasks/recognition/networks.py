@@ -158,7 +158,7 @@ def _last_side(body: nn.Module, side: int) -> int:
 
 
 class Recogniser(nn.Module):
-    """(B, 3, H, W) in [0, 1] -> {"map": (B, C, h, w), "pooled": (B, C), "embedding": (B, D), "logits": (B, K)}."""
+    """(B, 3, H, W) in [0, 1] -> {"map": (B, C, h, w), "embedding": (B, D), "logits": (B, K)}."""
 
     def __init__(self, backbone: nn.Module, embedding: int, classes: int) -> None:
         super().__init__()
@@ -174,15 +174,19 @@ class Recogniser(nn.Module):
         """Strides of the stem that were dropped for small pictures."""
         return int(self.backbone.dropped)
 
+    @property
+    def channels(self) -> int:
+        """Of its map."""
+        return int(self.embed.in_features)
+
     def maps(self, x: Tensor) -> list[Tensor]:
         """The backbone's maps of a normalised picture, fine to coarse."""
         return self.backbone((x - self.mean) / self.deviation)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         last = self.maps(x)[-1]
-        pooled = last.mean(dim=(-2, -1))
-        embedding = self.embed(pooled)
-        return {"map": last, "pooled": pooled, "embedding": embedding, "logits": self.classify(embedding)}
+        embedding = self.embed(last.mean(dim=(-2, -1)))
+        return {"map": last, "embedding": embedding, "logits": self.classify(embedding)}
 
 
 class Segmenter(Recogniser):
@@ -200,12 +204,11 @@ class Segmenter(Recogniser):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         maps = self.maps(x)
-        pooled = maps[-1].mean(dim=(-2, -1))
-        embedding = self.embed(pooled)
+        embedding = self.embed(maps[-1].mean(dim=(-2, -1)))
         y = self.laterals[-1](maps[-1]) + self.context(embedding)[:, :, None, None]
         for lateral, finer in zip(reversed(self.laterals[:-1]), reversed(maps[:-1])):
             y = F.interpolate(y, finer.shape[-2:], mode="bilinear", align_corners=False) + lateral(finer)
-        return {"map": maps[-1], "pooled": pooled, "embedding": embedding, "logits": self.smooth(y)}
+        return {"map": maps[-1], "embedding": embedding, "logits": self.smooth(y)}
 
 
 def build(

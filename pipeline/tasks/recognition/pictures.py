@@ -16,7 +16,8 @@ from pipeline.cache.manifest import Manifest, committed, write_receipt
 from pipeline.cache.store import Store
 from pipeline.data.decode import decode
 from pipeline.steps.values import Samples
-from pipeline.tasks.recognition.layouts import Item, array, as_rgb, digits, find, read_mask
+from pipeline.tasks.recognition.layouts import Item, array, as_rgb, digits, find
+from pipeline.tasks.recognition.masks import READING, read_mask
 from pipeline.tasks.recognition.recipe import Recognition
 from pipeline.tasks.recognition.splits import numbered, split
 
@@ -119,7 +120,7 @@ def plan(recipe: Recognition, store: Store) -> Plan:
 
 
 def _facts(item: Item, numbers: dict[str, int]) -> list[Any]:
-    mask = _mask_digest(item.mask) if item.mask else ""
+    mask = f"{READING}-{_mask_digest(item.mask)}" if item.mask else ""
     return [item.id, numbers[item.label], item.camera, item.role, mask]
 
 
@@ -131,12 +132,11 @@ def _mask_digest(path: str) -> str:
 
 def _load(item: Item, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
     """(H, W, 3) uint8 and, where there is one, the mask (H, W, 1) of 0 and 255."""
-    parts = item.place.split("::")
-    if len(parts) == 1:
+    if item.place and not item.key:
         picture = decode(item.place)
     else:
-        source = digits()[0] if parts[0] == "digits" else _held(parts[0], parts[1])
-        picture = as_rgb(source[int(parts[-1])], item.name)
+        source = _held(item.place, item.key) if item.key else digits()[0]
+        picture = as_rgb(source[item.row], item.name)
     mask = None
     if item.mask:
         defect = read_mask(item.mask, *picture.shape[:2])

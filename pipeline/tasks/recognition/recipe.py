@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from pipeline.recipe.recipe import Actors, Distill, Tracking
 from pipeline.recipe.recognition_methods import METHODS, OF_MASKS, RKD, Method
-from pipeline.recipe.settings import Budget, Later, Name, Positive, Section
+from pipeline.recipe.settings import Budget, Later, Name, Positive, Section, Seed
 from pipeline.tasks.recognition.comparing import RecognitionCompare
 from pipeline.tasks.recognition.network_settings import Network as Network
 from pipeline.tasks.recognition.network_settings import RecognitionTeacher as RecognitionTeacher
@@ -54,7 +54,7 @@ class Recognition(Later):
     lr_scored: tuple[Degradation, ...] = ()
     """Further ways in which LR of the test pictures arises, each with a figure of its own: how a student does on
     pictures that came about otherwise than those of its training."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of everything random."""
     output: str = "runs"
     """Folder or URI under which the folder `name` receives checkpoints, students and the report."""
@@ -156,6 +156,8 @@ class Recognition(Later):
         if twice := [labels[i] for i, network in enumerate(networks) if network in networks[:i]]:
             raise ValueError(f"teachers: {twice[0]} equals one before it; give it a `seed` of its own")
         fusion = self.fusion
+        if fusion.kind != "weighted" and isinstance(fusion.weights, dict):
+            raise ValueError(f"fusion.weights goes with fusion.kind: weighted, found {fusion.kind}")
         if fusion.kind == "weighted" and isinstance(fusion.weights, dict):
             if set(fusion.weights) != set(labels) or not sum(fusion.weights.values()):
                 raise ValueError(f"fusion.weights must name exactly the teachers {labels}, not all with 0")
@@ -216,27 +218,10 @@ class Recognition(Later):
             raise ValueError("`teacher` or `teachers`, not both")
         for number, teacher in enumerate(self.seen_by):
             where = f"teachers.{number}" if self.teachers else "teacher"
-            if teacher.checkpoint and teacher.pretrained:
-                raise ValueError(f"{where}: `checkpoint` or `pretrained`, not both")
-            if teacher.factory and (teacher.checkpoint or teacher.timm):
-                raise ValueError(f"{where}: `factory`, or `timm` and `checkpoint`, not both")
-            elsewhere = teacher.factory or teacher.timm
-            if elsewhere and self.task != "classification" and not self.identities:
+            if (teacher.factory or teacher.timm) and self.masks:
                 raise ValueError(f"{where}: `timm` and `factory` give classes or embeddings, not {self.task}")
-            if teacher.embedder and (teacher.classes or not (elsewhere or teacher.checkpoint)):
-                found = "names `classes`" if teacher.classes else "has no `checkpoint`, `timm` or `factory`"
-                raise ValueError(
-                    f"{where}: an embedder was made elsewhere and has no classes; this one {found}"
-                )
-            if teacher.timm and not (teacher.checkpoint or teacher.pretrained):
-                raise ValueError(f"{where}: timm: {teacher.timm} needs `pretrained: true` or a `checkpoint`")
-            if elsewhere:
-                continue
-            if not teacher.checkpoint and teacher.train is None:
-                raise ValueError(
-                    f"{where}: give it a `train` (its training on HR) or a `checkpoint`; `pretrained` weights have no "
-                    "head for these classes, so they need `train` too"
-                )
+            if reason := teacher.wrong:
+                raise ValueError(f"{where}: {reason}")
         named: dict[str, Any] = {
             f"compare.variants.{n}": method for n, method in self.compare.variants.items()
         }
@@ -257,6 +242,11 @@ class Recognition(Later):
             self._fusable()
         if self.masks != (self.data.layout == "masks"):
             raise ValueError(f"task {self.task} does not go with data.layout {self.data.layout}")
+        if self.data.layout == "market1501" and not self.identities:
+            raise ValueError(
+                f"data.layout: market1501 tests on people whom nobody was trained on, which {self.task} cannot name; "
+                "it goes with retrieval and verification"
+            )
         if self.sampling and self.masks:
             raise ValueError("sampling: pictures for segmentation have no identities")
         if self.sampling and self.train.batch != self.sampling.identities * self.sampling.pictures:

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.recipe.settings import Later, Positive, Section
+from pipeline.recipe.settings import Later, Positive, Section, Seed
 
 Degradation = Literal["bicubic", "average", "blur_noise"]
 """How LR arises from HR (degradations.py)."""
@@ -44,7 +44,7 @@ class Views(Section):
 
     count: Positive = 4
     """Views per picture; view 0 is the picture as it is."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of the views; part of the cache's fingerprint, apart from the training's seed."""
     shift: Annotated[int, Field(ge=0)] = 0
     """Largest shift in HR pixels; borders are mirrored."""
@@ -107,7 +107,7 @@ class Mixing(Section):
 class RecognitionData(Later):
     """Where the pictures are and how they become training, validation and test sets."""
 
-    later: ClassVar[tuple[str, ...]] = ("fold",)
+    later: ClassVar[tuple[str, ...]] = ("fold", "test_camera")
 
     layout: Literal["digits", "folders", "market1501", "masks", "npz"] = "digits"
     """`digits`: scikit-learn's 8 x 8 digits, no files. `folders`: a folder per class. `market1501`: bounding_box_train,
@@ -128,6 +128,8 @@ class RecognitionData(Later):
     """npz: the key of their labels."""
     camera: str | None = None
     """npz: the key of the camera or view of each picture, for retrieval."""
+    test_camera: str | None = None
+    """npz: the key of those of the test pictures, where they have a key of their own."""
     classes: tuple[str, ...] = ()
     """Names of the classes; found from the data where left out. A named class without pictures is refused."""
     test: Annotated[float, Field(gt=0, lt=1)] = 0.3
@@ -149,6 +151,12 @@ class RecognitionData(Later):
             raise ValueError(
                 f"fold must be [k, n] with k from 1 to n and n at least 2, found {list(self.fold)}"
             )
+        if self.test_images and self.camera and not self.test_camera:
+            raise ValueError(
+                "camera: retrieval looks at the cameras of test pictures; name theirs, test_camera"
+            )
+        if self.test_camera and not self.test_images:
+            raise ValueError("test_camera without test_images: `camera` is that of all pictures")
         if self.fold and (self.test_images or self.layout == "market1501"):
             raise ValueError("fold: these pictures have a test set of their own (test_images, market1501)")
         return self
@@ -161,8 +169,8 @@ class RecognitionCache(Section):
     """Folder or URI (s3://, gs://) that holds every shard."""
     shard_mb: Annotated[float, Field(gt=0)] = 64.0
     """Approximate size of one shard of pictures in megabytes (10^6 bytes)."""
-    features: Literal["none", "pooled", "map"] = "none"
-    """Cached beside logits and embedding: nothing, the last feature map's mean, or the map itself (float16)."""
+    features: Literal["none", "map"] = "none"
+    """Cached beside logits and embedding: nothing, or the last feature map (float16), for `map` of `rkd`."""
     online: bool = False
     """Run the teacher in every step instead of reading its outputs from the cache."""
 

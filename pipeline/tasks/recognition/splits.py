@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from pipeline.errors import InputError
@@ -15,7 +16,7 @@ def split(found: Found, data: RecognitionData, identities: bool = False) -> dict
 
     Verification and retrieval are validated on whole identities, because they need pictures of one person.
 
-    Raises InputError where a class keeps no picture to train on, or nothing is left to test.
+    Raises InputError where a class keeps no picture to train on, or nothing is left to test or to compare.
     """
     parts: dict[str, list[Item]] = {"train": [], "val": [], "test": []}
     own = any(item.role not in ("", "train") for item in found.items)
@@ -44,14 +45,33 @@ def split(found: Found, data: RecognitionData, identities: bool = False) -> dict
         parts["val"] += items[:count]
         parts["train"] += items[count:]
         if not items[count:] and c not in unseen:
-            remedy = "Lower data.test or data.holdout."
+            remedy = (
+                "Give it more pictures, or leave it out." if data.fold else "Lower data.test or data.holdout."
+            )
             raise InputError("data", f"pictures of class {c!r} to train on", "none", remedy)
-    if not parts["train"]:
-        raise InputError("data", "identities to train on", "none", "Lower data.test or data.holdout.")
+    trained = {item.label for item in parts["train"]}
+    if identities and len(trained) < 2:
+        rule = "two at least are held out, and as many tested on where the data has no test set of its own"
+        raise InputError("data", "two identities to train on", f"{len(trained)}", f"Add some: {rule}.")
     for name in ("val", "test"):
         if not parts[name]:
             raise InputError("data", f"pictures for the {name} set", "none")
+        if identities:
+            _comparable(name, Counter(item.label for item in parts[name]), data)
     return {name: sorted(items, key=lambda i: i.id) for name, items in parts.items()}
+
+
+def _comparable(name: str, counts: Counter[str], data: RecognitionData) -> None:
+    """Refuse a set of identities without two of them, or without two pictures of one. Raises InputError."""
+    if len(counts) > 1 and max(counts.values()) > 1:
+        return
+    folded = data.fold and name == "test"
+    raise InputError(
+        "data",
+        f"for the {name} set two identities, one of them with two pictures",
+        f"{len(counts)} of {sum(counts.values())} pictures",
+        "Take fewer folds (data.fold)." if folded else "Add identities, or pictures of them.",
+    )
 
 
 def _part(fold: tuple[int, int], count: int) -> slice:

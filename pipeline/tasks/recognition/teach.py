@@ -170,7 +170,7 @@ def kept(features: str, answers: bool = True) -> tuple[str, ...]:
     return (
         *(("logits",) if answers else ()),
         "embedding",
-        *({"none": (), "pooled": ("pooled",), "map": ("map",)}[features]),
+        *(("map",) if features == "map" else ()),
     )
 
 

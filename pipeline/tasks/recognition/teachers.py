@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pipeline.cache import stamps
-from pipeline.cache.fingerprint import file_sha256
+from pipeline.cache.fingerprint import file_sha256, fingerprint
 from pipeline.cache.store import Store
 from pipeline.errors import InputError
 from pipeline.recipe.recognition_methods import HORKD, KD, RKD
@@ -15,7 +15,7 @@ from pipeline.steps.values import Outputs, Prepared, Samples
 from pipeline.tasks.recognition.elsewhere import Found, found_elsewhere, present
 from pipeline.tasks.recognition.fusion import FUSED
 from pipeline.tasks.recognition.jobs import RecognitionJob, make_job
-from pipeline.tasks.recognition.networks import load_weights
+from pipeline.tasks.recognition.networks import DEPTHS, load_weights
 from pipeline.tasks.recognition.recipe import Recognition, RecognitionTeacher
 from pipeline.tasks.recognition.teach import Source
 from pipeline.training.weights import pack
@@ -61,13 +61,15 @@ def imported(
     assert spec.checkpoint is not None
     answers = task.answers(samples.classes)
     net = load_weights(task.build(spec.network, recipe.hr_size, answers), spec.checkpoint)
-    digest = file_sha256(spec.checkpoint)[:16]
+    identity = digest = file_sha256(spec.checkpoint)[:16]
+    if spec.network.name not in DEPTHS:  # of these the tensors say everything
+        identity = fingerprint({"file": digest, "network": spec.network.model_dump()})[:16]
     folder = f"networks/checkpoint-{digest}"
     rel = f"{folder}/weights.safetensors"
     if not stamps.intact(store, f"{folder}/stamp.json", digest):
         store.write_bytes(rel, pack(net.state_dict()))
         stamps.put(store, f"{folder}/stamp.json", digest, [rel])
-    return Source(task, TEACHER, spec.network.model_dump(), recipe.hr_size, answers, rel, digest)
+    return Source(task, TEACHER, spec.network.model_dump(), recipe.hr_size, answers, rel, identity)
 
 
 def _elsewhere(
@@ -91,12 +93,13 @@ def chosen(recipe: Recognition, prepared: Prepared) -> Outputs:
     named = recipe.method.teacher if isinstance(recipe.method, KD) else FUSED
     if named == FUSED:
         return teachers[-1]
-    labels = [label_of(recipe, teacher) for teacher in recipe.seen_by]
-    wanted = named if len(labels) == 1 and named == "teacher" else f"teacher-{named}"
-    if wanted not in labels:
+    own = [TEACHER] if len(recipe.seen_by) == 1 else []
+    known = [[label_of(recipe, t), t.label, *own] for t in recipe.seen_by]
+    wanted = next((n for n, names in enumerate(known) if named in names), None)
+    if wanted is None:
         names = ", ".join([FUSED, *(t.label for t in recipe.seen_by)])
         raise InputError("method.teacher", f"one of {names}", repr(named))
-    return teachers[labels.index(wanted)]
+    return teachers[wanted]
 
 
 def learned_from(

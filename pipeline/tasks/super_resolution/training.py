@@ -21,7 +21,7 @@ from pipeline.recipe.fusion import Aggregate
 from pipeline.recipe.methods import PISR
 from pipeline.recipe.recipe import Recipe
 from pipeline.recipe.settings import Train
-from pipeline.steps.job import STUDENT, Job, Judge, weighty
+from pipeline.steps.job import STUDENT, Job, Judge, weighty, weighty_method
 from pipeline.steps.values import Columns
 from pipeline.tasks.super_resolution.gains import gains
 from pipeline.tasks.super_resolution.held_out import HeldOut
@@ -144,7 +144,10 @@ def job_fingerprint(recipe: Recipe, role: str, seed: int, manifests: dict[str, s
         decoder = {k: v for k, v in dump["student"].items() if k != "expand"}  # it trains as it is
         own = {"method": method, "student": decoder, "train": weighty(train)}
     else:
-        own = {"method": dump["method"], "student": dump["student"], "train": weighty(dump["train"])}
+        method = weighty_method(dump["method"])
+        if method.get("checkpoint"):
+            method["checkpoint"] = ""  # its content is among the inputs
+        own = {"method": method, "student": dump["student"], "train": weighty(dump["train"])}
     return fingerprint(
         {
             "version": VERSION,
