@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from students.layers import MeanShift, Positive, conv3, pixel_shuffle_head, start_bilinear
+from pipeline.errors import InputError
+from students.layers import Features, MeanShift, Positive, conv3, pixel_shuffle_head, start_bilinear
 
 PARAMETERS = {2: 910_152, 3: 918_267, 4: 929_628}
 """Of `swinir_light()`."""
@@ -182,7 +183,7 @@ class SwinIRLight(nn.Module):
         self,
         scale: int,
         *,
-        dim: Positive = 60,
+        dim: Features = 60,
         depths: tuple[Positive, ...] = (6, 6, 6, 6),
         heads: Positive = 6,
         window: Positive = 8,
@@ -190,6 +191,8 @@ class SwinIRLight(nn.Module):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
+        if dim % heads:
+            raise InputError("student.options.dim", f"a multiple of its {heads} heads", f"{dim}")
         self.scale, self.window = scale, window
         self.shift = MeanShift(1.0)
         self.conv_first = conv3(3, dim)

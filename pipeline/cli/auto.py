@@ -101,6 +101,7 @@ def _climb(options: argparse.Namespace, ladder: Ladder, engine: Engine, reporter
 
             tune.run(conductor, options.address, None)
         if ladder.failure is not None:
+            ladder.forget()
             raise ladder.failure
         ladder.decide()
         status = "FINISHED"

@@ -20,6 +20,9 @@ from pipeline.recipe.settings import Section
 from pipeline.tasks.recipes import kind_of
 from pipeline.tasks.registry import task_of
 
+SEEDS = 3
+"""Of a comparison, where nobody says how many."""
+
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Declare these commands."""
@@ -48,7 +51,9 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--methods",
         help=f"of {','.join(METHODS)} or the recipe's variants (default: compare.methods and the recipe's own)",
     )
-    compare.add_argument("--seeds", type=int, default=3, help="seeds per method (default: %(default)s)")
+    compare.add_argument(
+        "--seeds", type=int, help=f"seeds per method (default: compare.seeds, without it {SEEDS})"
+    )
     compare.add_argument(
         "--folds", type=int, metavar="N", help="cross-validate: a run for each of data.fold [1, N] to [N, N]"
     )
@@ -90,16 +95,23 @@ def _compare(options: argparse.Namespace) -> None:
     named = (options.methods or "").split(",") if options.methods else task_of(recipe).compared(recipe)
     methods = list(dict.fromkeys(m.strip() for m in named if m.strip()))
     known(recipe, methods)
+    count = own_seeds(recipe) if options.seeds is None else options.seeds
     outcomes, rows, made = [], [], []
     for part in folds(recipe, options.folds):
         reporter = Terminal()
         with running(options, part, reporter) as run:
-            outcome = run.everything(methods, seeds(part, options.seeds))
+            outcome = run.everything(methods, seeds(part, count))
             made.append(finish(run, outcome, reporter.warnings, page(part)).text())
         outcomes.append(outcome)
         own = {"fold": part.data.fold[0]} if options.folds else {}
         rows += [{**row, **own} for row in compare_rows(outcome)]
     emit(options, {"rows": rows}, "\n".join([table(*outcomes), *made]))
+
+
+def own_seeds(recipe: Any) -> int:
+    """Of `compare`: what the recipe says, where it says anything."""
+    said = "compare" in recipe.model_fields_set and "seeds" in recipe.compare.model_fields_set
+    return int(recipe.compare.seeds) if said else SEEDS
 
 
 def folds(recipe: Any, count: int | None) -> list[Any]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import numpy as np
 
-from pipeline.data.decode import Picture, Survey, decode, survey
+from pipeline.data.decode import COPY, Picture, Quarantined, Survey, decode, survey
 from pipeline.data.degrade import downscale, modcrop
 from pipeline.errors import InputError
 from pipeline.metrics import to_y
@@ -37,7 +37,8 @@ def pairs(
     Raises InputError for a picture without a partner, a second one of the same HR, and a size that does not fit.
     """
     small, large = (
-        survey(Path(f).absolute(), min_side=m, on_bad=on_bad) for f, m in ((lr, 2), (hr, 2 * scale))
+        survey(Path(f).absolute(), min_side=m, on_bad=on_bad, keep_copies=True)
+        for f, m in ((lr, 2), (hr, 2 * scale))
     )
     by_name = {_stem(p.name): p for p in large.pictures}
     found: list[Pair] = []
@@ -67,7 +68,18 @@ def pairs(
         found.append(Pair(picture, partner))
     if lonely := sorted({p.path for p in large.pictures} - {pair.hr.path for pair in found}):
         raise InputError(lonely[0], f"an LR picture of its name in {lr}", "none", "Add it, or leave HR out.")
-    return found, [small, large]
+    unlike: dict[tuple[str, str], Pair] = {}
+    for pair in found:
+        unlike.setdefault((pair.lr.sha256, pair.hr.sha256), pair)
+    kept = list(unlike.values())
+    return kept, [_without(small, [p.lr for p in kept]), _without(large, [p.hr for p in kept])]
+
+
+def _without(found: Survey, kept: list[Picture]) -> Survey:
+    """The survey without the pictures of pairs that were there before."""
+    copies = [p for p in found.pictures if p not in kept]
+    left_out = [Quarantined(p.path, "duplicate of an earlier pair", COPY) for p in copies]
+    return replace(found, pictures=kept, left_out=[*found.left_out, *left_out])
 
 
 def _stem(name: str) -> str:

@@ -127,14 +127,12 @@ def evaluate(
     `on_picture` is called after each picture, for progress lines and per-picture tables.
     """
     results: dict[str, dict[str, Any]] = {}
+    names = [benchmark.name for benchmark in sets]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(
+            f"benchmark set {twice[0]}", "sets of different names", "two of one name", "Rename a folder."
+        )
     for benchmark in sets:
-        if benchmark.name in results:
-            raise InputError(
-                f"benchmark set {benchmark.name}",
-                "sets of different names",
-                "two of one name",
-                "Rename a folder.",
-            )
         scores: dict[str, tuple[float, float]] = {}
         baseline: dict[str, tuple[float, float]] = {}
         for name, path in benchmark.pictures:

@@ -13,6 +13,8 @@ from pipeline.cost import multiply_adds, parameters
 from pipeline.deploy.export import StudentInfo
 from pipeline.report.table import figure
 
+MADE = "Made with Faculty."
+"""In every card: by it a later export knows that it may replace the page."""
 COST_SIDE = 48
 """LR pixels a side of the picture for which multiply-adds are given."""
 _HEADS = {"images": "pictures", "psnr_y": "PSNR (dB)", "ssim_y": "SSIM", "exact": "not in the PSNR (exact)"}
@@ -29,6 +31,14 @@ def model_card(path: str | Path, info: StudentInfo, files: Sequence[tuple[str, s
     Store.open(path.parent).write_bytes(path.name, card(info, files).encode())
 
 
+def _does(scale: int) -> str:
+    return f"enlarges pictures {scale} times" if scale > 1 else "restores pictures"
+
+
+def _size(scale: int) -> str:
+    return f"the same, {scale} times as high and wide" if scale > 1 else "the same, of the same size"
+
+
 def card(info: StudentInfo, files: Sequence[tuple[str, str, str]] = ()) -> str:
     """Return the card's text."""
     net = students.deployed(students.build(info.architecture, info.scale, **info.options)).eval()
@@ -38,7 +48,7 @@ def card(info: StudentInfo, files: Sequence[tuple[str, str, str]] = ()) -> str:
     shape = (1, 3, COST_SIDE, COST_SIDE)
     parts = [
         f"# {info.architecture} x{info.scale}",
-        f"A network that enlarges pictures {info.scale} times{taught}. Made with Faculty.",
+        f"A network that {_does(info.scale)}{taught}. {MADE}",
         _table(
             ("", ""),
             [
@@ -47,7 +57,7 @@ def card(info: StudentInfo, files: Sequence[tuple[str, str, str]] = ()) -> str:
                 ("parameters", f"{parameters(net):,}"),
                 (f"multiply-adds for {COST_SIDE}x{COST_SIDE} pixels", f"{multiply_adds(net, shape):,}"),
                 ("input", "RGB, float in [0, 1], (batch, 3, height, width), any size"),
-                ("output", f"the same, {info.scale} times as high and wide, not clamped"),
+                ("output", f"{_size(info.scale)}, not clamped"),
             ],
         ),
     ]

@@ -22,7 +22,7 @@ from pipeline.cache.fingerprint import fingerprint
 from pipeline.cache.store import Store
 from pipeline.deploy.export import export_onnx, export_pth, load_student, save_student
 from pipeline.deploy.formats import SUFFIXES, write_format
-from pipeline.deploy.model_card import model_card
+from pipeline.deploy.model_card import MADE, model_card
 from pipeline.deploy.trial import Loss, Trial, invented
 from pipeline.errors import FacultyError, InputError, reason
 from students import deployed
@@ -71,6 +71,7 @@ def export_student(
     out.mkdir(parents=True, exist_ok=True)
     stem = f"{info.architecture.replace(':', '-')}_x{info.scale}"
     files = {"safetensors": out / f"{stem}.safetensors"}
+    _require_free(Path(source), out, files["safetensors"], half)
     save_student(
         files["safetensors"],
         copy.deepcopy(model).half() if half else model,
@@ -111,6 +112,16 @@ def export_student(
     files["card"] = out / "README.md"
     model_card(files["card"], load_student(files["safetensors"])[1], listed(files, losses, trial))
     return Shipped(files, missing, losses)
+
+
+def _require_free(source: Path, out: Path, target: Path, half: bool) -> None:
+    """Raise InputError where something that someone may want would be replaced."""
+    remedy = "Choose another output folder."
+    if half and target.exists() and target.samefile(source):
+        raise InputError(str(target), "a name for the copy in float16", "the student itself", remedy)
+    card = out / "README.md"
+    if card.exists() and MADE not in card.read_text(errors="replace"):
+        raise InputError(str(card), "the card of an earlier export, or nothing", "another page", remedy)
 
 
 def listed(files: Mapping[str, Path], losses: Mapping[str, Loss], trial: Trial) -> list[tuple[str, str, str]]:

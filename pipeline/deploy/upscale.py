@@ -199,7 +199,8 @@ def _plan_folder(source: Path, out: Path) -> list[tuple[Path, str]]:
         )
     listing = walk(source)
     # Results of an earlier run inside the source are no input.
-    paths = [path for path in listing.pictures if results not in path.resolve().parents]
+    inside = root in results.parents
+    paths = [path for path in listing.pictures if not inside or results not in path.resolve().parents]
     if not paths:
         raise InputError(str(source), "at least one picture", f"no file named {' '.join(sorted(suffixes()))}")
     listing.others["earlier results"] = len(listing.pictures) - len(paths)

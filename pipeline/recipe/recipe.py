@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -59,8 +60,8 @@ class Distill(Section):
     cpus_per_worker: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     """CPUs per worker, also its thread count; `auto` shares the machine between the trainings that run side by side."""
     gpus_per_worker: Gpus = "auto"
-    """GPUs per worker, 0 for CPUs; `auto` shares out what there is: up to four trainings a GPU, a whole GPU for each of
-    several workers."""
+    """GPUs per worker, 0 for CPUs; `auto` shares out what there is: up to twelve trainings a GPU, a whole GPU for
+    each of several workers."""
     resources: dict[str, Annotated[float, Field(gt=0)]] = {}
     """Custom Ray resources per worker: {on_demand: 0.001} keeps a training on nodes that have `on_demand`
     (cluster.yaml).
@@ -208,6 +209,16 @@ class Recipe(Later):
                 and isinstance(self.fusion.weights, dict)
                 and set(self.fusion.weights) != set(labels),
                 f"fusion.weights must name exactly the teachers {labels}",
+            ),
+            (
+                isinstance(self.fusion, Weighted)
+                and isinstance(self.fusion.weights, dict)
+                and not math.isclose(sum(self.fusion.weights.values()), 1, abs_tol=0.01),
+                "fusion.weights must sum to 1, or pictures get darker or brighter",
+            ),
+            (
+                isinstance(self.fusion, Best) and bool(self.data.lr_only) and len(self.teachers) > 1,
+                "fusion best is chosen by HR, and data.lr_only has none; take mean, median or weighted",
             ),
             (
                 isinstance(self.method, (KD, DUKD)) and self.method.teacher == "best" and "best" in labels,

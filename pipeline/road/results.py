@@ -138,7 +138,12 @@ def finish(run: Run, outcome: Outcome, warnings: Sequence[str], mlflow: str = ""
     """
     students = export_all(run, outcome)
     files = Files(students, run.output.where("report/report.html"), mlflow)
-    seen = [[r.identity for r in outcome.results], list(outcome.sets), list(warnings), outcome.recipe.name]
+    seen = [
+        [[r.identity, r.sets] for r in outcome.results],
+        list(outcome.sets),
+        list(warnings),
+        outcome.recipe.name,
+    ]
     measured = [metric.key for metric in run.task.metrics(outcome.recipe)]
     extras = _extras(run, outcome)
     identity = fingerprint(

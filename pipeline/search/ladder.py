@@ -98,16 +98,15 @@ class Ladder(Sweep):
         records.save(self.store, "ladder.json", asdict(self.state))
 
     def forget(self) -> None:
-        """The budget was too small: the next start begins anew, with all that is cached and known paces."""
+        """Begin anew, with all that is cached and known paces."""
         for name, _ in self.store.list():
             if name.startswith("trials/") or name == "ladder.json":
                 self.store.delete(name)
+        self.trials, self.state.rungs = {}, []
 
     def keep(self, trial: Trial) -> None:
         super().keep(trial)
         self.write()
-
-    # --- trials
 
     def place(self, number: int) -> tuple[Step, str, int]:
         """(rung, candidate, number of its seed) of a trial."""
@@ -219,12 +218,17 @@ class Ladder(Sweep):
         standing = self.standing(state.rungs[-1])
         if not standing:
             causes = "; ".join(f"{t.label}: {t.cause}" for t in self.on(state.rungs[-1]))
-            self.failure = FacultyError(f"no candidate came through {state.rungs[-1].steps} steps: {causes}")
+            said = f"no candidate came through {state.rungs[-1].steps} steps: {causes}"
+            self.failure = FacultyError(f"{said}. The same command tries again.")
             return False
         names = [name for name, _ in standing]
         rungs = allotment.shape(len([n for n in names if n != SCRATCH]) or 1)
         if len(state.rungs) == 1:
             paces = {name: pace for name in names if (pace := self.pace(name)) is not None}
+            if not paces:  # trained by a ladder whose clock is gone: a step more tells
+                self.forget()
+                self.first += 1
+                return self._climb()
             if not self._decide(rungs, paces):
                 return False
         at = len(state.rungs) - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from auto_kit import FIRST, auto, file, hurried, ladder_pictures
 from command_kit import run, until
 from road_kit import environment, snapshot
 
+from pipeline.errors import FacultyError
+from pipeline.search import allotment
 from pipeline.search.run import Conductor
 from pipeline.search.trial import Trial
 from pipeline.tasks.super_resolution.candidates import CANDIDATES
@@ -107,6 +110,38 @@ def test_the_same_command_again_trains_nothing(climbed, quick) -> None:
     assert again.code == 0, again.err
     assert [snapshot(place) for place in places] == before
     assert again.auto["rungs"] == done.auto["rungs"] and again.auto["final"] == done.auto["final"]
+
+
+def test_a_ladder_without_its_clock_measures_anew(
+    climbed, root: Path, tmp_path: Path, quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its trainings are there, and what they took was deleted with the folder `auto`."""
+    output, _ = climbed
+    shutil.copytree(output / "runs", tmp_path / "runs")
+    shutil.rmtree(tmp_path / "runs/r/auto")
+    file(root, tmp_path)
+    timed = allotment.pace_of
+    monkeypatch.setattr(allotment, "pace_of", lambda trials: timed([t for t in trials if len(t.times) > 1]))
+    done = auto(tmp_path, "--candidates", "kd,mtkd")
+    assert done.code == 0, done.err
+    assert [rung["steps"] for rung in done.auto["rungs"]] == [FIRST + 1, 9]
+
+
+def test_a_ladder_on_which_all_failed_begins_anew(
+    root: Path, tmp_path: Path, quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file(root, tmp_path)
+
+    def full(*_: object, **__: object) -> None:
+        raise FacultyError("No space left on device")
+
+    with monkeypatch.context() as passing:
+        passing.setattr("pipeline.steps.job.Job.run", full)
+        done = auto(tmp_path, "--candidates", "kd")
+        assert done.code != 0 and "No space left on device" in done.err and "tries again" in done.err
+    done = auto(tmp_path, "--candidates", "kd")
+    assert done.code == 0, done.err
+    assert done.auto["chosen"] in ("scratch", "kd", "mtkd")
 
 
 def test_test_pictures_are_never_looked_at_before_the_choice(climbed) -> None:

