@@ -60,6 +60,10 @@ class Store(ABC):
         """Return a whole file. Raises FileNotFoundError."""
 
     @abstractmethod
+    def below(self, rel: str) -> Store:
+        """The folder `rel` of this one as a store of its own, with all that the address says besides."""
+
+    @abstractmethod
     def exists(self, rel: str) -> bool:
         """Say whether the file is there."""
 

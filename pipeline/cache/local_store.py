@@ -36,6 +36,9 @@ class LocalStore(Store):
     def where(self, rel: str) -> str:
         return str(self.path(rel))
 
+    def below(self, rel: str) -> LocalStore:
+        return LocalStore(self.path(rel))
+
     @contextmanager
     def stage(self, rel: str) -> Iterator[Path]:
         path = self.path(rel)

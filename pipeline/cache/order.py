@@ -13,6 +13,12 @@ T = TypeVar("T")
 _ROUNDS = 4
 
 
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Of what is random in a step, such as dropout: another in each step and worker, below 2**64."""
+    high, low = divmod(seed, 1 << 24)
+    return ((low << 40) + high * 0x9E3779B97F4A7C15 + (step << 10) + rank) % (1 << 64)
+
+
 def permute(position: np.ndarray, count: int, key: np.ndarray) -> np.ndarray:
     """Return where the pseudo-random permutation of range(count) named by `key` sends each `position`.
 

@@ -8,9 +8,9 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from pyarrow import NativeFile, fs
 
@@ -70,11 +70,15 @@ class RemoteStore(Store):
             self.fs, self._base = fs.FileSystem.from_uri(_with_environment(self.uri))
         except (ValueError, OSError) as error:
             expected = "a folder, or the URI of a filesystem that pyarrow opens"
-            raise InputError(uri, expected, str(error), "Use s3://, gs:// or a path.") from error
+            raise InputError(self._shown, expected, str(error), "Use s3://, gs:// or a path.") from error
         self._direct = self.fs.type_name in _OBJECT_STORES
 
     def where(self, rel: str) -> str:
         return f"{self._shown}/{rel}"
+
+    def below(self, rel: str) -> RemoteStore:
+        parts = urlsplit(self.uri)
+        return RemoteStore(urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{rel}")))
 
     @contextmanager
     def stage(self, rel: str) -> Iterator[Path]:
@@ -87,8 +91,13 @@ class RemoteStore(Store):
             with self._reaching(rel):
                 if not self._direct:
                     self.fs.create_dir(key.rpartition("/")[0], recursive=True)
-                with path.open("rb") as source, self.fs.open_output_stream(target) as sink:
-                    shutil.copyfileobj(source, sink, _CHUNK)
+                try:
+                    with path.open("rb") as source, self.fs.open_output_stream(target) as sink:
+                        shutil.copyfileobj(source, sink, _CHUNK)
+                except BaseException:  # closing commits what there is of an object
+                    with suppress(OSError):
+                        self.fs.delete_file(target)
+                    raise
                 if not self._direct:
                     self.fs.move(target, key)
 

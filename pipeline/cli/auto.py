@@ -64,11 +64,10 @@ def run_auto(options: argparse.Namespace) -> None:
             reporter.say(f"{name} is not tried: {reason}")
         seconds = 60 * options.minutes
         first = first_steps(recipe, len(candidates), seconds, on_gpu)
-        home = f"{recipe.output}/{recipe.name}/auto"
-        store = Store.open(f"{home}/{Ladder.name(recipe, candidates, seconds)}")
+        home = Store.open(recipe.output).below(f"{recipe.name}/auto")
+        store = home.below(Ladder.name(recipe, candidates, seconds))
         with store.lock("auto.lock", on_wait=lambda who: reporter.say(f"{who} is at it; waiting")):
-            paces = Store.open(f"{home}/paces")
-            ladder = Ladder(recipe, store, paces, candidates, seconds, first, since)
+            ladder = Ladder(recipe, store, home.below("paces"), candidates, seconds, first, since)
             _climb(options, ladder, engine, reporter)
             _end(options, ladder, engine, reporter, left_out)
     except KeyboardInterrupt:

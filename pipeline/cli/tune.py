@@ -66,7 +66,7 @@ def _tune(options: argparse.Namespace) -> int:
                 f"the least {task.gap} wins by accuracy alone; --objective pareto weighs the cost too"
             )
         plan = Plan(recipe, space, options.budget or recipe.train.steps, options.objective, options.seed)
-        store = Store.open(f"{recipe.output}/{recipe.name}/sweeps/{plan.name}")
+        store = Store.open(recipe.output).below(f"{recipe.name}/sweeps/{plan.name}")
         with store.lock(
             "sweep.lock", on_wait=lambda who: reporter.say(f"this sweep is being run by {who}; waiting")
         ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,8 +30,14 @@ R = TypeVar("R")
 
 @ray.remote
 def call(function: Callable[[Any, str], Any], item: Any) -> Any:
-    """One item of a map, on the device that Ray gave this task."""
-    return function(item, "cuda" if ray.get_gpu_ids() else "cpu")
+    """One item of a map, on the device that Ray gave this task; what it held of a GPU is free for others then."""
+    device = "cuda" if ray.get_gpu_ids() else "cpu"
+    try:
+        return function(item, device)
+    finally:
+        if device == "cuda":
+            gc.collect()
+            torch.cuda.empty_cache()
 
 
 class RayEngine:

@@ -60,9 +60,11 @@ class Room:
     def train(
         self, train: Callable[[], None], device: str, waits: Callable[[], object] = lambda: None
     ) -> None:
-        """Call `train` on a stream of its own as soon as there is room, from its newest checkpoint where it did not fit
-        beside others; `waits` is called then. Raises what it raises, DoesNotFit only where it was alone.
+        """Call `train` on a stream of its own as soon as there is room, from its newest checkpoint where it did not
+        fit; `waits` is called then. Raises what it raises, DoesNotFit only where it was alone twice: others may have
+        left memory behind that nobody needs any more.
         """
+        alone = 0
         while True:
             one = object()
             with self._changed:
@@ -74,9 +76,10 @@ class Room:
                     return train()
             except DoesNotFit:
                 with self._changed:
-                    if self._peaks[one] == 1:
+                    alone += self._peaks[one] == 1
+                    if alone > 1:
                         raise
-                    self.most = min(self.most, self._peaks[one] - 1)
+                    self.most = min(self.most, max(self._peaks[one] - 1, 1))
                 waits()
             finally:
                 with self._changed:

@@ -62,7 +62,8 @@ class VID(nn.Module):
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """(B, C_S, h, w), (B, C_T, h, w) -> scalar, in float32 also under autocast. f_T gets no gradient.
 
-        Raises FacultyError where the sizes differ, and (looked at now and then) where the scale has collapsed.
+        Raises FacultyError where the sizes differ, and (looked at now and then) where the scale has collapsed; in a
+        CUDA graph it is nan then.
         """
         if student.shape[-2:] != teacher.shape[-2:] or len(student) != len(teacher):
             raise FacultyError(
@@ -72,23 +73,28 @@ class VID(nn.Module):
         with torch.autocast(student.device.type, enabled=False):
             student, teacher = _single(student), _single(teacher.detach())
             location, spread = self.location(student), self.spread(student)
-            self._look(spread)
+            collapse = self._look(spread)
             if self.distribution == "laplace":
-                return (torch.log(2 * spread) + (teacher - location).abs() / spread).mean()
+                return (torch.log(2 * spread) + (teacher - location).abs() / spread).mean() + collapse
             error = (teacher - location).square()
-            return (torch.log(2 * math.pi * spread) / 2 + error / (2 * spread)).mean()
+            return (torch.log(2 * math.pi * spread) / 2 + error / (2 * spread)).mean() + collapse
 
-    def _look(self, spread: Tensor) -> None:
+    def _look(self, spread: Tensor) -> Tensor | float:
+        """0; nan where the scale has collapsed in a step that is captured and replayed without this code."""
         self.calls += 1
-        if self.calls % LOOK_EVERY:
-            return
-        share = (spread <= FLOOR[self.distribution]).float().mean().item()
-        if share > 0.5:
+        captured = spread.is_cuda and torch.cuda.is_current_stream_capturing()
+        if not captured and self.calls % LOOK_EVERY:
+            return 0.0
+        shares = (spread <= FLOOR[self.distribution]).float().mean()
+        if captured:
+            return torch.where(shares > 0.5, math.nan, 0.0)
+        if (share := shares.item()) > 0.5:
             raise FacultyError(
                 f"the {self.distribution} scale of VID has underflowed: {share:.0%} of it lie at the floor "
                 f"{FLOOR[self.distribution]:g} and learn no more. Lower train.lr, or take method.distribution: laplace "
                 "or method.scale_per: channel."
             )
+        return 0.0
 
 
 class PerChannel(nn.Module):

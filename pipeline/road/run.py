@@ -36,7 +36,7 @@ class Run:
         self.task = task_of(recipe)
         self.tracked = Tracked(open_run)
         self.planner = Planner(recipe, self.task.actors(recipe), engine, self.reporter, self.tracked)
-        self.output = Store.open(f"{recipe.output}/{recipe.name}")
+        self.output = Store.open(recipe.output).below(recipe.name)
         self.stores = (self.planner.store, self.output)
         self.lengths: dict[str, int] = {}
         """Steps by method, where comparisons are not of equal steps."""

@@ -95,11 +95,13 @@ class Job(ABC):
     def root(self) -> str:
         """URI of the store that `folder` lies in."""
         recipe = self.spec
-        return Store.open(f"{recipe.output}/{recipe.name}" if self.role == STUDENT else recipe.cache.root).uri
+        if self.role == STUDENT:
+            return Store.open(recipe.output).below(recipe.name).uri
+        return Store.open(recipe.cache.root).uri
 
     def output(self) -> Store:
         """Where checkpoints, weights and result go."""
-        return Store.open(Store.open(self.root).where(self.folder))
+        return Store.open(self.root).below(self.folder)
 
     @property
     def steps(self) -> int:
@@ -119,7 +121,7 @@ class Job(ABC):
         """(step, pictures) of a few moments of its last phase, as far as they were kept."""
         found = {rel.partition("/")[0] for rel, _ in self.output().list() if "/seen-" in rel}
         last = max(found, key=lambda folder: int(folder.partition("-")[0]), default=None)
-        return seen.kept(Store.open(self.output().where(last))) if last else []
+        return seen.kept(self.output().below(last)) if last else []
 
     @property
     @abstractmethod
@@ -168,7 +170,7 @@ class Job(ABC):
                 judge = self.judge(phase, device) if rank == 0 else None
             if world > 1:
                 globalise(phase.modules[phase.artefact])
-            folder = Store.open(output.where(f"{number}-{phase.name}"))
+            folder = output.below(f"{number}-{phase.name}")
             look = _Look(judge, listener, folder, seen.moments(phase.settings), watch) if judge else None
             hooks = Hooks(
                 evaluate=look,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import os
+import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ class Graphed:
     """The steps of a training, replayed as soon as the graph is there; as they come where there is none."""
 
     def __init__(self, loop: Loop) -> None:
-        self.loop = loop
+        self.loop: Loop = weakref.proxy(loop)  # a circle would hold the device's memory on
         self.why = ""
         """Why there is no graph after all."""
         self.replay: Callable[[], Any] | None = None

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from pipeline.cache.order import step_seed
 from pipeline.cache.store import Store
 from pipeline.errors import FacultyError
 from pipeline.methods.base import Phase
@@ -39,19 +40,12 @@ def learning_rate(settings: Budget, step: int) -> float:
     """Learning rate of `step` (0-based)."""
     if step < settings.warmup:
         return settings.lr * (step + 1) / settings.warmup
-    span = max(settings.steps - settings.warmup, 1)
-    progress = (step - settings.warmup) / span
+    progress = (step - settings.warmup) / max(settings.steps - settings.warmup, 1)
     if settings.schedule == "cosine":
         return settings.min_lr + (settings.lr - settings.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
     if settings.schedule == "multistep":
         return settings.lr * settings.gamma ** sum(step >= m * settings.steps for m in settings.milestones)
     return settings.lr
-
-
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """Of what is random in a step, such as dropout: another in each step and worker, below 2**64."""
-    high, low = divmod(seed, 1 << 24)
-    return ((low << 40) + high * 0x9E3779B97F4A7C15 + (step << 10) + rank) % (1 << 64)
 
 
 def train(
@@ -290,7 +284,7 @@ class Loop:
         for name, module in self.phase.modules.items():
             module.load_state_dict(state["modules"][name])
         restore(self.optimiser, state["optimiser"], self.device)
-        self.scaler.load_state_dict(state["scaler"])
+        self.scaler.load_state_dict(state["scaler"] or self.scaler.state_dict())  # a CPU's is empty
         if self.ema is not None:
             self.ema = {k: v.to(self.device) for k, v in state["ema"].items()}
         self.curves = Curves(json.loads(state["curves"]))

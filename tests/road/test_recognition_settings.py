@@ -10,6 +10,7 @@ import torch
 from recognition_kit import BUDGET, content, recipe, run
 from safetensors.torch import save_file
 
+from pipeline.cache.order import step_seed
 from pipeline.cache.store import Store
 from pipeline.errors import InputError
 from pipeline.recipe.reading import checked
@@ -19,7 +20,6 @@ from pipeline.tasks.recognition.classification import Classification
 from pipeline.tasks.recognition.ensemble import principal
 from pipeline.tasks.recognition.recipe import Network, Recognition
 from pipeline.tasks.recognition.teachers import imported
-from pipeline.training.loop import step_seed
 
 
 def checkpoint(path: Path, options: dict[str, Any], name: str = "resnet8") -> str:

@@ -36,25 +36,28 @@ class HeldOut:
             (*phase.inputs, REFERENCE, "hr", *(n for n in phase.sources if n != "lr"), "lr")
         )
         self.inputs, self.shown = phase.inputs, phase.shown
-        found = {n: self._first(cache, columns[n]) for n in names if n in columns}
+        found = {n: self._some(cache, columns[n]) for n in names if n in columns}
         self.tiles = {n: tiles for n, tiles in found.items() if tiles is not None}
         self.judges = {METRICS[n]: n for n in (REFERENCE, "hr") if n in self.tiles}
         self.crops = crops.chosen(self.tiles["hr" if "hr" in self.tiles else REFERENCE])
 
     @staticmethod
-    def _first(cache: Store, columns: Columns) -> np.ndarray | None:
-        """The first tiles; None for a column that they lack: HR of LR alone."""
+    def _some(cache: Store, columns: Columns) -> np.ndarray | None:
+        """Tiles at equal distances, so of all pictures; None for a column that they lack: HR of LR alone."""
         assert columns.held_out is not None
         manifest = load_manifest(cache, columns.held_out)
-        rows, have = [], 0
+        total = manifest.rows
+        chosen = np.linspace(0, total - 1, min(HELD_OUT_TILES, total)).astype(int)
+        rows, begin = [], 0
         for receipt in manifest.shards:
+            here = chosen[(chosen >= begin) & (chosen < begin + receipt.rows)] - begin
+            begin += receipt.rows
+            if not len(here):
+                continue
             found = read(cache, receipt).columns.get(columns.column)
             if found is None:
                 return None
-            rows.append(found[: HELD_OUT_TILES - have])
-            have += len(rows[-1])
-            if have >= HELD_OUT_TILES:
-                break
+            rows.append(found[here])
         return np.concatenate(rows)
 
     @torch.inference_mode()

@@ -108,7 +108,7 @@ def student_job(task: Task, recipe: Recipe, prepared: Prepared, method: str, see
         inputs[REFERENCE] = columns[REFERENCE].held_out or ""
     taught_by = None
     if helper is not None and helper.job is not None and helper.job.role == "teacher":
-        taught_by = helper.job.output().where("weights.safetensors")
+        taught_by = helper.job.output().uri
         inputs["privileged"] = helper.job.fingerprint
     elif isinstance(recipe.method, PISR) and recipe.method.checkpoint:
         taught_by = str(Path(recipe.method.checkpoint).absolute())

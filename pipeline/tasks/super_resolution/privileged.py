@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load
@@ -27,15 +28,16 @@ def decoder_of(recipe: Recipe) -> Callable[[], nn.Module]:
 
 
 def load_privileged(recipe: Recipe, weights: str) -> nn.Module:
-    """PISR's teacher from the weights of its training.
+    """PISR's teacher from `weights`: the recipe's checkpoint, or the address of its training's folder.
 
     Raises InputError where it was trained for another scale, student or kind of teacher.
     """
     method = recipe.method
     assert isinstance(method, PISR)
-    folder, _, name = weights.rpartition("/")
-    store = Store.open(folder or ".")
-    data = store.read_bytes(name) if method.checkpoint else trained.read(store, name)
+    if method.checkpoint:
+        data = Path(weights).read_bytes()
+    else:
+        data = trained.read(Store.open(weights), trained.WEIGHTS)
     try:
         state = load(data)
         facts = json.loads(_metadata(data).get("faculty", "{}"))

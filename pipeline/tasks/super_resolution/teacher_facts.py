@@ -206,8 +206,23 @@ def load(facts: TeacherFacts, device: str = "cpu") -> Teacher:
         place = facts.path.removeprefix(FACTORY)
         teacher = factory.make(place, facts.options, scale=facts.scale, name=facts.label)
     else:
-        teacher = load_teacher(facts.path, scale=facts.scale, name=facts.label)
+        teacher = load_teacher(_here(facts), scale=facts.scale, name=facts.label)
     return teacher.to(device).with_convention(**facts.reading).precision(facts.precision)
+
+
+def _here(facts: TeacherFacts) -> str:
+    """The teacher's file on this machine: where it was found, or fetched from the zoo here too. Raises InputError."""
+    path = Path(facts.path)
+    entry = zoo.ZOO.get(path.stem)
+    if path.is_file() or entry is None:
+        return facts.path
+    own = zoo.fetch(entry)
+    if checkpoint_sha256(own) != facts.sha256:
+        remedy = "Remove it, so that it is fetched again."
+        raise InputError(
+            str(own), f"{entry.name} as on the machine that began the run", "another file", remedy
+        )
+    return str(own)
 
 
 def looked_at(asked: tuple[TeacherSpec, int, str], device: str) -> TeacherFacts:
