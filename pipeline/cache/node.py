@@ -177,8 +177,15 @@ class Hold:
 def fetching(sha256: str) -> Iterator[None]:
     """One process of this machine at a time fetches a file; the others then find it."""
     path = node_cache() / "fetching" / sha256[:2]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = path.open("w")
+    except OSError as error:
+        raise FacultyError(
+            f"the shard cache {node_cache()} on {socket.gethostname()} cannot be written: {error.strerror}. "
+            "FACULTY_NODE_CACHE names another folder."
+        ) from error
+    with opened as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

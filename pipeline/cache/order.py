@@ -9,8 +9,18 @@ from typing import TypeVar
 
 import numpy as np
 
+from pipeline.errors import InputError
+
 T = TypeVar("T")
 _ROUNDS = 4
+
+
+def uneven(where: str, batch: int, workers: int) -> InputError:
+    """The error for a batch that workers cannot share out evenly."""
+    remedy = (
+        f"Take {batch - batch % workers or workers} or {batch + -batch % workers}, or other distill.workers."
+    )
+    return InputError(where, f"a multiple of the {workers} workers", str(batch), remedy)
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

@@ -70,7 +70,9 @@ class RemoteStore(Store):
             self.fs, self._base = fs.FileSystem.from_uri(_with_environment(self.uri))
         except (ValueError, OSError) as error:
             expected = "a folder, or the URI of a filesystem that pyarrow opens"
-            raise InputError(self._shown, expected, str(error), "Use s3://, gs:// or a path.") from error
+            raise InputError(
+                self._shown, expected, str(error).replace(uri, self._shown), "Use s3://, gs:// or a path."
+            ) from error
         self._direct = self.fs.type_name in _OBJECT_STORES
 
     def where(self, rel: str) -> str:

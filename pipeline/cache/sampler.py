@@ -26,7 +26,7 @@ from torch import Tensor
 
 from pipeline.cache.format import Receipt
 from pipeline.cache.manifest import Manifest
-from pipeline.cache.order import below, epoch_keys, permute, read_ahead, words
+from pipeline.cache.order import below, epoch_keys, permute, read_ahead, uneven, words
 from pipeline.cache.placed import Parts, Resident, block_of, fits, moved, pictures
 from pipeline.cache.rows import Rows
 from pipeline.cache.slots import slots_of, weights_of
@@ -174,7 +174,7 @@ class Sampler:
         after the other, where one worker has them all. Raises as `batch` does.
         """
         if self._batch % world:
-            raise InputError("batch", f"a multiple of the {world} workers", str(self._batch))
+            raise uneven("train.batch", self._batch, world)
         share = self._batch // world
         assert world == 1 or steps == 1
         numbers, ys, xs, ops = self._samples(step * self._batch + rank * share, steps * share)

@@ -82,7 +82,7 @@ class VID(nn.Module):
     def _look(self, spread: Tensor) -> Tensor | float:
         """0; nan where the scale has collapsed in a step that is captured and replayed without this code."""
         self.calls += 1
-        captured = spread.is_cuda and torch.cuda.is_current_stream_capturing()
+        captured = _captured(spread)
         if not captured and self.calls % LOOK_EVERY:
             return 0.0
         shares = (spread <= FLOOR[self.distribution]).float().mean()
@@ -95,6 +95,11 @@ class VID(nn.Module):
                 "or method.scale_per: channel."
             )
         return 0.0
+
+
+def _captured(x: Tensor) -> bool:
+    """Whether this step becomes a CUDA graph."""
+    return x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 class PerChannel(nn.Module):

@@ -9,9 +9,10 @@ from typing import Annotated, Any, ClassVar, Literal
 import pywt
 from pydantic import Field, model_validator
 
+from pipeline.recipe.checks import unshared, without_hr
 from pipeline.recipe.comparing import Equal
 from pipeline.recipe.data import Data
-from pipeline.recipe.fusion import Aggregate, Bands, Best, Fusion, Mean, Regions, Weighted
+from pipeline.recipe.fusion import Aggregate, Bands, Best, Fusion, Mean, Weighted
 from pipeline.recipe.methods import DUKD, KD, METHODS, PISR, Method
 from pipeline.recipe.settings import Gpus, Later, Name, Positive, Section, Seed, Train
 from pipeline.recipe.student import Student as Student
@@ -240,6 +241,7 @@ class Recipe(Later):
             checks.append(
                 (t.patch > room, f"{path}.patch ({t.patch}) exceeds tile/scale - 2*margin ({room})")
             )
+            checks.append((bool(text := unshared(self.distill.workers, t.batch, path)), text))
             checks.append(
                 (
                     isinstance(self.method, PISR) and path != "fusion.train" and t.sampling != "uniform",
@@ -251,49 +253,3 @@ class Recipe(Later):
             if bad:
                 raise ValueError(text)
         return self
-
-
-def without_hr(recipe: Recipe) -> list[tuple[bool, str]]:
-    """(whether it is so, what is said) of everything that a recipe without HR cannot have."""
-    fusion, method, compare = recipe.fusion, recipe.method, recipe.compare
-    needs = isinstance(fusion, (Best, Regions, Aggregate)) or (
-        isinstance(fusion, Weighted) and fusion.weights == "fit"
-    )
-    alone = not recipe.data.has_hr
-    learned = method.target == "none" or method.name == "pisr"
-    said = "; name folders of HR in data.train, or take"
-    named = {
-        name: compare.variants[name].name if name in compare.variants else name for name in compare.methods
-    }
-    hungry = [name for name, kind in named.items() if kind in ("scratch", "pisr")]
-    return [
-        (
-            alone and not recipe.data.lr_only,
-            "data: name pictures in `train`, or in `lr_only` where there is no HR",
-        ),
-        (alone and learned, f"method {method.name} learns from HR, and there is none{said} kd or mtkd"),
-        (
-            alone and bool(hungry),
-            f"compare.methods: {', '.join(hungry)} learn from HR, and there is none{said} others",
-        ),
-        (
-            alone and needs,
-            f"fusion {fusion.kind} is chosen by HR, and there is none{said} mean, median or weights",
-        ),
-        (
-            alone and len(recipe.teachers) > 1 and getattr(method, "teacher", "") == "best",
-            "method.teacher: `best` is the one of the highest PSNR, and there is no HR; name the teacher",
-        ),
-        (
-            alone and recipe.judged_by == "hr",
-            "judged_by: hr needs HR, and data.train names none; leave it out",
-        ),
-        (
-            recipe.by_fidelity and isinstance(fusion, Best) and len(recipe.teachers) > 1,
-            "judged_by: teachers needs a fusion that test pictures can have too; `best` is chosen by HR",
-        ),
-        (
-            recipe.by_fidelity and not alone and not recipe.teachers,
-            "judged_by: teachers needs at least one teacher; add `teachers:`",
-        ),
-    ]

@@ -15,6 +15,7 @@ import yaml
 
 from pipeline.cache import records, stamps
 from pipeline.cache.fingerprint import fingerprint
+from pipeline.cache.local_store import LocalStore
 from pipeline.deploy.shipping import LOSSES
 from pipeline.report.extra import Extra
 from pipeline.report.report import File, Report, portable, write_report
@@ -195,7 +196,9 @@ def _report(run: Run, outcome: Outcome, warnings: Sequence[str], files: Files, i
             if path.is_file():
                 made.append(f"report/{path.relative_to(temporary).as_posix()}")
                 run.output.put_file(made[-1], path)
-        _record(run, outcome, rows, Path(temporary), pictures)
+        # What stays in place reaches MLflow even where that is away for long.
+        local = run.output.path("report") if isinstance(run.output, LocalStore) else Path(temporary)
+        _record(run, outcome, rows, local, pictures)
     stamps.put(run.output, REPORT_STAMP, identity, made)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,19 @@ def test_pairs_are_found_by_their_names(tmp_path: Path) -> None:
     entry = written(tmp_path, NAMES)
     found, surveys = pairs(entry["lr"], entry["hr"], 2, "raise")
     assert {p.hr.name: p.lr.name for p in found} == NAMES and len(surveys) == 2
+
+
+def test_equal_hr_pictures_have_their_own_lr(tmp_path: Path) -> None:
+    """Two LR of one scene under two names, and a pair that is there twice."""
+    entry = written(tmp_path, {"a.png": "a.png", "c.png": "c.png"})
+    for kind, names in (("HR", "bd"), ("LR", "d")):
+        for name in names:
+            shutil.copy(tmp_path / kind / "a.png", tmp_path / kind / f"{name}.png")
+    lr = np.asarray(Image.open(tmp_path / "LR/a.png"))
+    Image.fromarray(255 - lr).save(tmp_path / "LR/b.png")
+    found, (small, large) = pairs(entry["lr"], entry["hr"], 2, "raise")
+    assert [p.hr.name for p in found] == [p.lr.name for p in found] == ["a.png", "b.png", "c.png"]
+    assert [Path(q.path).name for q in (*small.left_out, *large.left_out)] == ["d.png", "d.png"]
 
 
 @pytest.mark.parametrize("moved", [(0, 0), (3, 0), (0, -2), (-4, 5)], ids=str)

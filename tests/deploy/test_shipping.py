@@ -69,6 +69,31 @@ def test_export_writes_what_it_can_and_says_the_rest(tmp_path: Path, capsys: pyt
     assert set(made.files) == {"safetensors", "pth", "card"} and set(made.missing) == {"onnx"}
 
 
+def test_an_export_replaces_nobodys_page_and_not_the_student_itself(tmp_path: Path) -> None:
+    student, page = tmp_path / "compact_x2.safetensors", tmp_path / "README.md"
+    options = {"features": 4, "convs": 1}
+    save_student(student, students.build("compact", 2, **options), name="compact", scale=2, options=options)
+    before = student.read_bytes()
+    with pytest.raises(InputError, match="compact_x2.safetensors: .*the student itself"):
+        export_student(student, tmp_path, half=True)
+    page.write_text("# My project")
+    with pytest.raises(InputError, match="README.md: .*another page"):
+        export_student(student, tmp_path)
+    assert student.read_bytes() == before and page.read_text() == "# My project"
+    page.unlink()
+    for _ in range(2):  # an earlier card may be replaced
+        export_student(student, tmp_path)
+    assert "enlarges pictures 2 times. Made with Faculty." in page.read_text()
+
+
+def test_the_card_of_a_restorer_speaks_of_restoring(tmp_path: Path) -> None:
+    options = {"features": 4, "convs": 1}
+    network = students.build("compact", 1, **options)
+    save_student(tmp_path / "s.safetensors", network, name="compact", scale=1, options=options)
+    page = export_student(tmp_path / "s.safetensors", tmp_path / "out").files["card"].read_text()
+    assert "A network that restores pictures." in page and "the same, of the same size, not clamped" in page
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [

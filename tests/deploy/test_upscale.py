@@ -210,6 +210,12 @@ def test_results_inside_the_source_are_no_input(source: Path, student: Path) -> 
     assert Image.open(out / "x.png").size == (8, 8)
 
 
+def test_results_may_lie_above_the_source(source: Path, student: Path) -> None:
+    Image.fromarray(picture(4, 4)).save(source / "x.png")
+    assert upscale_folder(source, source.parent, student) == [source.parent / "x.png"]
+    assert Image.open(source / "x.png").size == (4, 4)
+
+
 def test_inputs_of_one_name_keep_their_suffix(source: Path, student: Path, tmp_path: Path) -> None:
     for name in ("a.png", "A.bmp", "b.png"):
         Image.fromarray(picture(3, 3)).save(source / name)

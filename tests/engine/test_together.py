@@ -91,3 +91,15 @@ def test_a_failure_lets_the_others_end_and_one_alone_that_does_not_fit_is_one() 
     assert sorted(done) == list("adefg")
     with pytest.raises(DoesNotFit):
         train_all([Job("c")], train, "cpu", 1)
+
+
+def test_one_alone_is_tried_again_because_others_may_have_left_memory_behind() -> None:
+    tried: list[str] = []
+
+    def train(job: Job) -> None:
+        tried.append(job.label)
+        if len(tried) == 1:
+            raise DoesNotFit("full")
+
+    train_all([Job("c")], train, "cpu", 1)
+    assert tried == ["c", "c"]

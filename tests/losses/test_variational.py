@@ -87,6 +87,18 @@ def test_a_scale_that_underflows_stays_finite_and_is_told(distribution: str) -> 
             loss(student, teacher)
 
 
+def test_a_collapse_in_a_captured_step_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is replayed cannot raise; the loop looks whether terms are finite."""
+    loss = VID(3, 5)
+    student, teacher = features(3, torch.float32), features(5, torch.float32)
+    plain = loss(student, teacher)
+    monkeypatch.setattr("pipeline.losses.variational._captured", lambda x: True)
+    assert torch.equal(loss(student, teacher), plain)
+    with torch.no_grad():
+        loss.scale[-1].bias.fill_(-200.0)
+    assert loss(student, teacher).isnan()
+
+
 def test_features_of_other_sizes_are_refused_with_both_sizes() -> None:
     with pytest.raises(FacultyError, match=r"\(2, 3, 4, 5\).*\(2, 5, 8, 10\).*method.layer"):
         vid("laplace")(features(3), torch.rand(2, 5, 8, 10, dtype=torch.float64))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +27,23 @@ from students.expansion import expand
 
 CPU = torch.device("cpu")
 SCHEDULED = {"hr": Ramp(kind="linear", start=0.2, end=1.0), "smooth": 0.1}
+
+
+def test_a_graph_does_not_keep_its_training() -> None:
+    """Its memory on a device must be free as soon as the training has ended, not when garbage is next searched."""
+
+    class Training:
+        device = CPU
+
+    one = Training()
+    one.graphed = Graphed(one)  # type: ignore[arg-type, attr-defined]
+    seen = weakref.ref(one)
+    gc.disable()
+    try:
+        del one
+        assert seen() is None
+    finally:
+        gc.enable()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from pipeline.recipe.checks import unshared
 from pipeline.recipe.recipe import Actors, Distill, Tracking
 from pipeline.recipe.recognition_methods import METHODS, OF_MASKS, RKD, Method
 from pipeline.recipe.settings import Budget, Later, Name, Positive, Section, Seed
@@ -240,6 +241,14 @@ class Recognition(Later):
             self._mixable(where, method)
         if len(self.teachers) > 1:
             self._fusable()
+        trainings = {
+            "train": self.train,
+            "method.assistant_train": getattr(self.method, "assistant_train", None),
+        }
+        trainings |= {f"teacher {teacher.label}: train": teacher.train for teacher in self.seen_by}
+        for where, training in trainings.items():
+            if training and (reason := unshared(self.distill.workers, training.batch, where)):
+                raise ValueError(reason)
         if self.masks != (self.data.layout == "masks"):
             raise ValueError(f"task {self.task} does not go with data.layout {self.data.layout}")
         if self.data.layout == "market1501" and not self.identities:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pipeline.cache.manifest import Manifest
-from pipeline.cache.order import below, epoch_keys, mix, permute, read_ahead, words
+from pipeline.cache.order import below, epoch_keys, mix, permute, read_ahead, uneven, words
 from pipeline.cache.placed import fits, sent
 from pipeline.cache.rows import Rows
 from pipeline.cache.store import Store
@@ -183,7 +183,7 @@ class ViewSampler:
     def _share(self, step: int, rank: int, world: int, steps: int) -> dict[str, np.ndarray]:
         """What is drawn for a worker's samples of these steps, each (steps * b, ...)."""
         if self.size % world:
-            raise InputError("batch", f"a multiple of the {world} workers", str(self.size))
+            raise uneven("train.batch", self.size, world)
         together = step % BLOCK + steps <= BLOCK
         begin, count = (step - step % BLOCK, BLOCK) if together else (step, steps)
         known = self._drawn
