@@ -6,9 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from road_kit import Road, Untouchable, five_pictures, picture, pixels, recipe, teacher
-
-from pipeline.errors import InputError
+from road_kit import Road, Untouchable, five_pictures, pixels, recipe, teacher
 
 AGGREGATE = {
     "kind": "aggregate",
@@ -87,9 +85,3 @@ def test_fused_targets_below_the_best_teacher_are_warned_of(again: Path) -> None
     assert warnings(1.0) == []
     (warning,) = warnings(0.0)
     assert ranked[-1] in warning and "weighted" in warning and "dB" in warning
-
-
-def test_best_fusion_needs_hr_and_says_so(place: Path) -> None:
-    picture(place / "lonely" / "small.png", 40, 44, seed=23)
-    with pytest.raises(InputError, match="HR"):
-        Road(recipe(place, data={"lr_only": [str(place / "lonely")]}, fusion={"kind": "best"})).distill()
