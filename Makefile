@@ -61,11 +61,11 @@ test-all: $(STAMP)  ## all tests
 bench: $(STAMP)  ## measure against the usual ways, write benchmarks/results.md
 	@$(BIN)/python -m benchmarks
 
-# After the tools, two searches: no folder of somebody's machine is named, and ray and mlflow stay in the engine
-# and the command.
 bench-gpu: $(STAMP)  ## the same for what a GPU does, printed with the card's name
 	@$(BIN)/python -m benchmarks gpu
 
+# After the tools, two searches: no folder of somebody's machine is named, and ray and mlflow stay in the engine
+# and the command.
 check: $(STAMP)  ## lint, format, types
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .

@@ -14,7 +14,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-COLOURS = {7: "#0b8457", 155: "#3b82f6"}
+COLOURS = {7: "#0b8457", 154: "#3b82f6"}
 
 
 def main(figures: str, out: str) -> None:
@@ -29,7 +29,7 @@ def main(figures: str, out: str) -> None:
         axes.annotate(
             label,
             (row["hours"], row["gain"]),
-            (-8 if left else 8, 4),
+            (-8, 4) if left else (8, -12),
             textcoords="offset points",
             ha="right" if left else "left",
             fontsize=8,

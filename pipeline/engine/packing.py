@@ -74,8 +74,8 @@ class Package:
             f"--working-dir {self.folder}",
             f"at most {megabytes(LIMIT)}, which is what Ray's job server takes",
             f"{megabytes(self.size)} in {len(self.files)} files, the most in {most}",
-            "List what the job does not need in .gitignore or .rayignore, and keep pictures where the cluster "
-            "reaches them (s3://, a network folder).",
+            "List what the job does not need in .gitignore or .rayignore, and keep pictures in a network folder that "
+            "all nodes have at the same path.",
         )
 
     def __str__(self) -> str:
