@@ -66,7 +66,8 @@ class EDSR(nn.Module):
             state[f"{block}.3.conv_du.2.bias"] = torch.full((features,), 100.0)
         for part in ("weight", "bias"):
             state[f"body.0.body.{blocks}.{part}"] = state[f"body.0.body.{blocks}.{part}"] * 2
-        state["tail.0.0.weight"] = state["tail.0.0.weight"] / 2
+        first = "tail.0.0" if self.scale > 1 else "tail.1"
+        state[f"{first}.weight"] = state[f"{first}.weight"] / 2
         identity = nn.Conv2d(features, features, 3)
         nn.init.dirac_(identity.weight)
         return {**state, "body.1.weight": identity.weight.detach(), "body.1.bias": torch.zeros(features)}

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 WORKING = ("run", "teach", "distill", "compare", "tune")
 """Commands that leave something in the recipe's `output` and `cache.root`."""
-READ = ("data", "model", "source", "space", "student")
+READ = ("calibrate", "data", "model", "source", "space", "student")
 """Options of commands that name what is read."""
 OF_A_MACHINE = ("HOME", "HOSTNAME", "LANG", "LOGNAME", "PATH", "PWD", "PYTHONPATH", "SHELL", "TMPDIR", "USER")
 """Variables that every machine has for itself."""
@@ -66,6 +66,8 @@ def _submit(options: argparse.Namespace) -> int:
     names: list[str] = []
     own: list[str] = []
     reads = dict(_named(job))
+    for option in ("out", "json"):
+        _kept(f"--{option}" if option == "json" else option, getattr(job, option, None))
     if hasattr(job, "recipe"):
         recipe = load_any(folder / job.recipe, tuple(job.overrides))
         if job.command in WORKING:
@@ -96,6 +98,12 @@ def _outlives(recipe: Any, file: str) -> None:
                 value,
                 f"Add --set {path}=...",
             )
+
+
+def _kept(option: str, value: Any) -> None:
+    """Refuse a result in the job's folder, which goes with the job; `-` is printed."""
+    if value is not None and str(value) != "-" and not os.path.isabs(str(value)):
+        raise InputError(option, "an absolute path of a shared folder, which outlives the job", str(value))
 
 
 def _variables(file: Path, reporter: Terminal) -> list[str]:

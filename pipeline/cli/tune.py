@@ -149,14 +149,15 @@ def _record(parent: RunTracker, sweep: Sweep, files: Mapping[str, str]) -> None:
     import numpy as np
     from PIL import Image
 
+    trials = len(sweep.trials)  # the step: more of them later have figures of their own
     if (best := sweep.best()) is not None:
-        parent.metrics({"accuracy": best.accuracy, "multiply_adds": best.multiply_adds}, best.steps)
+        parent.metrics({"accuracy": best.accuracy, "multiply_adds": best.multiply_adds}, trials)
         parent.tags({"best": best.label})
     for name in files:
         data = sweep.store.read_bytes(name)
         if name.endswith(".png"):
             parent.image(
-                name.removesuffix(".png"), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")), 0
+                name.removesuffix(".png"), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")), trials
             )
         else:
             parent.text(data.decode(), name)

@@ -77,7 +77,7 @@ def card(info: StudentInfo, files: Sequence[tuple[str, str, str]] = ()) -> str:
             "## Files",
             _table(("file", "size", "loss against the student in PyTorch, float32"), list(files)),
         ]
-    parts += ["## Open it", _usage(net)]
+    parts += ["## Open it", _usage(any(name.endswith(".pth") for name, *_ in files))]
     if rest := {key: value for key, value in facts.items() if key not in _SHOWN}:
         parts += [
             "## Where it comes from",
@@ -89,10 +89,8 @@ def card(info: StudentInfo, files: Sequence[tuple[str, str, str]] = ()) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _usage(net: object) -> str:
-    chainner = "\n- chaiNNer, or anything built on spandrel: open the `.pth` file." * hasattr(
-        net, "spandrel_state_dict"
-    )
+def _usage(pth: bool) -> str:
+    chainner = "\n- chaiNNer, or anything built on spandrel: open the `.pth` file." * pth
     return f"""\
 - A folder of pictures: `faculty upscale PICTURES OUT --student FILE` with the `.safetensors` or `.onnx` file.{chainner}
 - ONNX Runtime, in Python:

@@ -19,6 +19,7 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, get_args
@@ -59,10 +60,14 @@ class Spool:
     def append(self, record: Record) -> None:
         """Write a record. Raises OSError where the disk does."""
         with self._lock:
-            if self._file is None:
+            while self._file is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115  kept open for its lock
-                fcntl.flock(self._file, fcntl.LOCK_EX)
+                file = open(self.path, "ab", buffering=0)  # noqa: SIM115  kept open for its lock
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if _gone(file):  # `sync` took it for one that was left behind
+                    file.close()
+                    continue
+                self._file = file
                 self._write(self._first)
             self._write(self._encode(record))
 
@@ -147,16 +152,26 @@ def sync(where: str | Path, uri: str | None = None) -> dict[str, int]:
     files = [root] if root.is_file() else sorted(root.rglob(f"*{SUFFIX}"))
     total: Counter[str] = Counter(files=0, records=0, busy=0)
     for path in files:
-        if not path.is_file():
+        if path.is_dir():
             raise InputError(str(path), "a spool file", "a folder", "Move it elsewhere.")
-        with open(path, "rb") as file:
+        with ExitStack() as stack:
             try:
+                file = stack.enter_context(open(path, "rb"))
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 total["busy"] += 1
                 continue
+            except FileNotFoundError:  # its owner has uploaded it meanwhile
+                continue
+            if _gone(file):
+                continue
             total.update(_sync_file(path, resolve_uri(uri, root) if uri else None))
     return dict(total)
+
+
+def _gone(file: IO[bytes]) -> bool:
+    """Whether somebody removed an open file."""
+    return os.fstat(file.fileno()).st_nlink == 0
 
 
 def _sync_file(path: Path, uri: str | None) -> Counter[str]:

@@ -13,6 +13,7 @@ import os
 import re
 import shlex
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,8 @@ PAGE = "/#/experiments?workflowType=machine_learning"
 """Append to a server's address: without it MLflow opens its pages for language models."""
 PROBE_SECONDS = 3.0
 SPOOL_TAG = "faculty.spool_id"
+ONE_AT_A_TIME = threading.RLock()
+"""Held while a run that began without a store is looked for and made there."""
 # Opens the experiment on MLflow's pages for training rather than those for language models.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 _REJECTED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST", "RESOURCE_ALREADY_EXISTS"}
@@ -239,6 +242,10 @@ class Store:
         if not header["local"]:
             with contextlib.suppress(Missing), sorted_errors():
                 return self.client.get_run(header["id"]).info.run_id
+        with ONE_AT_A_TIME:  # the writers of a run and its children come back together
+            return self._found_or_created(header, create)
+
+    def _found_or_created(self, header: Mapping[str, Any], create: bool) -> str:
         experiment = self.experiment(header["experiment"], header["artifacts"])
         with sorted_errors():
             found = self.client.search_runs(

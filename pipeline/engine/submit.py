@@ -19,6 +19,8 @@ from pipeline.engine.packing import Package
 from pipeline.errors import FacultyError
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+PAUSE, PATIENCE = 1.0, 60.0
+"""Seconds between two looks at a job whose stream broke off, and for which nobody may answer."""
 PASSED_ON = ("MLFLOW_", "AWS_", "GOOGLE_", "FACULTY_", "HF_")
 """Beginnings of the environment variables that go along: addresses and credentials of storage and tracking."""
 SOURCES = "pipeline/cli/__main__.py"
@@ -107,12 +109,14 @@ def submit(
         last[:] = [lines]
         write(lines)
 
+    onward = f"the job goes on; `ray job logs {job} --address {address} --follow`, `ray job stop {job}`"
     try:
-        asyncio.run(_follow(client, job, show))
+        info = _ended(client, job, show)
     except KeyboardInterrupt:
-        say(f"the job goes on; `ray job logs {job} --address {address} --follow`, `ray job stop {job}`")
+        say(onward)
         raise
-    info = client.get_job_info(job)
+    except (ConnectionError, RuntimeError, OSError) as error:
+        raise FacultyError(f"{address} does not answer any more ({_first_line(error)}): {onward}") from error
     if info.status == JobStatus.SUCCEEDED:
         return 0
     say(f"job {job}: {info.status.value}" + (f", {info.message.strip()}" if info.message else ""))
@@ -167,9 +171,39 @@ def _get(address: str, path: str, headers: Mapping[str, str]) -> dict[str, Any]:
         return json.loads(answer.read())
 
 
+def _ended(client: Any, job: str, write: Callable[[str], None]) -> Any:
+    """What is known of the job when it has ended; its output is written meanwhile, from where it broke off.
+
+    Raises what Ray raises where nobody answers for `PATIENCE` seconds.
+    """
+    written = passed = 0
+
+    def rest(lines: str) -> None:
+        nonlocal written, passed
+        passed += len(lines)
+        if passed > written:
+            write(lines[max(0, len(lines) - (passed - written)) :].rstrip("\n"))
+            written = passed
+
+    lost = 0.0
+    while True:
+        passed = 0  # a stream begins at the beginning
+        try:
+            asyncio.run(_follow(client, job, rest))
+            info = client.get_job_info(job)
+            if info.status.is_terminal():
+                return info
+            lost = 0.0
+        except (ConnectionError, RuntimeError, OSError):
+            lost = lost or time.monotonic()
+            if time.monotonic() - lost > PATIENCE:
+                raise
+        time.sleep(PAUSE)
+
+
 async def _follow(client: Any, job: str, write: Callable[[str], None]) -> None:
     async for lines in client.tail_job_logs(job):
-        write(lines.rstrip("\n"))
+        write(lines)
 
 
 def _first_line(error: BaseException) -> str:

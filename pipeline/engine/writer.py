@@ -18,6 +18,7 @@ from pipeline.engine.records import Record
 from pipeline.engine.sink import Sink
 from pipeline.engine.spool import Spool
 from pipeline.engine.store import Rejected, Store, Unavailable, public
+from pipeline.errors import FacultyError
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +168,7 @@ class Writer:
                 run_id = self._store.locate(self.header, create=self._owner)
                 self._sink = Sink(self._store, run_id, fresh=False)
             count = self._spool.drain(self._sink.write)
-        except (Unavailable, Rejected) as error:
+        except (Unavailable, Rejected, FacultyError, OSError) as error:
             self.online = False
             level = logging.WARNING if self._unseen else logging.DEBUG
             log.log(level, "tracking: %s; recording to %s", error, self._folder)

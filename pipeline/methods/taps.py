@@ -18,8 +18,9 @@ class Tap:
         self._value: Tensor | None = None
         find(network, layer).register_forward_hook(self._keep)
 
-    def _keep(self, _: nn.Module, __: tuple, output: Tensor) -> None:
+    def _keep(self, _: nn.Module, __: tuple, output: Tensor) -> Tensor:
         self._value = output
+        return output.clone()  # the next layer may work in place
 
     def take(self) -> Tensor:
         """The output of the forward pass just done."""

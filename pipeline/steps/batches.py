@@ -77,8 +77,9 @@ class Halving:
         except torch.OutOfMemoryError as error:
             if self.batch == 1:
                 raise FacultyError(
-                    f"{self.name}: one sample does not fit into the GPU's memory ({error}). Smaller tiles (data.tile), "
-                    "fewer networks on a GPU (a larger teach.gpus_per_actor), or 0 there for the CPU."
+                    f"{self.name}: one sample does not fit into the GPU's memory ({error}). Take smaller ones "
+                    "(data.tile, data.size), fewer networks on a GPU (teach.gpus_per_actor, a teacher's gpus), or 0 "
+                    "there for the CPU."
                 ) from None
             self.batch = _FITS[self.name] = self.batch // 2
             self.again = True

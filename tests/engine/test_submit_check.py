@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -12,7 +13,7 @@ from road_kit import content, picture, recipe_file
 
 from pipeline.engine import packing
 from pipeline.engine.packing import pack
-from pipeline.engine.submit import WORKER_COMMAND, runtime_env
+from pipeline.engine.submit import WORKER_COMMAND, _ended, runtime_env
 from pipeline.errors import InputError
 
 NOBODY = "http://127.0.0.1:9"
@@ -112,6 +113,51 @@ def test_options_of_other_commands_are_looked_up_too(place: Path) -> None:
     done = submitted("evaluate", "--model", "bicubic", "--data", "nowhere", "--scale", "2")
     assert done.code == 2 and "--data nowhere" in done.err
     assert passed(submitted("evaluate", "--model", "bicubic", "--data", "pictures", "--scale", "2"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("evaluate", "--model", "bicubic", "--data", "pictures", "--scale", "2", "--json", "r.json"),
+        ("upscale", "pictures", "larger", "--student", "s.onnx"),
+        ("export", "s.safetensors", "out"),
+    ],
+)
+def test_results_that_would_go_with_the_job_are_refused(place: Path, arguments: tuple[str, ...]) -> None:
+    for name in ("s.onnx", "s.safetensors"):
+        (place / name).write_bytes(b"x")
+    done = submitted(*arguments)
+    assert done.code == 2 and "a shared folder, which outlives the job" in done.err
+    outlives = [str(place / a) if a in ("r.json", "larger", "out") else a for a in arguments]
+    assert passed(submitted(*outlives))
+    done = submitted("export", "s.safetensors", str(place / "out"), "--calibrate", "nowhere")
+    assert done.code == 2 and "--calibrate nowhere" in done.err
+
+
+def test_a_stream_that_breaks_off_is_followed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = [["one\ntw"], RuntimeError("closed with 1006"), ["one\n", "two\nth"], ["one\ntwo\nthree\n"]]
+    states = iter([False, False, True])
+
+    class Client:
+        async def tail_job_logs(self, job: str):
+            found = streams.pop(0)
+            if isinstance(found, Exception):
+                raise found
+            for lines in found:
+                yield lines
+
+        def get_job_info(self, job: str) -> SimpleNamespace:
+            ended = next(states)
+            return SimpleNamespace(status=SimpleNamespace(is_terminal=lambda: ended))
+
+    monkeypatch.setattr("pipeline.engine.submit.PAUSE", 0.0)
+    said: list[str] = []
+    assert _ended(Client(), "j", said.append).status.is_terminal()
+    assert "".join(said) == "one\ntwo\nthree"
+    monkeypatch.setattr("pipeline.engine.submit.PATIENCE", -1.0)
+    streams[:] = [RuntimeError("closed")]
+    with pytest.raises(RuntimeError):
+        _ended(Client(), "j", said.append)
 
 
 def test_what_goes_along_is_what_ray_would_send(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from pipeline.methods import PICTURES
 from pipeline.methods.pisr import TEACHER, pisr, start, teacher
 from pipeline.methods.taps import Tap, Until, channels, layer_of
 from pipeline.recipe.methods import MTKD, PISR
+from pipeline.recipe.recipe import Recipe
 from pipeline.recipe.settings import Train
+from pipeline.tasks.super_resolution.jobs import check_helpers
 from students.colour import luma
 from teachers.privileged import ENCODER_PARAMETERS, Encoder, Privileged
 
@@ -164,6 +166,36 @@ def test_features_are_cut_out_where_asked_and_the_rest_is_not_run() -> None:
     network(x)
     assert ran == ["last"]
     assert torch.equal(Until(network, "expanding")(x), tap.take()) and ran == ["last"]
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"), [("vdsr", "body.0"), ("edsr", "body.0.body.0"), ("rcan", "body.0.body.0.body.0")]
+)
+def test_a_layer_before_one_that_works_in_place_is_seen_as_it_was(name: str, layer: str) -> None:
+    """The student's features are kept while the network runs on; the teacher's stop at the layer."""
+    small = {"vdsr": {"features": 4, "depth": 3}, "edsr": {"features": 4, "blocks": 1}}
+    options = small.get(name, {"features": 16, "groups": 1, "blocks": 1})
+    network = students.build(name, 2, **options)
+    x = torch.rand(1, 3, 8, 8)
+    expected = Until(network, layer)(x)
+    tap = Tap(network, layer)
+    untouched = network(x)
+    found = tap.take()
+    assert torch.equal(found, expected) and found.min() < 0
+    assert torch.equal(network(x), untouched)
+
+
+def test_there_is_no_privileged_teacher_at_one_scale() -> None:
+    for kind, refused in (("privileged", True), ("larger", False)):
+        method = {"name": "pisr", "teacher": kind, "init": kind == "privileged"}
+        settings = Recipe.model_validate(
+            {"name": "r", "scale": 1, "data": {"train": ["x"]}, "student": {"name": "vdsr"}, "method": method}
+        )
+        if not refused:
+            check_helpers(settings)
+            continue
+        with pytest.raises(InputError, match="method.teacher: privileged: .*a scale of 2, 3 or 4"):
+            check_helpers(settings)
 
 
 def test_a_decoder_of_another_size_is_refused() -> None:

@@ -19,6 +19,7 @@ from pipeline.recipe.reading import checked
 from pipeline.recipe.recipe import Recipe
 from pipeline.tasks.super_resolution import held_out, teacher_facts
 from pipeline.tasks.super_resolution.held_out import HeldOut
+from pipeline.tasks.super_resolution.teach import luma_error
 from pipeline.tasks.super_resolution.teacher_facts import resolve
 from pipeline.tasks.super_resolution.work import student_cost, work
 
@@ -94,6 +95,25 @@ def test_held_out_tiles_are_of_all_pictures(place: Path, monkeypatch: pytest.Mon
     every = HeldOut._some(store, columns)  # type: ignore[arg-type]
     assert every is not None and len(every) == len(rows)
     np.testing.assert_array_equal(found, every[np.linspace(0, len(rows) - 1, 6).astype(int)])
+
+
+def test_teachers_and_students_are_compared_on_the_same_held_out_tiles(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run without test pictures shows held-out figures."""
+    monkeypatch.setattr(held_out, "HELD_OUT_TILES", 4)
+    road = Road(recipe(place, data={"holdout": 0.6}))
+    outcome = road.run.everything(["mtkd"], [0])
+    store, cached = road.run.planner.store, outcome.prepared.teachers[0].cached
+    assert cached is not None
+    made, hr = (
+        HeldOut._some(store, c) for c in (cached.columns("sr"), outcome.prepared.samples.columns("hr"))
+    )
+    assert made is not None and hr is not None and len(made) == 4
+    (found,) = next(r for r in outcome.results if r.role == "teacher").sets.values()
+    error, pixels = luma_error(made, hr, 2)
+    assert found["psnr_y"] == pytest.approx(10 * np.log10(255**2 / (error / pixels)))
+    assert found["psnr_y"] != pytest.approx(outcome.prepared.teachers[0].quality, abs=1e-6)
 
 
 def test_a_zoo_teacher_is_fetched_where_its_file_is_not(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

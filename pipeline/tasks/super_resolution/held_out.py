@@ -60,6 +60,17 @@ class HeldOut:
             rows.append(found[here])
         return np.concatenate(rows)
 
+    @staticmethod
+    def quality(cache: Store, outputs: Columns, hr: Columns, scale: int) -> float | None:
+        """PSNR in dB of cached outputs on the tiles that students are judged by; None where these have no HR."""
+        if outputs.held_out is None or hr.held_out is None:
+            return None
+        made, truth = HeldOut._some(cache, outputs), HeldOut._some(cache, hr)
+        if made is None or truth is None:
+            return None
+        error, pixels = luma_error(as_levels(made), as_levels(truth), scale)
+        return psnr([{"squared_error": error, "pixels": pixels}])
+
     @torch.inference_mode()
     def __call__(self, model: nn.Module) -> tuple[dict[str, float], Strip]:
         """(PSNR in dB over all tiles together; of two crops LR, targets, HR, the output and how far it is off)."""

@@ -90,6 +90,13 @@ def check_helpers(recipe: Recipe) -> None:
     if not isinstance(recipe.method, PISR):
         return
     decoder_of(recipe)()
+    if recipe.scale == 1 and recipe.method.teacher == "privileged":
+        raise InputError(
+            "method.teacher: privileged",
+            "a scale of 2, 3 or 4, whose HR it shrinks",
+            "1",
+            "Take method.teacher: larger, or another method.",
+        )
     if recipe.method.checkpoint:
         if not Path(recipe.method.checkpoint).is_file():
             raise InputError("method.checkpoint", "a file", f"{recipe.method.checkpoint}: no such file")

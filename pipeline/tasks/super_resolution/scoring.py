@@ -24,6 +24,7 @@ from pipeline.steps.job import STUDENT, Job
 from pipeline.steps.values import Prepared, Result
 from pipeline.tasks.super_resolution.books import Book, Books
 from pipeline.tasks.super_resolution.fusion import PictureFusion
+from pipeline.tasks.super_resolution.held_out import HeldOut
 from pipeline.tasks.super_resolution.score import BOOKS, Model, Role, Scored, ScoreTask, cost
 from pipeline.tasks.super_resolution.teacher_facts import TeacherFacts
 
@@ -38,10 +39,16 @@ Scores = dict[str, dict[str, Book]]
 """{identity of the model: {set: {picture: (PSNR dB, SSIM)}}}"""
 
 
-def held_out(results: Sequence[Result], prepared: Prepared) -> list[Result]:
-    """The same with what is known from held-out tiles, where a run names no test pictures."""
+def held_out(results: Sequence[Result], prepared: Prepared, cache: Store, scale: int) -> list[Result]:
+    """The same with what is known from the held-out tiles that students are judged by, where a run names no test
+    pictures."""
     networks = [r for r in results if r.role in ("teacher", "fused")]
-    qualities = {r.identity: o.quality for r, o in zip(networks, prepared.all)}
+    hr = prepared.samples.columns("hr")
+    qualities = {}
+    for result, outputs in zip(networks, prepared.all):
+        if outputs.cached is not None:
+            own = HeldOut.quality(cache, outputs.cached.columns("sr"), hr, scale)
+            qualities[result.identity] = outputs.quality if own is None else own
     found = []
     for result in results:
         done = result.job.result() if result.job is not None else None

@@ -102,8 +102,10 @@ def facts(outcome: Outcome) -> dict[str, str]:
 
 def _held_out(outputs: Outputs) -> str:
     """How good a network is, where HR tells."""
-    known = math.isfinite(outputs.quality)
-    return f"{outputs.quality:.2f} dB on held-out tiles" if known else "no HR to compare it with"
+    if not math.isfinite(outputs.quality):
+        return "no HR to compare it with"
+    tiles = "held-out" if outputs.cached is not None and outputs.cached.held_out else "training"
+    return f"{outputs.quality:.2f} dB on {tiles} tiles"
 
 
 def drawings(outcome: Outcome) -> dict[str, Drawing]:

@@ -203,7 +203,7 @@ class SuperResolution(Task):
             reference = [m.identity for m in compared if m.role in ("teacher", "fused")][-1]
         results, strip = Scoring(run, compared, run.tested, reference).results(jobs)
         if not run.tested:
-            return held_out(results, prepared), [HELD_OUT], strip
+            return held_out(results, prepared, run.planner.store, run.recipe.scale), [HELD_OUT], strip
         return results, [benchmark.name for benchmark in run.tested], strip
 
     def metrics(self, recipe: Recipe) -> tuple[Metric, ...]:
