@@ -9,11 +9,15 @@ additions, resizing and FFTs count nothing.
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+
+log = logging.getLogger(__name__)
 
 
 def parameters(module: nn.Module) -> int:
@@ -46,3 +50,12 @@ def multiply_adds(module: nn.Module, shape: tuple[int, ...]) -> int:
         for m, training in modes.items():
             m.training = training
     return counter.get_total_flops() // 2
+
+
+def known_multiply_adds(module: nn.Module, shape: tuple[int, ...]) -> int | None:
+    """As `multiply_adds`; None for code that looks at values, of which shapes alone have none."""
+    try:
+        return multiply_adds(module, shape)
+    except Exception as error:  # a foreign network may raise anything
+        log.info("%s: multiply-adds are not known: %s", type(module).__name__, error)
+        return None

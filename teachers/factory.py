@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pipeline.data.files import there
 from pipeline.errors import InputError, reason
 from teachers.descriptor import Teacher, TeacherInfo
 
@@ -63,7 +64,7 @@ def sha256(place: str, options: Mapping[str, Any]) -> str:
         expected = "options of texts, numbers, lists and tables"
         raise InputError(f"factory {place}", expected, reason(error), "Write it as a text.") from None
     for text in _texts(options):
-        if len(text) < 4096 and Path(text).is_file():
+        if there(text) and Path(text).is_file():
             with Path(text).open("rb") as stream:
                 while block := stream.read(1 << 20):
                     digest.update(block)

@@ -38,7 +38,7 @@ def fetch(entry: ZooEntry, *, folder: Path | None = None, progress: Progress | N
     target = folder / f"{entry.name}{suffix}"
     record = folder / f"{target.name}.sha256"
     with alone(target):
-        expected = entry.sha256 or (record.read_text().strip() if record.exists() else None)
+        expected = entry.sha256 or (record.read_text().strip() if record.exists() else "") or None
         if not target.exists():
             part = folder / f"{target.name}.part"
             if entry.member is None:
@@ -49,7 +49,9 @@ def fetch(entry: ZooEntry, *, folder: Path | None = None, progress: Progress | N
             os.replace(part, target)
         digest = _compare(target, expected, entry)
         if expected is None:
-            record.write_text(f"{digest}\n")
+            fresh = record.with_name(f"{record.name}.part")
+            fresh.write_text(f"{digest}\n")
+            os.replace(fresh, record)
     return target
 
 

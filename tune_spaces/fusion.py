@@ -1,4 +1,4 @@
-"""Which teachers, at least two of them, and how they become one target.
+"""Which teachers, at least two of them, and how they become one target; sets and fusions that do not fit are left out.
 
 The learned `aggregate` is left out because it trains a network for every set of teachers; a space of your own may name
 it: ("choice", {"kind": "mean"}, {"kind": "aggregate", "train": {"steps": 2000}}).
@@ -6,8 +6,16 @@ it: ("choice", {"kind": "mean"}, {"kind": "aggregate", "train": {"steps": 2000}}
 
 from itertools import combinations
 
-SPACE = {"fusion": ("choice", {"kind": "mean"}, {"kind": "median"}, {"kind": "weighted"}, {"kind": "best"})}
+FUSION = {"fusion": ("choice", {"kind": "mean"}, {"kind": "median"}, {"kind": "weighted"}, {"kind": "best"})}
+WHERE_IT_FITS = ("fusion", "teachers")
 BY = {
+    "method.name": {
+        "mtkd": FUSION,
+        "dukd": FUSION,
+        "pisr": FUSION,
+        "kd": "fusion: left out, kd learns from one teacher",
+        "scratch": "fusion: left out, scratch learns from no teacher",
+    },
     "teachers": {
         count: {
             "teachers": (
@@ -16,5 +24,5 @@ BY = {
             )
         }
         for count in range(3, 7)
-    }
+    },
 }

@@ -79,7 +79,7 @@ def _add_reading(command: argparse.ArgumentParser) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     import torch
 
-    from pipeline.cost import multiply_adds
+    from pipeline.cost import known_multiply_adds
     from pipeline.deploy.evaluate import announce, bicubic, evaluate, load_set
     from pipeline.means import EXACT, decibels, exact_note
     from pipeline.progress import Terminal
@@ -99,7 +99,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         upscaler = _open_model(options, device)
         if isinstance(upscaler, Teacher):
             parameters = upscaler.info.parameters
-            operations = multiply_adds(upscaler.network, (1, 1 if upscaler.convention.luma else 3, 48, 48))
+            channels = 1 if upscaler.convention.luma else 3
+            operations = known_multiply_adds(upscaler.network, (1, channels, 48, 48))
         warn_of(upscaler, options.scale, options.model, reporter.warn)
     with reporter.line("evaluate", sum(len(s.pictures) for s in sets), "pictures") as line:
         try:

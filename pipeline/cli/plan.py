@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -51,12 +52,21 @@ def add(commands: argparse._SubParsersAction) -> None:
 def _plan(options: argparse.Namespace) -> None:
     recipe = read_any(options)
     task = task_of(recipe)
+    called = {"teach": "teach-rate", "train": "train-rate", "devices": "gpus-per-node"}
     for name in ("pictures", "height", "width", "teach", "train", "network", "price", "devices"):
-        if (value := getattr(options, name)) is not None and value <= 0:
-            raise InputError(f"--{name}", "above 0", str(value))
+        if (value := getattr(options, name)) is not None and not 0 < value < math.inf:
+            raise InputError(f"--{called.get(name, name)}", "a number above 0", str(value))
     if min(options.gpus) < 1:
         raise InputError("--gpus", "at least 1", str(min(options.gpus)))
-    teachers = [round(n) for n in options.teacher_macs or []] or task.teacher_costs(recipe)
+    given = options.teacher_macs or []
+    if wrong := [n for n in given if not 0 < n < math.inf]:
+        raise InputError("--teacher-macs", "numbers above 0", f"{wrong[0]:g}")
+    wanted = len(getattr(recipe, "seen_by", recipe.teachers))
+    if given and len(given) != wanted:
+        raise InputError(
+            "--teacher-macs", f"{wanted}, one for each teacher of {recipe.name}", f"{len(given)}"
+        )
+    teachers = [round(n) for n in given] or task.teacher_costs(recipe)
     todo = task.work(recipe, options.pictures, options.height, options.width, teachers)
     rows = {"", *recipe.compare.methods} - {recipe.method.name}  # "": the recipe's own method
     todo = replace(todo, trainings=len(rows) * recipe.compare.seeds * len(task.gaps(recipe)))

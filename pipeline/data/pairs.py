@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.data.decode import COPY, Picture, Quarantined, Survey, decode, survey
+from pipeline.data.decode import BAD, COPY, Picture, Quarantined, Survey, decode, survey
 from pipeline.data.degrade import downscale, modcrop
 from pipeline.errors import InputError
 from pipeline.metrics import to_y
@@ -30,9 +30,10 @@ class Pair:
 
 
 def pairs(
-    lr: str, hr: str, scale: int, on_bad: Literal["raise", "quarantine"]
+    lr: str, hr: str, scale: int, on_bad: Literal["raise", "quarantine"], copies: bool = False
 ) -> tuple[list[Pair], list[Survey]]:
-    """The pairs of two folders: equal names, apart from suffixes of LR such as `x4`, `_LR` and `LRx4`.
+    """The pairs of two folders: equal names, apart from suffixes of LR such as `x4`, `_LR` and `LRx4`. Of equal ones
+    the first is kept, all with `copies`, as in a test set. Partners of pictures in quarantine are left out with them.
 
     Raises InputError for a picture without a partner, a second one of the same HR, and a size that does not fit.
     """
@@ -41,11 +42,16 @@ def pairs(
         for f, m in ((lr, 2), (hr, 2 * scale))
     )
     by_name = {_stem(p.name): p for p in large.pictures}
+    bad = {_stem(_below(q.path, hr)) for q in large.left_out if q.kind == BAD}
+    worse = {s for q in small.left_out if q.kind == BAD for s in _stems(_stem(_below(q.path, lr)), scale)}
+    lost = [p for p in small.pictures if bad.intersection(_stems(_stem(p.name), scale))]
+    alone = [p for p in large.pictures if _stem(p.name) in worse]
+    small, large = _without(small, lost, "its HR is bad"), _without(large, alone, "its LR is bad")
     found: list[Pair] = []
     taken: dict[str, str] = {}
     for picture in small.pictures:
         stem = _stem(picture.name)
-        partner = by_name.get(stem) or by_name.get(_bare(stem, scale))
+        partner = next((by_name[s] for s in _stems(stem, scale) if s in by_name), None)
         if partner is None:
             raise InputError(
                 picture.path, f"an HR picture of its name in {hr}", "none", "Add it, or leave LR out."
@@ -71,15 +77,30 @@ def pairs(
     unlike: dict[tuple[str, str], Pair] = {}
     for pair in found:
         unlike.setdefault((pair.lr.sha256, pair.hr.sha256), pair)
-    kept = list(unlike.values())
-    return kept, [_without(small, [p.lr for p in kept]), _without(large, [p.hr for p in kept])]
+    again = [] if copies else [pair for pair in found if pair not in unlike.values()]
+    said = "duplicate of an earlier pair"
+    surveys = [
+        _without(small, [p.lr for p in again], said, COPY),
+        _without(large, [p.hr for p in again], said, COPY),
+    ]
+    return [pair for pair in found if pair not in again], surveys
 
 
-def _without(found: Survey, kept: list[Picture]) -> Survey:
-    """The survey without the pictures of pairs that were there before."""
-    copies = [p for p in found.pictures if p not in kept]
-    left_out = [Quarantined(p.path, "duplicate of an earlier pair", COPY) for p in copies]
+def _without(found: Survey, pictures: list[Picture], reason: str, kind: str = BAD) -> Survey:
+    """The survey without these pictures."""
+    left_out = [Quarantined(p.path, reason, kind) for p in pictures]
+    kept = [p for p in found.pictures if p not in pictures]
     return replace(found, pictures=kept, left_out=[*found.left_out, *left_out])
+
+
+def _below(path: str, folder: str) -> str:
+    """A picture's name in its folder."""
+    return Path(path).relative_to(Path(folder).absolute()).as_posix()
+
+
+def _stems(stem: str, scale: int) -> tuple[str, ...]:
+    """The names that an LR picture's HR may have."""
+    return (stem, _bare(stem, scale))
 
 
 def _stem(name: str) -> str:

@@ -59,6 +59,7 @@ class Conductor:
         self.distill: Distill | None = None
         """What one trial may take of the machine, where the recipe's own settings are not meant for several."""
         self._begun: dict[int, float] = {}
+        self._compared = False
 
     def prepare(self, trial: Trial) -> Order | None:
         """Make what a trial needs. None where it is over already: it was judged, its values clash, or it is trained."""
@@ -74,6 +75,7 @@ class Conductor:
                 recipe = recipe.model_copy(update={"distill": self.distill})
             seed = self.sweep.seed_of(trial)
             job = student_of(recipe, self.engine, self.reporter, lambda: self.parent, seed)
+            self._compare(trial, job)
             trial.job = job.fingerprint
             trial.multiply_adds = plan.task.cost(job)
         except FacultyError as error:
@@ -92,6 +94,27 @@ class Conductor:
         # Progress of trials is told apart by this label; where the training lies does not depend on it.
         own = replace(job, label=trial.label)
         return Order(trial, own, self.metric, dict(handle))
+
+    def _compare(self, trial: Trial, job: Job) -> None:
+        """An earlier run's trials may have seen other pictures or teachers: an unfinished one begins anew, of finished
+        ones it is said, once.
+        """
+        if trial.job not in ("", job.fingerprint):
+            trial.curve.clear()
+            trial.times.clear()
+        if self._compared:
+            return
+        self._compared = True
+        done = next((t for t in self.sweep.trials.values() if t.status == "finished" and t.job), None)
+        if done is None or done is trial:
+            return
+        recipe = self.sweep.recipe_of(done)
+        again = student_of(recipe, self.engine, self.reporter, lambda: self.parent, self.sweep.seed_of(done))
+        if again.fingerprint != done.job:
+            self.reporter.warn(
+                "the pictures or the teachers are others than those of the trials that are done: their figures do not "
+                "compare with the new ones; another --seed begins another sweep"
+            )
 
     def report(self, trial: Trial, metrics: Mapping[str, Any], step: int) -> bool:
         """Record an evaluation; True where the trial should stop."""
@@ -174,7 +197,13 @@ def clock(metrics: Mapping[str, Any]) -> tuple[float, ...]:
 
 def checker(engine: Engine, reporter: Reporter) -> Callable[[Any], None]:
     """What refuses a recipe for its teachers or its student, before anything is started."""
-    return lambda recipe: Run(recipe, engine, reporter).check([recipe.method.name])
+
+    def check(recipe: Any) -> None:
+        if getattr(recipe.compare, "beside", ()):  # in no trial, and of one scale
+            recipe = recipe.model_copy(update={"compare": recipe.compare.model_copy(update={"beside": ()})})
+        Run(recipe, engine, reporter).check([recipe.method.name])
+
+    return check
 
 
 def student_of(

@@ -28,6 +28,14 @@ R = TypeVar("R", bound=Section)
 _FORM = "(kind, *arguments) with one of the kinds uniform, loguniform, randint, choice"
 
 
+DECIDED = {
+    "train.steps": "--budget says how long trials train; best.yaml has the recipe's own length.",
+    "train.evaluate_every": "Trials are looked at when their sweep asks for it.",
+    "seed": "All trials have the recipe's seed, or they could not be compared.",
+}
+"""Paths that a sweep decides itself, and how."""
+
+
 @dataclass(frozen=True, slots=True)
 class Axis:
     """What may be tried at one recipe path."""
@@ -57,7 +65,9 @@ class Axis:
         if self.kind == "choice":
             return value in self.arguments
         low, high = self.ends()[0], self.ends()[-1]
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            return False
+        return low <= value <= high and (self.kind != "randint" or float(value).is_integer())
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +103,8 @@ def load_space(name: str, recipe: Any, check: Callable[[Any], object] = lambda _
         if not isinstance(space, Mapping):
             raise InputError(f"{name}: SPACE", "a table of recipe paths", type(space).__name__)
         for path, entry in space.items():
+            if said := DECIDED.get(str(path)):
+                raise InputError(name, "paths that a trial may have values of its own for", str(path), said)
             axes[str(path)] = _axis(name, str(path), entry)
     optional = tuple(getattr(module, "WHERE_IT_FITS", ()))
     kept = []
@@ -103,6 +115,10 @@ def load_space(name: str, recipe: Any, check: Callable[[Any], object] = lambda _
         fitting, note = _fitted(name, axis, recipe, check, axis.path in optional)
         kept += [fitting] if fitting else []
         notes += [note] if note else []
+        if fitting and not _has_own(recipe, fitting):
+            notes.append(
+                f"{axis.path}: the recipe's own value is not in the space; the first trial has another one"
+            )
     if not kept:
         why = "; ".join(notes) or f"it says nothing for method {recipe.method.name}"
         raise InputError(f"space {name}", "at least one recipe path to vary", f"none that fits: {why}")
@@ -121,12 +137,19 @@ def with_values(recipe: R, values: Mapping[str, Any], where: str = "trial") -> R
 
 def own_value(recipe: Any, axis: Axis) -> Any:
     """The recipe's own value where it lies on the axis (a schedule's peak), else the axis's middle."""
+    own = _own(recipe, axis)
+    return own if axis.holds(own) else axis.middle()
+
+
+def _own(recipe: Any, axis: Axis) -> Any:
     own = task_of(recipe).own(recipe, axis.path, axis.ends())
     if own is None:
         own = _at(recipe.model_dump(mode="json"), axis.path)
-    if not axis.holds(own):
-        own = peak(own)
-    return own if axis.holds(own) else axis.middle()
+    return own if axis.holds(own) else peak(own)
+
+
+def _has_own(recipe: Any, axis: Axis) -> bool:
+    return axis.holds(_own(recipe, axis))
 
 
 def value_at(recipe: Any, path: str) -> Any:

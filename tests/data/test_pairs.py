@@ -19,6 +19,9 @@ from pipeline.data.degrade import downscale
 from pipeline.data.pairs import overlap, pairs, shift_of
 from pipeline.errors import InputError
 from pipeline.metrics import psnr_y
+from pipeline.recipe.data import Pairs
+from pipeline.tasks.super_resolution.judged_on import load_pairs
+from pipeline.tasks.super_resolution.tiles import surveyed as planned
 
 
 def written(root: Path, names: dict[str, str], moved: tuple[int, int] = (0, 0)) -> dict[str, str]:
@@ -56,6 +59,46 @@ def test_equal_hr_pictures_have_their_own_lr(tmp_path: Path) -> None:
     found, (small, large) = pairs(entry["lr"], entry["hr"], 2, "raise")
     assert [p.hr.name for p in found] == [p.lr.name for p in found] == ["a.png", "b.png", "c.png"]
     assert [Path(q.path).name for q in (*small.left_out, *large.left_out)] == ["d.png", "d.png"]
+
+
+def test_a_scene_is_trained_on_or_held_out_with_all_its_lr(tmp_path: Path) -> None:
+    names = {f"{n}.png": f"{n}.png" for n in "abcdefghij"}
+    entries = [written(tmp_path, names)]
+    for number in (1, 2):  # other LR of the same HR
+        folder = tmp_path / f"LR{number}"
+        folder.mkdir()
+        for name in names:
+            Image.fromarray(np.asarray(Image.open(tmp_path / "LR" / name)) // 2 + number).save(folder / name)
+        entries.append({"lr": str(folder), "hr": entries[0]["hr"]})
+    for holdout in (0.4, 1e-9):  # by their rank, and the one that is always held out
+        data = {"train": [str(tmp_path / "HR")], "pairs": entries, "holdout": holdout}
+        sources = planned(recipe(tmp_path, data=data))[0]
+        assert len(sources) == 40
+        uses: dict[str, set[bool]] = {}
+        for source in sources:
+            uses.setdefault(source.scene, set()).add(source.held_out)
+        assert len(uses) == 10 and all(len(held) == 1 for held in uses.values())
+        assert {True} in uses.values() and {False} in uses.values()
+
+
+def test_partners_of_what_is_in_quarantine_are_left_out_with_it(tmp_path: Path) -> None:
+    entry = written(tmp_path, {"a.png": "a.png", "b.png": "bx2.png", "c.png": "c.png"})
+    (tmp_path / "LR/bx2.png").write_bytes(b"no picture")
+    (tmp_path / "HR/c.png").write_bytes(b"no picture")
+    found, (small, large) = pairs(entry["lr"], entry["hr"], 2, "quarantine")
+    assert [p.hr.name for p in found] == ["a.png"]
+    assert {Path(q.path).name for q in small.left_out} == {"bx2.png", "c.png"}
+    assert {Path(q.path).name for q in large.left_out} == {"c.png", "b.png"}
+    with pytest.raises(InputError, match="bx2.png"):
+        pairs(entry["lr"], entry["hr"], 2, "raise")
+
+
+def test_every_copy_in_a_test_set_has_its_own_lr(tmp_path: Path) -> None:
+    entry = written(tmp_path, {"a.png": "a.png"})
+    for kind in ("HR", "LR"):
+        shutil.copy(tmp_path / kind / "a.png", tmp_path / kind / "b.png")
+    benchmark = load_pairs(Pairs.model_validate(entry), 2)
+    assert [name for name, _ in benchmark.pictures] == sorted(benchmark.lr) == ["a.png", "b.png"]
 
 
 @pytest.mark.parametrize("moved", [(0, 0), (3, 0), (0, -2), (-4, 5)], ids=str)

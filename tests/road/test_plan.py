@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from command_kit import run
-from road_kit import Road, picture, recipe, recipe_file
+from road_kit import Road, content, picture, recipe, recipe_file
 
 from pipeline.steps.forecast import ASSUMED_GPU, MEASURED_CORE, gpu_rates, predict
-from pipeline.tasks.super_resolution.work import work
+from pipeline.tasks.super_resolution.work import teacher_costs, work
 
 RATES = replace(
     gpu_rates(), teach=1e9, train=1e8, cut=1e6, hash=1e9, disk=1e8, network=1e8, devices=2, cores=4, start=0.0
@@ -88,6 +88,28 @@ def test_an_aggregation_network_is_trained_and_run(tmp_path: Path) -> None:
 def test_the_constants_say_where_they_are_from() -> None:
     assert all(getattr(MEASURED_CORE, name) > 0 for name in ("teach", "train", "cut", "hash", "disk"))
     assert ASSUMED_GPU.devices == 8 and gpu_rates().cut == MEASURED_CORE.cut
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--teacher-macs", "1e9"), "--teacher-macs: expected 2, one for each teacher of r, found 1"),
+        (("--teacher-macs", "1e9", "nan"), "--teacher-macs: expected numbers above 0, found nan"),
+        (("--teach-rate", "0"), "--teach-rate: expected a number above 0, found 0"),
+        (("--gpus-per-node", "0"), "--gpus-per-node: expected a number above 0, found 0"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_by_their_names(
+    tmp_path: Path, options: tuple[str, ...], said: str
+) -> None:
+    done = run("plan", recipe_file(tmp_path), "--pictures", 8, *options)
+    assert done.code == 2 and said in " ".join(done.err.split())
+
+
+def test_a_self_ensemble_costs_eight_times_as_much(tmp_path: Path) -> None:
+    one = recipe(tmp_path)
+    eight = recipe(tmp_path, teachers=[{**t, "self_ensemble": True} for t in content(tmp_path)["teachers"]])
+    assert teacher_costs(eight) == [8 * n for n in teacher_costs(one)]
 
 
 def test_the_command(tmp_path: Path) -> None:

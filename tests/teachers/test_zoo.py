@@ -140,6 +140,12 @@ def test_unknown_sha256_is_recorded_first_and_enforced_then(server: Server, tmp_
         zoo.fetch(entry(server), folder=tmp_path)
 
 
+def test_a_record_that_a_kill_left_empty_says_nothing(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "net-x2.pth.sha256").touch()
+    assert zoo.fetch(entry(server), folder=tmp_path).read_bytes() == CONTENT
+    assert (tmp_path / "net-x2.pth.sha256").read_text().strip() == SHA256
+
+
 def test_missing_address_is_named_and_not_asked_again(server: Server, tmp_path: Path) -> None:
     with pytest.raises(FacultyError, match=r"missing\.pth could not be downloaded: HTTP Error 404"):
         zoo.fetch(entry(server, file="missing.pth"), folder=tmp_path)

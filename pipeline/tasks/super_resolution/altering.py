@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.recipe.reading import changed
 from pipeline.recipe.recipe import Recipe
+from students import names, options
+
+
+def own(recipe: Recipe, path: str, choices: Sequence[Any]) -> Any:
+    """What the recipe says at a path that needs more than a look: teachers are positions there, choices of fusions may
+    leave out what has a default, and so may the recipe of a student's options.
+    """
+    if path == "teachers":
+        return list(range(len(recipe.teachers)))
+    if path == "fusion":
+        fusion = recipe.fusion.model_dump(mode="json")
+        return next((c for c in choices if isinstance(c, dict) and c.items() <= fusion.items()), None)
+    option = path.removeprefix("student.options.")
+    if option != path and option not in recipe.student.options and recipe.student.name in names():
+        return options(recipe.student.name).get(option)
+    return None
 
 
 def altered(recipe: Recipe, values: Mapping[str, Any], where: str) -> Recipe:

@@ -36,6 +36,13 @@ class Source:
     """LR pixels by which LR is moved against HR."""
     view: Upcycled | None = None
     """The upcycled view of its tiles instead of the tiles."""
+    hr: str = ""
+    """Of a pair: sha256 of its HR."""
+
+    @property
+    def scene(self) -> str:
+        """What is trained on or held out as a whole: one HR picture, however many LR it has."""
+        return self.hr or self.picture.sha256
 
     @property
     def use(self) -> tuple[str, bool, bool]:

@@ -41,7 +41,7 @@ def load_pairs(entry: Pairs, scale: int) -> BenchmarkSet:
     register where the entry does not say `align: true`.
     """
     whole = load_set(entry.hr, scale)
-    matched, _ = pairs(entry.lr, entry.hr, scale, "raise")
+    matched, _ = pairs(entry.lr, entry.hr, scale, "raise", copies=True)
     moved = {pair.hr.name: registered(pair, scale, entry.align) for pair in matched}
     lr = {pair.hr.name: pair.lr.path for pair in matched}
     return replace(whole, lr=lr, moved={name: by for name, by in moved.items() if by != (0, 0)})

@@ -29,7 +29,7 @@ from pipeline.tasks.super_resolution import showing
 from pipeline.tasks.super_resolution import teacher_facts as describing
 from pipeline.tasks.super_resolution import tiles as tiling
 from pipeline.tasks.super_resolution import work as counting
-from pipeline.tasks.super_resolution.altering import altered
+from pipeline.tasks.super_resolution.altering import altered, own
 from pipeline.tasks.super_resolution.assistant import TrainedNetwork, trained
 from pipeline.tasks.super_resolution.candidates import candidates, settled
 from pipeline.tasks.super_resolution.checks import check
@@ -286,12 +286,7 @@ class SuperResolution(Task):
         return altered(recipe, values, where)
 
     def own(self, recipe: Recipe, path: str, choices: Sequence[Any]) -> Any:
-        if path == "teachers":  # choices are positions
-            return list(range(len(recipe.teachers)))
-        if path == "fusion":  # choices may leave out what has a default
-            fusion = recipe.fusion.model_dump(mode="json")
-            return next((c for c in choices if isinstance(c, dict) and c.items() <= fusion.items()), None)
-        return None
+        return own(recipe, path, choices)
 
     def effort(self, recipe: Recipe, prepared: Prepared) -> Effort:
         return effort(recipe, prepared)

@@ -137,7 +137,7 @@ class TeachTask:
         self, teacher: Callable[[torch.Tensor], torch.Tensor], lr: np.ndarray, first: str, device: str
     ) -> np.ndarray:
         x = torch.from_numpy(np.array(lr)).to(device).permute(0, 3, 1, 2).float().div_(255)
-        sr = teacher(x)
+        sr = one_by_one(teacher, x)
         wanted = (len(lr), 3, lr.shape[1] * self.scale, lr.shape[2] * self.scale)
         if tuple(sr.shape) != wanted or not torch.isfinite(sr).all():
             raise FacultyError(
@@ -145,6 +145,18 @@ class TeachTask:
                 f"(expected {wanted}) or is not finite; precision: fp32 may help."
             )
         return to_stored(sr, self.dtype)
+
+
+def one_by_one(teacher: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """The teacher's outputs; of one that takes no more than a picture at a time, picture by picture."""
+    try:
+        return teacher(x)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:
+        if len(x) == 1:
+            raise
+        return torch.cat([teacher(picture[None]) for picture in x])
 
 
 def read(store: Store, receipt: Receipt) -> Shard:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from pipeline.cache import records
 from pipeline.cache.fingerprint import fingerprint
 from pipeline.cache.store import Store
-from pipeline.cost import multiply_adds
+from pipeline.cost import known_multiply_adds
 from pipeline.errors import FacultyError, InputError
 from pipeline.recipe.recipe import Recipe, TeacherSpec
 from teachers import factory, zoo
@@ -20,8 +19,6 @@ from teachers.gate import Finding, check, name
 from teachers.loading import load_teacher
 from teachers.onnx_network import OnnxNetwork
 from teachers.precision_gate import precision_gate
-
-log = logging.getLogger(__name__)
 
 VERSION = 1
 SIDE = 48
@@ -126,11 +123,8 @@ def operations(teacher: Teacher) -> int | None:
     if isinstance(teacher.network, OnnxNetwork):
         once = teacher.network.multiply_adds(SIDE)
         return None if once is None else times * once
-    try:
-        return times * multiply_adds(teacher.network, (1, 1 if teacher.convention.luma else 3, SIDE, SIDE))
-    except Exception as error:  # code that looks at values: shapes alone, which are counted by, have none
-        log.info("%r: multiply-adds are not known: %s", teacher, error)
-        return None
+    once = known_multiply_adds(teacher.network, (1, 1 if teacher.convention.luma else 3, SIDE, SIDE))
+    return None if once is None else times * once
 
 
 def known_facts(spec: TeacherSpec, scale: int, store: Store, kind: str) -> TeacherFacts | None:

@@ -116,8 +116,8 @@ def paired(recipe: Recipe, store: Store) -> tuple[list[Source], list[Survey]]:
                 pair.hr.width - abs(moved[1]) * recipe.scale,
             )
             picture = replace(pair.hr, sha256=both, height=sides[0], width=sides[1])
-            held_out = int(both[:8], 16) / 2**32 < recipe.data.holdout
-            found.append(Source(picture, False, held_out, pair.lr.path, moved))
+            held_out = int(pair.hr.sha256[:8], 16) / 2**32 < recipe.data.holdout
+            found.append(Source(picture, False, held_out, pair.lr.path, moved, hr=pair.hr.sha256))
     return found, surveys
 
 
@@ -161,8 +161,9 @@ def surveyed(
     chosen = sorted(found.values(), key=lambda s: s.picture.sha256)
     full = [s for s in chosen if not s.lr_only] if recipe.data.has_hr else chosen
     if recipe.data.holdout and len(full) > 1 and not any(s.held_out for s in full):
-        first = full[0]
-        chosen[chosen.index(first)] = replace(first, held_out=True)
+        first = min((s.scene for s in full), default="")
+        if any(s.scene != first for s in full):
+            chosen = [replace(s, held_out=s.scene == first) for s in chosen]
     if not any(not s.held_out for s in chosen):
         where = "data.train" if recipe.data.has_hr else "data.lr_only"
         remedy = "Add pictures or lower data.holdout."

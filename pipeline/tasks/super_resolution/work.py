@@ -90,7 +90,7 @@ def teacher_costs(recipe: Recipe) -> list[int]:
     """Multiply-adds of the recipe's teachers for a 48 x 48 input; their checkpoints are opened for it."""
     costs = []
     for spec in recipe.teachers:
-        teacher = opened(spec, recipe.scale)
+        teacher = opened(spec, recipe.scale).with_convention(**spec.convention)
         if (count := operations(teacher)) is None:
             found = f"{spec.label}, which does not tell"
             raise InputError("--teacher-macs", "the multiply-adds of every teacher", found, "Give them.")
