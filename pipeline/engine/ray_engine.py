@@ -103,7 +103,7 @@ class RayEngine:
         """Bounded: at most twice as many tasks are under way as the cluster has CPUs."""
         self._start()
         gpus = share(gpus, self.gpus(), len(items))
-        session.require(self.address, "a task of this run", {"GPU": gpus})
+        session.require(self.address, "teach.gpus_per_actor or distill.gpus_per_worker", {"GPU": gpus})
         limit = 2 * max(int(ray.cluster_resources().get("CPU", 1)), 1)
         task = call.options(num_cpus=1, num_gpus=gpus)
         waiting = list(reversed(items))

@@ -236,7 +236,7 @@ def _too_large(label: str, settings: Budget, device: str, error: Exception) -> s
     needed = f"it held {held:.1f} GiB and wanted more" if held else "it wanted more than there is"
     return (
         f"{label}: a batch of {settings.batch} does not fit into the GPU's memory: {needed} ({error}). Lower "
-        "its batch, set its amp: bf16, or give each training more of a GPU: distill.gpus_per_worker."
+        "its batch (train.batch), set its amp: bf16, or give each training more of a GPU: distill.gpus_per_worker."
     )
 
 

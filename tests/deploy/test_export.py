@@ -201,7 +201,8 @@ def test_the_card_tells_what_how_good_and_how_to_open(tmp_path: Path) -> None:
         "protocol": "the luma",
         "recipe": "0123456789abcdef",
     }
-    model_card(tmp_path / "README.md", StudentInfo("compact", 2, COMPACT, facts))
+    files = [("compact_x2.safetensors", "1 byte", ""), ("compact_x2.pth", "1 byte", "")]
+    model_card(tmp_path / "README.md", StudentInfo("compact", 2, COMPACT, facts), files)
     text = (tmp_path / "README.md").read_text()
     assert text.startswith("# compact x2\n")
     for told in ("`mtkd`", "features = 8", f"| rlfn | {'cd' * 32} |", "| Set5 | 5 | 37.1234 | 0.9567 |"):
@@ -219,6 +220,7 @@ def test_the_card_tells_what_how_good_and_how_to_open(tmp_path: Path) -> None:
 
 
 def test_the_card_of_a_bare_student_promises_nothing_more() -> None:
+    assert "chaiNNer" not in card(StudentInfo("compact", 2, COMPACT)), "there is no .pth beside it"
     text = card(StudentInfo("fsrcnn", 2, {}))
     assert not any(word in text for word in ("chaiNNer", "Teachers", "Results", "method"))
 

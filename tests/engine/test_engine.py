@@ -219,7 +219,7 @@ def test_what_this_machine_does_not_have_is_refused_instead_of_waited_for(
             InputError, match="an actor of `teach`: expected at most .* of this machine, found 99"
         ):
             engine.teach({}, recipe(cached, teach=teach).teach, lambda *_: None)
-    for distill in ({"gpus_per_worker": 99}, {"workers": 3, "cpus_per_worker": 33}):
+    for distill in ({"gpus_per_worker": 99}, {"workers": 2, "cpus_per_worker": 49.5}):
         with pytest.raises(InputError, match="workers of `distill`: expected at most .*, found 99"):
             on_ray(cached, distill=distill).distill("scratch")
 

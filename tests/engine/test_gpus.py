@@ -123,7 +123,9 @@ def test_a_teacher_without_memory_for_its_batch_goes_on_with_smaller_ones(place:
 def test_a_teacher_without_memory_for_one_tile_says_what_to_do(place: Path) -> None:
     done = run("teach", recipe_file(place, teachers=[{**narrow(0), "gate": "off"}]), "--inline")
     assert done.code == 1 and "Traceback" not in done.err
-    assert "one sample does not fit into the GPU's memory" in done.err and "(data.tile)" in done.err
+    assert (
+        "one sample does not fit into the GPU's memory" in done.err and "(data.tile, data.size)" in done.err
+    )
 
 
 def test_slices_cover_all_rows_in_order() -> None:

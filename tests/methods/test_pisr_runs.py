@@ -101,7 +101,10 @@ def test_a_run_stopped_in_either_phase_goes_on_from_its_step_to_the_same_weights
 
 def test_a_teacher_trained_before_is_taken_and_a_foreign_one_refused(place: Path, tmp_path: Path) -> None:
     *_, (job,) = Road(settings(place)).distill()
-    given = settings(place, method={"name": "pisr", "checkpoint": job.taught_by.removeprefix("file://")})
+    given = settings(
+        place,
+        method={"name": "pisr", "checkpoint": f"{job.taught_by.removeprefix('file://')}/weights.safetensors"},
+    )
     *_, (again,) = Road(given).distill()
     assert weights(again) == weights(job)
     student = job.output().where("weights.safetensors").removeprefix("file://")
