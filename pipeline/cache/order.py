@@ -1,4 +1,6 @@
-"""Counter-based randomness: what sample number n is, as a pure function of (seed, n); and reading batches ahead."""
+"""Counter-based randomness: what sample number n is, as a pure function of (seed, n); reading batches ahead, and what
+is said of one that cannot be shared out.
+"""
 
 from __future__ import annotations
 

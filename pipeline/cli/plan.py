@@ -61,8 +61,8 @@ def _plan(options: argparse.Namespace) -> None:
     given = options.teacher_macs or []
     if wrong := [n for n in given if not 0 < n < math.inf]:
         raise InputError("--teacher-macs", "numbers above 0", f"{wrong[0]:g}")
-    wanted = len(getattr(recipe, "seen_by", recipe.teachers))
-    if given and len(given) != wanted:
+    teachers_of = getattr(recipe, "seen_by", None) or getattr(recipe, "teachers", ())
+    if given and teachers_of and len(given) != (wanted := len(teachers_of)):
         raise InputError(
             "--teacher-macs", f"{wanted}, one for each teacher of {recipe.name}", f"{len(given)}"
         )

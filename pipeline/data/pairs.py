@@ -64,32 +64,31 @@ def pairs(
                 f"{picture.width}x{picture.height}",
                 "Is `scale` that of these pairs?",
             )
-        if (first := taken.setdefault(partner.path, picture.path)) != picture.path:
+        if (other := taken.setdefault(partner.path, picture.path)) != picture.path:
             raise InputError(
                 picture.path,
                 f"one LR picture for each HR picture in {hr}",
-                f"{first} for {partner.path} too",
+                f"{other} for {partner.path} too",
                 "Give several LR pictures of one HR in folders of their own, one entry of data.pairs each.",
             )
         found.append(Pair(picture, partner))
     if lonely := sorted({p.path for p in large.pictures} - {pair.hr.path for pair in found}):
         raise InputError(lonely[0], f"an LR picture of its name in {lr}", "none", "Add it, or leave HR out.")
-    unlike: dict[tuple[str, str], Pair] = {}
-    for pair in found:
-        unlike.setdefault((pair.lr.sha256, pair.hr.sha256), pair)
-    again = [] if copies else [pair for pair in found if pair not in unlike.values()]
+    first: dict[tuple[str, str], Pair] = {}
+    again = [p for p in found if first.setdefault((p.lr.sha256, p.hr.sha256), p) is not p and not copies]
     said = "duplicate of an earlier pair"
     surveys = [
         _without(small, [p.lr for p in again], said, COPY),
         _without(large, [p.hr for p in again], said, COPY),
     ]
-    return [pair for pair in found if pair not in again], surveys
+    return [pair for pair in found if copies or first[pair.lr.sha256, pair.hr.sha256] is pair], surveys
 
 
 def _without(found: Survey, pictures: list[Picture], reason: str, kind: str = BAD) -> Survey:
     """The survey without these pictures."""
     left_out = [Quarantined(p.path, reason, kind) for p in pictures]
-    kept = [p for p in found.pictures if p not in pictures]
+    gone = {p.path for p in pictures}
+    kept = [p for p in found.pictures if p.path not in gone]
     return replace(found, pictures=kept, left_out=[*found.left_out, *left_out])
 
 

@@ -55,10 +55,9 @@ def candidates_of(
             candidate = with_values(recipe, found[name], name)
             content = candidate.model_dump(mode="json")
             print_ = fingerprint({k: v for k, v in content.items() if k != "compare"})
-            if (
-                print_ in alike
-            ):  # the recipe's own method may be one of the task's, which is news only to who asked
-                left_out |= {name: f"is {alike[print_]}"} if name in named else {}
+            if print_ in alike:  # the recipe's own method, say, which is news only to who asked
+                if name in named:
+                    left_out[name] = f"is {alike[print_]}"
                 continue
             check(candidate)
             kept[name], alike[print_] = found[name], name

@@ -115,7 +115,7 @@ def load_space(name: str, recipe: Any, check: Callable[[Any], object] = lambda _
         fitting, note = _fitted(name, axis, recipe, check, axis.path in optional)
         kept += [fitting] if fitting else []
         notes += [note] if note else []
-        if fitting and not _has_own(recipe, fitting):
+        if fitting and not fitting.holds(_own(recipe, fitting)):
             notes.append(
                 f"{axis.path}: the recipe's own value is not in the space; the first trial has another one"
             )
@@ -146,10 +146,6 @@ def _own(recipe: Any, axis: Axis) -> Any:
     if own is None:
         own = _at(recipe.model_dump(mode="json"), axis.path)
     return own if axis.holds(own) else peak(own)
-
-
-def _has_own(recipe: Any, axis: Axis) -> bool:
-    return axis.holds(_own(recipe, axis))
 
 
 def value_at(recipe: Any, path: str) -> Any:
