@@ -9,7 +9,9 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
+from pipeline.recipe.settings import Budget
 from pipeline.search.trial import Trial
 
 SHARE = 0.35
@@ -28,6 +30,8 @@ LONGER = 3
 """The last training has at least so many times the steps of the last rung."""
 MARGIN = 0.95
 """Of the time that is left, what the last training is planned for."""
+
+Settings = TypeVar("Settings", bound=Budget)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +150,12 @@ def needed(rungs: Sequence[Rung], paces: Mapping[str, Pace], scratch: str, abrea
     final = max(p.seconds(LONGER * last, FINAL_LOOKS) for p in paces.values()) / MARGIN
     least = duration(rungs, LEAST_STEPS, paces, scratch, abreast)
     return max(least / SHARE, final / (1 - SHARE), least + final)
+
+
+def of_length(train: Settings, steps: int, evaluate_every: int) -> Settings:
+    """The settings of a training of another length; its warm-up is the same part of it."""
+    warmup = -(-train.warmup * steps // train.steps)
+    return train.model_copy(update={"steps": steps, "evaluate_every": evaluate_every, "warmup": warmup})
 
 
 def round_down(steps: int) -> int:

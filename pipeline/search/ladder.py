@@ -130,8 +130,7 @@ class Ladder(Sweep):
     def recipe_for(self, name: str, steps: int, evaluate_every: int) -> Any:
         """A candidate's recipe at a length. Raises InputError where the recipe does not take its values."""
         recipe = with_values(self.plan.recipe, self.candidates[name], name)
-        train = recipe.train.model_copy(update={"steps": steps, "evaluate_every": evaluate_every})
-        return recipe.model_copy(update={"train": train})
+        return recipe.model_copy(update={"train": allotment.of_length(recipe.train, steps, evaluate_every)})
 
     def recipe_of(self, trial: Trial) -> Any:
         rung, name, _ = self.place(trial.number)

@@ -4,8 +4,26 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.search.allotment import Pace, Rung, duration, final_steps, first_steps, makespan, pace_of, shape
+from pipeline.recipe.settings import Train
+from pipeline.search.allotment import (
+    Pace,
+    Rung,
+    duration,
+    final_steps,
+    first_steps,
+    makespan,
+    of_length,
+    pace_of,
+    shape,
+)
 from pipeline.search.trial import Trial
+
+
+@pytest.mark.parametrize("steps, warmup", [(1000, 50), (100, 5), (4, 1), (3000, 150)])
+def test_a_warm_up_is_the_same_part_of_a_training_of_any_length(steps: int, warmup: int) -> None:
+    found = of_length(Train(steps=1000, warmup=50, lr=1e-3), steps, 7)
+    assert found == Train(steps=steps, warmup=warmup, lr=1e-3, evaluate_every=7)
+    assert of_length(Train(steps=1000), steps, 7).warmup == 0
 
 
 def test_a_makespan_is_that_of_the_machine_that_is_busy_longest() -> None:

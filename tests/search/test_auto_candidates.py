@@ -42,6 +42,17 @@ def test_upcycling_is_tried_where_the_recipe_has_its_views(root: Path) -> None:
         assert ("dukd" in found) is tried and set(CANDIDATES) <= set(found)
 
 
+def test_scratch_and_the_recipes_own_are_tried_at_a_higher_rate(root: Path) -> None:
+    settings = recipe(root, train={"lr": 1e-3, "steps": 1000, "warmup": 7})
+    found = candidates(settings)
+    own = with_values(settings, found[f"{settings.method.name}-fast"], "x")
+    alone = with_values(settings, found["scratch-fast"], "x")
+    assert own.method == settings.method and alone.method.name == "scratch"
+    assert own.train == alone.train == settings.train.model_copy(update={"lr": 3e-3, "warmup": 50})
+    only = recipe(root, teachers=[], method={"name": "scratch"})
+    assert [name for name in candidates(only) if name.endswith("-fast")] == ["scratch-fast"]
+
+
 def test_who_is_named_is_tried_or_refused(root: Path) -> None:
     settings = recipe(root, method={"name": "mtkd", "low": 0.33})
     assert list(candidates_of(settings, lambda _: None, ("mtkd-low",))[0]) == ["scratch", "mtkd-low"]
@@ -94,16 +105,19 @@ def test_the_list_is_scratch_the_recipes_own_its_variants_and_the_tasks(
     file(root, tmp_path, compare={"variants": variants})
     done = auto(tmp_path, minutes=0.6)
     assert done.code == 2, "too little for all of them"
-    names = "scratch, mtkd, same, soft, kd, kd-handover, mtkd-low-fades, mtkd-low-handover"
-    assert f"8 candidates: {names}" in done.err, "the task's mtkd is the recipe's, its mtkd-low the variant"
+    names = "scratch, mtkd, same, soft, kd, kd-handover, mtkd-low-fades, mtkd-low-handover, scratch-fast, mtkd-fast"
+    assert f"10 candidates: {names}" in done.err, "the task's mtkd is the recipe's, its mtkd-low the variant"
 
 
 def test_what_a_recipe_does_not_take_is_left_out_and_said(root: Path, tmp_path: Path, quick) -> None:
     file(root, tmp_path, teachers=[], method={"name": "scratch"})
     done = auto(tmp_path)
     assert done.code == 0, done.err
-    assert list(done.auto["candidates"]) == ["scratch"] and done.auto["chosen"] == "scratch"
+    assert list(done.auto["candidates"]) == ["scratch", "scratch-fast"]
     assert "needs at least one teacher" in done.auto["left_out"]["mtkd"]
+    done = auto(tmp_path, "--candidates", "scratch")
+    assert done.code == 0, done.err
+    assert list(done.auto["candidates"]) == ["scratch"] and done.auto["chosen"] == "scratch"
     assert "scratch it is" in done.auto["verdict"]
 
 
