@@ -251,6 +251,6 @@ def _student(state: dict[str, Tensor], described: str, where: str) -> Found:
         ) from None
     network = students.build(name, scale, **options)
     _load_strictly(network, state, name, where)
-    parameters = sum(parameter.numel() for parameter in network.parameters())
+    parameters = sum(parameter.numel() for parameter in students.deployed(network).parameters())
     attends = name == "swinir_light" or name.removeprefix("spandrel:") in ATTENDING
     return Found(network, name, scale, parameters, convolutional=not attends)

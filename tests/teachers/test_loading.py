@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import students
+from pipeline.cost import parameters
 from pipeline.deploy.export import save_student
 from pipeline.errors import InputError
 from teachers import zoo
@@ -219,6 +220,13 @@ def test_students_are_teachers_too(tmp_path: Path) -> None:
     torch.testing.assert_close(teacher(x), student(x).detach())
     with pytest.raises(InputError, match="scale 2, found scale 3"):
         load_teacher(tmp_path / "s.safetensors", scale=2)
+
+
+def test_a_students_parameters_are_those_that_ship(tmp_path: Path) -> None:
+    student = students.build("span", 2, features=8)
+    save_student(tmp_path / "s.safetensors", student, name="span", scale=2, options={"features": 8})
+    shipped = parameters(students.deployed(student))
+    assert load_teacher(str(tmp_path / "s.safetensors")).info.parameters == shipped < parameters(student)
 
 
 def test_student_with_damaged_description_is_refused(tmp_path: Path) -> None:
