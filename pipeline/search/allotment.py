@@ -153,8 +153,11 @@ def needed(rungs: Sequence[Rung], paces: Mapping[str, Pace], scratch: str, abrea
 
 
 def of_length(train: Settings, steps: int, evaluate_every: int) -> Settings:
-    """The settings of a training of another length; its warm-up is the same part of it."""
-    warmup = -(-train.warmup * steps // train.steps)
+    """The settings of a training of another length; its warm-up has the same steps, up to a quarter of them.
+
+    How long Adam needs until its averages say something is a number of steps, not a part of a training.
+    """
+    warmup = min(train.warmup, steps // 4)
     return train.model_copy(update={"steps": steps, "evaluate_every": evaluate_every, "warmup": warmup})
 
 

@@ -19,8 +19,8 @@ from pipeline.search.allotment import (
 from pipeline.search.trial import Trial
 
 
-@pytest.mark.parametrize("steps, warmup", [(1000, 50), (100, 5), (4, 1), (3000, 150)])
-def test_a_warm_up_is_the_same_part_of_a_training_of_any_length(steps: int, warmup: int) -> None:
+@pytest.mark.parametrize("steps, warmup", [(1000, 50), (100, 25), (4, 1), (3000, 50)])
+def test_a_warm_up_has_its_steps_in_a_training_of_any_length_that_has_room(steps: int, warmup: int) -> None:
     found = of_length(Train(steps=1000, warmup=50, lr=1e-3), steps, 7)
     assert found == Train(steps=steps, warmup=warmup, lr=1e-3, evaluate_every=7)
     assert of_length(Train(steps=1000), steps, 7).warmup == 0

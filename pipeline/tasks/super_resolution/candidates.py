@@ -33,7 +33,7 @@ UPCYCLED: dict[str, dict[str, Any]] = {
 FASTER = 3.0
 """Times the recipe's learning rate, of those called `-fast`."""
 WARMUP = 0.05
-"""Of a training at that rate, the part in which the rate rises: without it some of them collapse."""
+"""Of the recipe's steps, those in which that rate is reached: without them some trainings collapse."""
 
 
 def candidates(recipe: Recipe) -> dict[str, dict[str, Any]]:
