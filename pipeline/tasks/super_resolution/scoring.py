@@ -61,6 +61,30 @@ def held_out(results: Sequence[Result], prepared: Prepared, cache: Store, scale:
     return found
 
 
+def worse_than_none(results: Sequence[Result], key: str) -> list[str]:
+    """A line for each student that is below enlargement without a network (at scale 1: the input) on every set."""
+    base = next((r for r in results if r.role == "bicubic"), None)
+    found = []
+    for result in results:
+        pairs = [
+            (sets[key], base.sets[name][key])
+            for name, sets in result.sets.items()
+            if base is not None and key in sets and key in base.sets.get(name, {})
+        ]
+        if (
+            result.role == "student"
+            and base is not None
+            and pairs
+            and all(own < its - 0.01 for own, its in pairs)
+        ):
+            own, its = pairs[0]
+            found.append(
+                f"{result.name}: {own:.2f} dB is below {base.name} ({its:.2f}): its training was too short "
+                "(train.steps) or collapsed; then a lower train.lr or a warm-up (train.warmup: 500) helps"
+            )
+    return found
+
+
 def models(
     recipe: Recipe,
     cache: Store,
@@ -135,6 +159,8 @@ class Scoring:
                     row=model.row,
                 )
             )
+        for warning in worse_than_none(found, "fidelity" if self.recipe.by_fidelity else "psnr_y"):
+            self.run.reporter.warn(warning)
         return found, self.strip(scores)
 
     @cached_property
