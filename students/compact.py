@@ -1,10 +1,15 @@
-"""Compact (SRVGGNetCompact of Real-ESRGAN, Wang et al.; ICCV Workshops 2021): plain convolutions, nearest skip."""
+"""Compact (SRVGGNetCompact of Real-ESRGAN, Wang et al.; ICCV Workshops 2021): plain convolutions, nearest skip.
+
+Enlarging, the picture passes straight through the first channels of every layer at the start, as in the other students.
+PyTorch's start alone weakens it at each layer: after nine of them the last sees next to nothing, the network stays its
+skip for hundreds of steps, and at a high learning rate for good (docs/results.md).
+"""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from students.layers import Positive, conv3, interpolate, zero
+from students.layers import Features, Positive, conv3, interpolate, pass_through, zero
 
 PARAMETERS = {2: 600_652, 3: 609_307, 4: 621_424}
 """Of `compact()`: 64 features, 16 convolutions between the first and the last."""
@@ -16,7 +21,7 @@ class Compact(nn.Module):
     features: channels. convs: 3x3 convolutions between the first and the last one, all at low resolution.
     """
 
-    def __init__(self, scale: int, *, features: Positive = 64, convs: Positive = 16) -> None:
+    def __init__(self, scale: int, *, features: Features = 64, convs: Positive = 16) -> None:
         super().__init__()
         self.scale = scale
         body: list[nn.Module] = [conv3(3, features), nn.PReLU(features)]
@@ -26,6 +31,10 @@ class Compact(nn.Module):
         self.shuffle = nn.PixelShuffle(scale)
         if scale == 1:
             _carry_on(self.body)
+        else:
+            for layer in self.body[:-1]:
+                if isinstance(layer, nn.Conv2d):
+                    pass_through(layer, 3)
         zero(self.body[-1])  # the network starts as its nearest skip
 
     def forward(self, x: Tensor) -> Tensor:
@@ -42,8 +51,8 @@ class Compact(nn.Module):
 def _carry_on(body: nn.ModuleList) -> None:
     """Start so that every layer passes the picture on at its strength (He et al., ICCV 2015, for PReLU's 0.25).
 
-    PyTorch's start weakens it at each layer. What enlarging lacks is learned even so; what restoring lacks, faint and
-    everywhere, was not: nine layers of 48 features gave their input back after 2,000 steps.
+    What restoring lacks is faint and everywhere: with PyTorch's start nine layers of 48 features gave their input back
+    after 2,000 steps.
     """
     for layer in body:
         if isinstance(layer, nn.Conv2d):

@@ -97,6 +97,15 @@ def test_a_fresh_compact_is_its_nearest_skip() -> None:
     assert torch.equal(small("compact", 3)(x), interpolate(x, 3, "nearest"))
 
 
+def test_the_picture_reaches_the_last_layer_of_a_deep_compact() -> None:
+    """Else it stays its skip for hundreds of steps, at a high learning rate for good."""
+    x, seen = torch.rand(1, 3, 9, 9), []
+    deep = students.build("compact", 2, features=8, convs=16)
+    deep.body[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    deep(x)
+    assert torch.equal(seen[0][:, :3], x)
+
+
 @pytest.mark.parametrize("name", students.names())
 def test_every_parameter_learns(name: str) -> None:
     model = small(name)
