@@ -25,7 +25,7 @@ def main(figures: str, out: str) -> None:
         colour = COLOURS[row["pictures"]]
         axes.errorbar(row["hours"], row["gain"], row["spread"], fmt="o", color=colour, capsize=3)
         label = f"{row['student']}: {row['what']}"
-        left = row["hours"] > 0.3  # names point to the middle
+        left = row["hours"] > 0.2  # names point to the middle
         axes.annotate(
             label,
             (row["hours"], row["gain"]),
@@ -38,7 +38,7 @@ def main(figures: str, out: str) -> None:
         axes.plot([], [], "o", color=colour, label=f"{pictures} training pictures")
     axes.axhline(0, color="#8b93a1", linewidth=1)
     axes.set_xscale("log")
-    axes.set_xlim(0.05, 2)
+    axes.set_xlim(0.03, 2)
     axes.set_xticks([0.05, 0.1, 0.2, 0.5, 1, 2], labels=["0.05", "0.1", "0.2", "0.5", "1", "2"])
     axes.minorticks_off()
     axes.set_xlabel("hours on two cores, teachers and all trainings of the comparison included")
