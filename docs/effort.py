@@ -18,7 +18,8 @@ COLOURS = {7: "#0b8457", 154: "#3b82f6"}
 
 
 def main(figures: str, out: str) -> None:
-    """`figures`: [{"pictures", "hours", "student", "what", "gain", "spread"}], gains in dB of luma PSNR."""
+    """`figures`: [{"pictures", "hours", "student", "what", "gain", "spread"}], gains in dB of luma PSNR; no
+    spread (null) of one seed."""
     rows = json.loads(Path(figures).read_text())
     figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
     for row in rows:
