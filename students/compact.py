@@ -1,6 +1,6 @@
 """Compact (SRVGGNetCompact of Real-ESRGAN, Wang et al.; ICCV Workshops 2021): plain convolutions, nearest skip.
 
-Enlarging, the picture passes straight through the first channels of every layer at the start, as in the other students.
+Enlarging, the picture passes straight through the first channels of every layer at the start, as in FSRCNN and SPAN.
 PyTorch's start alone weakens it at each layer: after nine of them the last sees next to nothing, the network stays its
 skip for hundreds of steps, and at a high learning rate for good (docs/results.md).
 """

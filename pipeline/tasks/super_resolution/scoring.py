@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 SCORES_AT_RISK = 16
 """Pictures between two savings of the scores: what a kill can cost."""
+VISIBLE = 0.01
+"""dB that a table shows: a student that is still its skip is not worse than it."""
 HELD_OUT = "held-out tiles"
 """How tables call them where there are no test pictures."""
 Scores = dict[str, dict[str, Book]]
@@ -64,22 +66,14 @@ def held_out(results: Sequence[Result], prepared: Prepared, cache: Store, scale:
 def worse_than_none(results: Sequence[Result], key: str) -> list[str]:
     """A line for each student that is below enlargement without a network (at scale 1: the input) on every set."""
     base = next((r for r in results if r.role == "bicubic"), None)
+    floor = {n: sets[key] for n, sets in base.sets.items() if key in sets} if base else {}
     found = []
-    for result in results:
-        pairs = [
-            (sets[key], base.sets[name][key])
-            for name, sets in result.sets.items()
-            if base is not None and key in sets and key in base.sets.get(name, {})
-        ]
-        if (
-            result.role == "student"
-            and base is not None
-            and pairs
-            and all(own < its - 0.01 for own, its in pairs)
-        ):
+    for student in (r for r in results if r.role == "student"):
+        pairs = [(sets[key], floor[n]) for n, sets in student.sets.items() if n in floor and key in sets]
+        if base and pairs and all(own < its - VISIBLE for own, its in pairs):
             own, its = pairs[0]
             found.append(
-                f"{result.name}: {own:.2f} dB is below {base.name} ({its:.2f}): its training was too short "
+                f"{student.name}: {own:.2f} dB is below {base.name} ({its:.2f}): its training was too short "
                 "(train.steps) or collapsed; then a lower train.lr or a warm-up (train.warmup: 500) helps"
             )
     return found
