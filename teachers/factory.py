@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.cost import parameters
 from pipeline.data.files import there
 from pipeline.errors import InputError, reason
 from teachers.descriptor import Teacher, TeacherInfo
@@ -113,7 +112,7 @@ def make(place: str, options: Mapping[str, Any], *, scale: int, name: str) -> Te
         name=name,
         architecture=place.partition(":")[2],
         scale=scale,
-        parameters=parameters(network),
+        parameters=sum(p.numel() for p in network.parameters()),
         sha256=sha256(place, options),
         source=place,
         convolutional=False,

@@ -13,7 +13,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pipeline.cost import parameters
 from pipeline.errors import InputError, reason
 from teachers import onnx_graph, zoo
 from teachers.checkpoints import checkpoint_sha256, read_checkpoint
@@ -231,7 +230,7 @@ def _spandrel(state: dict[str, Tensor], architecture: str | None, where: str) ->
         SpandrelNetwork(descriptor),
         name,
         int(descriptor.scale),
-        parameters(descriptor.model),
+        sum(parameter.numel() for parameter in descriptor.model.parameters()),
         minimum_side=max(1, size.minimum),
         multiple_of=size.multiple_of,
         convolutional=name not in ATTENDING,
@@ -252,5 +251,6 @@ def _student(state: dict[str, Tensor], described: str, where: str) -> Found:
         ) from None
     network = students.build(name, scale, **options)
     _load_strictly(network, state, name, where)
+    parameters = sum(parameter.numel() for parameter in students.deployed(network).parameters())
     attends = name == "swinir_light" or name.removeprefix("spandrel:") in ATTENDING
-    return Found(network, name, scale, parameters(students.deployed(network)), convolutional=not attends)
+    return Found(network, name, scale, parameters, convolutional=not attends)
