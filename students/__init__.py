@@ -63,6 +63,12 @@ def build(name: str, scale: int, **options: Any) -> nn.Module:
     return network(name)(scale, **_checked(name, options))
 
 
+def start(name: str) -> int:
+    """Which start a student trains from, counted from 1: raised where its weights at step 0 became others, so that a
+    training from earlier ones is not taken for one of today's."""
+    return int(getattr(_NETWORKS.get(name), "START", 1))
+
+
 def deployed(model: nn.Module) -> nn.Module:
     """A copy for use and for counting cost: every block that trains as several linear branches is one convolution."""
     model = copy.deepcopy(model)

@@ -21,6 +21,9 @@ class Compact(nn.Module):
     features: channels. convs: 3x3 convolutions between the first and the last one, all at low resolution.
     """
 
+    START = 2
+    """The first one was PyTorch's."""
+
     def __init__(self, scale: int, *, features: Features = 64, convs: Positive = 16) -> None:
         super().__init__()
         self.scale = scale

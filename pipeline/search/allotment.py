@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -91,7 +91,7 @@ def makespan(durations: Iterable[float], abreast: int) -> float:
 
 
 def shape(candidates: int) -> list[Rung]:
-    """The rungs for so many candidates beside scratch, `steps` counted in those of the first."""
+    """The rungs for so many candidates beside those that go up every rung, `steps` counted in those of the first."""
     sizes = [candidates]
     while sizes[-1] > KEPT:
         sizes.append(-(-sizes[-1] // KEPT))
@@ -100,12 +100,13 @@ def shape(candidates: int) -> list[Rung]:
 
 
 def duration(
-    rungs: Sequence[Rung], steps: int, paces: Mapping[str, Pace], scratch: str, abreast: int
+    rungs: Sequence[Rung], steps: int, paces: Mapping[str, Pace], always: Collection[str], abreast: int
 ) -> float:
-    """Seconds of all rungs whose first has so many steps; the slowest candidates are taken to go up."""
+    """Seconds of all rungs whose first has so many steps; the slowest candidates are taken to go up beside those that
+    `always` do."""
     total = 0.0
-    own = [paces[scratch]] if scratch in paces else []
-    others = [p for name, p in paces.items() if name != scratch]
+    own = [p for name, p in paces.items() if name in always]
+    others = [p for name, p in paces.items() if name not in always]
     for rung in rungs:
         n = rung.steps * steps
         slowest = sorted(others, key=lambda p: p.seconds(n), reverse=True)[: rung.candidates]
@@ -114,17 +115,17 @@ def duration(
 
 
 def first_steps(
-    rungs: Sequence[Rung], seconds: float, paces: Mapping[str, Pace], scratch: str, abreast: int
+    rungs: Sequence[Rung], seconds: float, paces: Mapping[str, Pace], always: Collection[str], abreast: int
 ) -> int:
     """The most steps that the first rung may have for all rungs to fit; 0 where not even one fits."""
     low, high = 0, 1
-    while duration(rungs, high, paces, scratch, abreast) <= seconds:
+    while duration(rungs, high, paces, always, abreast) <= seconds:
         low, high = high, 2 * high
         if high > 10**9:
             break
     while high - low > 1:
         middle = (low + high) // 2
-        if duration(rungs, middle, paces, scratch, abreast) <= seconds:
+        if duration(rungs, middle, paces, always, abreast) <= seconds:
             low = middle
         else:
             high = middle
@@ -144,11 +145,11 @@ def final_steps(seconds: float, pace: Pace, evaluate_every: int) -> tuple[int, i
     return steps, min(max(evaluate_every, -(-steps // FINAL_LOOKS)), max(steps, 1))
 
 
-def needed(rungs: Sequence[Rung], paces: Mapping[str, Pace], scratch: str, abreast: int) -> float:
+def needed(rungs: Sequence[Rung], paces: Mapping[str, Pace], always: Collection[str], abreast: int) -> float:
     """Seconds for the shortest ladder that says something, with the last training."""
     last = rungs[-1].steps * LEAST_STEPS
     final = max(p.seconds(LONGER * last, FINAL_LOOKS) for p in paces.values()) / MARGIN
-    least = duration(rungs, LEAST_STEPS, paces, scratch, abreast)
+    least = duration(rungs, LEAST_STEPS, paces, always, abreast)
     return max(least / SHARE, final / (1 - SHARE), least + final)
 
 

@@ -3,7 +3,9 @@
 Successive halving in its plain form (Jamieson and Talwalkar, AISTATS 2016): all candidates train for a few steps, the
 best third goes up, for three times the steps. On each rung every training begins anew with its whole schedule: a short
 cosine run predicts a long one, the first part of a long one, whose rate is still high, does not; and a rung's figures
-are then of equal trainings. Scratch goes up every rung, so it is always known what it reaches in the same steps.
+are then of equal trainings. Scratch goes up every rung, so it is always known what it reaches in the same steps, and so
+does the recipe's own method, which stays unless another is ahead by more than chance: what teachers bring to many
+pictures comes later than the last rung ends.
 
 The ladder is a sweep whose trials are known beforehand: the same files, the same engines. The first rung is too short
 to tell who is better; it measures paces. From them all further lengths are decided once and written down, so a run
@@ -23,7 +25,7 @@ from pipeline.cache import records
 from pipeline.cache.fingerprint import fingerprint
 from pipeline.cache.store import Store
 from pipeline.errors import FacultyError, InputError
-from pipeline.search import allotment
+from pipeline.search import allotment, choice
 from pipeline.search.allotment import Pace
 from pipeline.search.halving import Halving
 from pipeline.search.ladder_state import Final, State, Step, read_state, too_short
@@ -31,7 +33,7 @@ from pipeline.search.space import Space, with_values
 from pipeline.search.sweep import REDUCTION, Plan, Sweep
 from pipeline.search.trial import Status, Trial
 
-VERSION = 1
+VERSION = 2
 SCRATCH = "scratch"
 Candidates = Mapping[str, Mapping[str, Any]]
 """{name: {path of the recipe: value}}"""
@@ -56,6 +58,8 @@ class Ladder(Sweep):
         self.candidates, self.seconds, self.first = candidates, seconds, first
         self.halving = Halving((), REDUCTION)  # trials end at their rung's end
         self.paces = paces
+        self.always = {SCRATCH, recipe.method.name}.intersection(candidates)
+        """Those that go up every rung."""
         self.failure: FacultyError | None = None
         """Why there is no going on."""
         self.state = records.load(store, "ladder.json", read_state) or State()
@@ -182,18 +186,20 @@ class Ladder(Sweep):
 
     # --- decisions
 
-    def standing(self, rung: Step) -> list[tuple[str, float]]:
-        """(candidate, mean over its seeds) of those that came through a rung, the best first, ties in their order."""
+    def figures(self, rung: Step) -> dict[str, list[float]]:
+        """{candidate: figures of its seeds} of those that came through a rung."""
         found: dict[str, list[Trial]] = {}
         for trial in self.on(rung):
             found.setdefault(self.place(trial.number)[1], []).append(trial)
-        means = {
-            name: statistics.fmean(t.accuracy for t in trials)
-            for name, trials in found.items()
-            if all(t.status == "finished" and t.curve for t in trials)
+        return {
+            name: [t.accuracy for t in found[name]]
+            for name in self.candidates
+            if name in found and all(t.status == "finished" and t.curve for t in found[name])
         }
-        order = list(self.candidates)
-        return sorted(means.items(), key=lambda pair: (-pair[1], order.index(pair[0])))
+
+    def standing(self, rung: Step) -> list[str]:
+        """Candidates that came through a rung, the best mean first, ties in their order."""
+        return choice.ordered(self.figures(rung))
 
     def pace(self, name: str) -> Pace | None:
         """A candidate's; where none of its trainings was timed, the slowest of the others'.
@@ -220,10 +226,9 @@ class Ladder(Sweep):
             said = f"no candidate came through {state.rungs[-1].steps} steps: {causes}"
             self.failure = FacultyError(f"{said}. The same command tries again.")
             return False
-        names = [name for name, _ in standing]
-        rungs = allotment.shape(len([n for n in names if n != SCRATCH]) or 1)
+        rungs = allotment.shape(len([n for n in standing if n not in self.always]))
         if len(state.rungs) == 1:
-            paces = {name: pace for name in names if (pace := self.pace(name)) is not None}
+            paces = {name: pace for name in standing if (pace := self.pace(name)) is not None}
             if not paces:  # trained by a ladder whose clock is gone: a step more tells
                 self.forget()
                 self.first += 1
@@ -233,14 +238,14 @@ class Ladder(Sweep):
         at = len(state.rungs) - 1
         if at >= len(state.lengths):
             return False
-        self._open(state.lengths[at], self._chosen(names, at))
+        self._open(state.lengths[at], self._chosen(standing, at))
         return True
 
     def _decide(self, rungs: Sequence[allotment.Rung], paces: Mapping[str, Pace]) -> bool:
         """Fix the lengths of all rungs; False where the budget is too small for them."""
         share = allotment.SHARE * self.left
-        first = allotment.first_steps(rungs, share, paces, SCRATCH, self.abreast)
-        needed = allotment.needed(rungs, paces, SCRATCH, self.abreast)
+        first = allotment.first_steps(rungs, share, paces, self.always, self.abreast)
+        needed = allotment.needed(rungs, paces, self.always, self.abreast)
         if first < allotment.LEAST_STEPS or needed > self.left:
             self.failure = self._too_short(needed)
             return False
@@ -249,16 +254,11 @@ class Ladder(Sweep):
 
     def _chosen(self, names: Sequence[str], at: int) -> list[list[Any]]:
         """What trains on rung `at` after the first, of the candidates that came through, best first."""
-        others = [name for name in names if name != SCRATCH]
+        others = [name for name in names if name not in self.always]
         size = len(others) if at == 0 else -(-len(others) // allotment.KEPT)
         seeds = allotment.SEEDS if at == len(self.state.lengths) - 1 else 1
-        kept = [name for name in names if name in others[:size] or name == SCRATCH]
-        if SCRATCH in self.candidates and SCRATCH not in kept and at:
-            kept += [SCRATCH] if self._came_through(SCRATCH) else []
+        kept = [name for name in names if name in others[:size] or name in self.always]
         return [[name, seed] for name in kept for seed in range(seeds)]
-
-    def _came_through(self, name: str) -> bool:
-        return all(t.status == "finished" for t in self.of(name))
 
     def _open(self, steps: int, trials: list[list[Any]]) -> None:
         self.state.rungs.append(Step(steps, trials))
@@ -266,11 +266,9 @@ class Ladder(Sweep):
         self.write()
 
     @property
-    def undecided(self) -> bool:
-        """Whether the last rung tells no one apart, as figures are printed: then the recipe's own method stays."""
-        values = [value for _, value in self.standing(self.decided_on())]
-        digits = self.plan.task.metric(self.plan.recipe).digits
-        return len(values) > 1 and max(values) - min(values) < 10.0**-digits
+    def resolution(self) -> float:
+        """The last digit that is printed of a figure."""
+        return float(10.0 ** -self.plan.task.metric(self.plan.recipe).digits)
 
     def decided_on(self) -> Step:
         """The last rung on which something came through."""
@@ -280,9 +278,7 @@ class Ladder(Sweep):
         """The last training: the best of the last rung, in the time that is left. Decided once."""
         if self.state.final is None:
             last = self.decided_on()
-            name, own = self.standing(last)[0][0], self.plan.recipe.method.name
-            if self.undecided and any(own == other for other, _ in self.standing(last)):
-                name = own
+            name = choice.choose(self.figures(last), self.plan.recipe.method.name, self.resolution)
             pace = self.pace(name)
             assert pace is not None
             every = self.plan.recipe.train.evaluate_every

@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.progress import lasting
 from pipeline.report.extra import Extra
 from pipeline.report.table import PLUS_MINUS, Metric, spread
+from pipeline.search import choice
 from pipeline.search.ladder import SCRATCH, Ladder
 from pipeline.search.ladder_state import Step
 from pipeline.search.trial import Trial
@@ -50,21 +51,32 @@ def sentences(ladder: Ladder) -> list[str]:
 
 
 def verdict(ladder: Ladder) -> str:
-    """What the chosen candidate brings over scratch at equal steps."""
+    """Why the chosen candidate is trained, and what it brings over scratch at equal steps."""
     last, name, metric = ladder.decided_on(), ladder.decide().candidate, _metric(ladder)
-    ours, theirs = _values(ladder, last, name), _values(ladder, last, SCRATCH)
-    where = f"after {last.steps:,} steps each"
-    if ladder.undecided:
+    figures, where = ladder.figures(last), f"after {last.steps:,} steps each"
+    unit = f" {metric.unit}" if metric.unit else ""
+    best = ladder.standing(last)[0]
+    if choice.undecided(figures, ladder.resolution):
         return (
             f"Nobody is ahead {where}, too few to tell: {name} is trained unchosen. More minutes would tell."
         )
+    said = ""
+    if best != name:
+        ahead = statistics.fmean(figures[best]) - statistics.fmean(figures[name])
+        chance = choice.doubt(figures, name)
+        said = (
+            f"{name}, the recipe's own, stays: {best} is ahead of it by {ahead:.{metric.digits}f}{unit} {where}, no "
+            f"more than chance may bring ({chance:.{metric.digits}f}). "
+        )
+        if SCRATCH in (best, name):
+            return said.strip()
     if name == SCRATCH:
         return f"No candidate was better than scratch {where}: scratch it is. More time may change that."
+    ours, theirs = figures[name], figures.get(SCRATCH, [])
     if not theirs:
-        return f"{name} was the best {where}; scratch did not come so far."
+        return said.strip() or f"{name} was the best {where}; scratch did not come so far."
     gain = statistics.fmean(ours) - statistics.fmean(theirs)
-    unit = f" {metric.unit}" if metric.unit else ""
-    said = f"{name} against scratch {where}: {gain:+.{metric.digits}f}{unit}"
+    said += f"{name} against scratch {where}: {gain:+.{metric.digits}f}{unit}"
     spreads = [s for s in (spread(ours), spread(theirs)) if s is not None]
     if not spreads:
         return f"{said} (one seed)."
@@ -160,7 +172,10 @@ def _fate(ladder: Ladder, name: str) -> str:
     if any(t.status == "failed" for t in ladder.of(name)):
         return "failed"
     if last == len(rungs) - 1:
-        return "stays the baseline" if name == SCRATCH else "not the best there"
+        if name == SCRATCH:
+            return "stays the baseline"
+        kept = name == ladder.standing(rungs[last])[0]
+        return "the best there, by no more than chance" if kept else "not the best there"
     return f"left after {rungs[last].steps:,} steps"
 
 
@@ -169,6 +184,6 @@ def line(ladder: Ladder) -> str:
     final = ladder.decide()
     count, rungs = len(ladder.candidates), len(ladder.state.rungs)
     return (
-        f"The best of {count} candidates on {rungs} rungs in {lasting(ladder.clock())}: {final.candidate}. "
+        f"Of {count} candidates on {rungs} rungs in {lasting(ladder.clock())}: {final.candidate}. "
         f"{verdict(ladder)}"
     )

@@ -24,6 +24,7 @@ from pipeline.tasks.super_resolution.scoring import Scoring
 from pipeline.tasks.super_resolution.scoring import models as compared
 from pipeline.tasks.super_resolution.teach import luma_error, psnr, read
 from pipeline.tasks.super_resolution.training import job_fingerprint
+from students.compact import Compact
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,22 @@ def test_a_training_is_named_after_what_shapes_its_weights() -> None:
         name(fusion={"kind": "aggregate", "train": {"patch": 8}, "dim": 48}, kind="aggregation"),
     }
     assert len(others - same) == 9
+
+
+def test_a_training_from_another_start_has_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of runs may hold students that began otherwise, by an earlier version."""
+
+    def name(student: str, kind: str = "student") -> str:
+        fusion = {"kind": "aggregate", "train": {"patch": 8}}
+        made = recipe(Path("."), student={"name": student}, method={"name": "pisr"}, fusion=fusion)
+        return job_fingerprint(made, kind, 0, {"lr": "m"})
+
+    now = {kind: name("compact", kind) for kind in ("student", "assistant", "teacher", "aggregation")}
+    others = [name("fsrcnn"), name("spandrel:PLKSR")]
+    monkeypatch.setattr(Compact, "START", 1)
+    differ = {kind for kind, print_ in now.items() if print_ != name("compact", kind)}
+    assert differ == {"student", "assistant", "teacher"}, "an aggregation network is none"
+    assert others == [name("fsrcnn"), name("spandrel:PLKSR")]
 
 
 def test_a_job_travels_by_value_and_is_done_once(trained: tuple[Road, tuple], tmp_path: Path) -> None:

@@ -44,12 +44,12 @@ def test_the_first_rung_is_as_long_as_fits_and_no_longer(abreast: int) -> None:
         "b": Pace(0, 0.03, 1),
         "c": Pace(1, 0.01, 0),
     }
-    rungs = shape(3)
+    always, rungs = ("scratch", "a"), shape(2)
     seconds = 100 / abreast  # below a thousand steps: none are rounded away
-    steps = first_steps(rungs, seconds, paces, "scratch", abreast)
-    assert 10 < steps < 1000 and duration(rungs, steps, paces, "scratch", abreast) <= seconds
-    assert duration(rungs, steps + 1, paces, "scratch", abreast) > seconds
-    assert first_steps(rungs, 0.1, paces, "scratch", abreast) == 0
+    steps = first_steps(rungs, seconds, paces, always, abreast)
+    assert 10 < steps < 1000 and duration(rungs, steps, paces, always, abreast) <= seconds
+    assert duration(rungs, steps + 1, paces, always, abreast) > seconds
+    assert first_steps(rungs, 0.1, paces, always, abreast) == 0
 
 
 def test_a_pace_is_taken_between_two_evaluations_of_one_process() -> None:

@@ -133,25 +133,61 @@ def test_recognition_climbs_too(tmp_path: Path, quick) -> None:
     assert len(done.json["rows"]) == 1 and "accuracy on held-out pictures" in done.out
 
 
-def test_where_nobody_is_ahead_the_recipes_own_method_stays(tmp_path: Path) -> None:
-    def ladder(*values: float) -> Ladder:
-        settings = recipe(tmp_path)
-        names = ("scratch", "kd", "mtkd")
-        stores = [Store.open(tmp_path / str(values) / name) for name in ("ladder", "paces")]
-        made = Ladder(
-            settings, *stores, {n: {"method": {"name": n}} for n in names}, 100.0, 4, time.monotonic()
-        )
-        made.state.rungs = [Step(9, [[name, 0] for name in names])]
-        for number, value in enumerate(values):
-            times = [[5, 1.0, 0.0], [9, 2.0, 0.0]]
-            made.trials[number] = Trial(number, {}, "finished", [[9, value]], times=times)
-        return made
+def finished(tmp_path: Path, steps: int = 9, **figures: list[float]) -> Ladder:
+    """A ladder of one rung whose trainings ended with these figures, one a seed; the recipe's own method is mtkd."""
+    folder = tmp_path / str(figures)
+    values = {name: {"method": {"name": name}} for name in figures}
+    stores = [Store.open(folder / name) for name in ("ladder", "paces")]
+    made = Ladder(recipe(tmp_path), *stores, values, 100.0, 4, time.monotonic())
+    made.state.rungs = [
+        Step(steps, [[name, seed] for name, own in figures.items() for seed in range(len(own))])
+    ]
+    for number, value in enumerate(value for own in figures.values() for value in own):
+        times = [[5, 1.0, 0.0], [steps, 2.0, 0.0]]
+        made.trials[number] = Trial(number, {}, "finished", [[steps, value]], times=times)
+    return made
 
-    close = ladder(30.0004, 30.0001, 30.0003)
-    assert close.undecided and close.decide().candidate == "mtkd" and "too few to tell" in verdict(close)
-    apart = ladder(30.004, 30.001, 30.003)
-    assert not apart.undecided and apart.decide().candidate == "scratch" and "scratch it is" in verdict(apart)
-    assert ladder(30.0, 31.0, 31.0).decide().candidate == "kd", "a tie goes to the one that stands first"
+
+def test_where_nobody_is_ahead_the_recipes_own_method_stays(tmp_path: Path) -> None:
+    close = finished(tmp_path, scratch=[30.0004], kd=[30.0001], mtkd=[30.0003])
+    assert close.decide().candidate == "mtkd" and "too few to tell" in verdict(close)
+    apart = finished(tmp_path, scratch=[30.004], kd=[30.001], mtkd=[30.003])
+    assert apart.decide().candidate == "scratch" and "scratch it is" in verdict(apart)
+    tied = finished(tmp_path, scratch=[30.0], kd=[31.0], mtkd=[31.0])
+    assert tied.decide().candidate == "mtkd"
+    assert finished(tmp_path, scratch=[30.0], rkd=[31.0], kd=[31.0]).decide().candidate == "rkd", (
+        "stands first"
+    )
+
+
+def test_the_recipes_own_method_stays_unless_another_is_ahead_by_more_than_chance(tmp_path: Path) -> None:
+    # Pairs that differ by 0.06 have a deviation of 0.0424: 2 * 1.4826 * 0.0424 = 0.126 dB may be chance.
+    seeds = {"scratch": [32.82, 32.76], "kd": [32.80, 32.74]}
+    behind = finished(tmp_path, **seeds, mtkd=[32.70, 32.70])
+    assert behind.decide().candidate == "mtkd"
+    said = "mtkd, the recipe's own, stays: scratch is ahead of it by 0.090 dB after 9 steps each, no more than chance"
+    assert verdict(behind) == f"{said} may bring (0.126)."
+    beaten = finished(tmp_path, **seeds, mtkd=[32.66, 32.66])
+    assert beaten.decide().candidate == "scratch" and "scratch it is" in verdict(beaten)
+    third = finished(tmp_path, scratch=[32.0, 32.06], kd=[32.80, 32.74], mtkd=[32.70, 32.70])
+    assert third.decide().candidate == "mtkd" and "kd is ahead of it by 0.070 dB" in verdict(third)
+    assert "mtkd against scratch after 9 steps each: +0.670 dB (beyond the spread" in verdict(third)
+    half = finished(tmp_path, **seeds, mtkd=[32.9, 8.0])
+    assert half.decide().candidate == "scratch", "one that fails by half its seeds is not kept for that"
+    wide = finished(tmp_path, **seeds, rkd=[32.9, 8.0], mtkd=[32.66, 32.66])
+    assert wide.decide().candidate == "scratch", "one that collapsed does not make room for another"
+
+
+def test_scratch_and_the_recipes_own_go_up_every_rung(
+    root: Path, tmp_path: Path, quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(3):  # what no rung keeps: they learn nothing
+        monkeypatch.setitem(CANDIDATES, f"slow{n}", {"train.lr": 1e-9 * (n + 1)})
+    file(root, tmp_path, train={"lr": 1e-12})
+    done = auto(tmp_path, "--candidates", "mtkd,kd,slow0,slow1,slow2", minutes=5)
+    assert done.code == 0, done.err
+    second, last = ({t["candidate"] for t in rung["trials"]} for rung in done.auto["rungs"][1:])
+    assert len(second) == 6 and len(last) == 4 and {"scratch", "mtkd"} < last
 
 
 # ---- budgets that are too small

@@ -26,7 +26,7 @@ from pipeline.steps.values import Columns
 from pipeline.tasks.super_resolution.gains import gains
 from pipeline.tasks.super_resolution.held_out import HeldOut
 from pipeline.tasks.super_resolution.privileged import decoder_of, load_privileged
-from students import build
+from students import build, start
 from students.expansion import expand
 
 VERSION = 1
@@ -148,6 +148,8 @@ def job_fingerprint(recipe: Recipe, role: str, seed: int, manifests: dict[str, s
         if method.get("checkpoint"):
             method["checkpoint"] = ""  # its content is among the inputs
         own = {"method": method, "student": dump["student"], "train": weighty(dump["train"])}
+    if role != "aggregation" and (begun := start(recipe.student.name)) > 1:
+        own["start"] = begun
     return fingerprint(
         {
             "version": VERSION,

@@ -1,0 +1,47 @@
+"""Who of a rung's trainings is worth the last one: arithmetic on figures of equal trainings."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+
+SURE = 2.0
+"""Standard errors by which another has to be ahead of the recipe's own method."""
+CONSISTENT = 1.4826
+"""Standard deviation of a normal distribution over the median of deviations between pairs of its values."""
+
+Values = Mapping[str, Sequence[float]]
+"""{candidate: figures of its seeds, higher is better}"""
+
+
+def ordered(values: Values) -> list[str]:
+    """The candidates, the best mean first, ties in their order."""
+    return sorted(values, key=lambda name: -statistics.fmean(values[name]))
+
+
+def doubt(values: Values, own: str) -> float:
+    """How far ahead of the recipe's own method chance alone may bring another; 0 where one seed each cannot tell.
+
+    The median of what seeds differ by, so that one candidate that collapsed widens nothing; not of `own`: a method that
+    fails by half its seeds is not kept for it.
+    """
+    deviations = [statistics.stdev(v) for name, v in values.items() if name != own and len(v) > 1]
+    if not deviations or len(values[own]) < 2:
+        return 0.0
+    return SURE * CONSISTENT * statistics.median(deviations) * math.sqrt(2 / len(values[own]))
+
+
+def choose(values: Values, own: str, resolution: float) -> str:
+    """The best, unless `own` is among them and no more behind than chance may bring, or than figures are printed."""
+    best = ordered(values)[0]
+    if own not in values:
+        return best
+    behind = statistics.fmean(values[best]) - statistics.fmean(values[own])
+    return own if behind <= doubt(values, own) or undecided(values, resolution) else best
+
+
+def undecided(values: Values, resolution: float) -> bool:
+    """Whether all figures are one as they are printed."""
+    means = [statistics.fmean(v) for v in values.values()]
+    return len(means) > 1 and max(means) - min(means) < resolution
