@@ -135,7 +135,7 @@ class Loop:
         if why := hindrance(device, self.settings.amp):
             self.say(why)
         self.opponent = Opponent(phase.adversary, device, world, capturable) if phase.adversary else None
-        self.optimiser = optimiser_of(self.parameters, self.settings, capturable)
+        self.optimiser = optimiser_of(phase.modules.values(), self.settings, capturable)
         self.look_every = min(self.settings.log_every, AHEAD if device.type == "cuda" else NEAR)
         """Steps after which at the latest it is looked whether all terms were finite; a GPU waits for a look."""
         self._graphed = None if self.ungraphed else Graphed(self)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -12,17 +12,24 @@ from torch import Tensor, nn
 from pipeline.methods.base import Adversary
 from pipeline.recipe.schedule import Weight, weight_at
 from pipeline.recipe.settings import Budget
+from pipeline.training.muon import Muon, hidden
 
 
 def optimiser_of(
-    parameters: list[nn.Parameter], settings: Budget, capturable: bool = False
+    modules: Collection[nn.Module], settings: Budget, capturable: bool = False
 ) -> torch.optim.Optimizer:
     """The optimiser of these settings; `capturable`: its step may be part of a CUDA graph."""
+    parameters = [p for m in modules for p in m.parameters() if p.requires_grad]
     decay = settings.weight_decay
     if settings.optimiser == "sgd":
         momentum = settings.betas[0]
         return torch.optim.SGD(
             parameters, settings.lr, momentum, weight_decay=decay, nesterov=momentum > 0, fused=True
+        )
+    if settings.optimiser == "muon":
+        matrices = [p for m in modules for p in hidden(m)]
+        return Muon(
+            parameters, matrices, settings.lr, settings.betas, weight_decay=decay, capturable=capturable
         )
     make = torch.optim.AdamW if settings.optimiser == "adamw" else torch.optim.Adam
     return make(

@@ -185,11 +185,11 @@ def test_map_gives_every_result_and_raises_what_was_raised(ray_local: None) -> N
 @pytest.mark.ray
 def test_a_node_without_the_package_is_named(ray_local: None, tmp_path: Path) -> None:
     task = call.options(runtime_env={"env_vars": {"PYTHONPATH": str(tmp_path)}})  # there this file is unknown
-    with pytest.raises(
-        FacultyError, match="a node of the cluster has no package test_engine.*faculty submit"
+    with (
+        pytest.raises(FacultyError, match="a node of the cluster has no package test_engine.*faculty submit"),
+        plain_errors(),
     ):
-        with plain_errors():
-            ray.get(task.remote(double, 1))
+        ray.get(task.remote(double, 1))
 
 
 @pytest.mark.ray

@@ -152,9 +152,8 @@ def test_children_hang_below_their_parent_and_names_may_repeat(folder):
 
 @pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])
 def test_the_way_a_run_ends_is_its_status(folder, error, status):
-    with pytest.raises(error):
-        with begin(folder) as tracker:
-            raise error
+    with pytest.raises(error), begin(folder) as tracker:
+        raise error
     assert client(tracker.uri).get_run(tracker.run_id).info.status == status
 
 

@@ -89,7 +89,7 @@ def expanded(settings: Train) -> Phase:
 
 @pytest.mark.parametrize("make", [two_terms, opposed, expanded])
 @pytest.mark.parametrize("resident", [False, True])
-@pytest.mark.parametrize("optimiser", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("optimiser", ["adam", "adamw", "sgd", "muon"])
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_the_captured_step_is_the_eager_one(
     tiles: tuple, optimiser: str, ema: float, resident: bool, make: Callable[[Train], Phase]
@@ -179,7 +179,15 @@ def on_gpu(tiles: tuple, folder: Path, made: Phase, hooks: object = None) -> Pha
 @pytest.mark.gpu
 @pytest.mark.parametrize("make", [two_terms, opposed, expanded])
 @pytest.mark.parametrize(
-    "update", [{}, {"amp": "bf16"}, {"amp": "fp16", "clip": 1.0}, {"optimiser": "sgd"}, {"log_every": 7}]
+    "update",
+    [
+        {},
+        {"amp": "bf16"},
+        {"amp": "fp16", "clip": 1.0},
+        {"optimiser": "sgd"},
+        {"optimiser": "muon"},
+        {"log_every": 7},
+    ],
 )
 def test_a_graph_trains_as_eager_steps_do(
     tiles: tuple,

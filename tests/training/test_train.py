@@ -116,13 +116,14 @@ def test_training_lowers_the_loss(cache: tuple, tmp_path: Path) -> None:
     assert [s for s, _ in seen][:3] == [3, 4, 6] and seen[-1][1] < 0.6 * seen[0][1]
 
 
-@pytest.mark.parametrize("factor", [1, 3])
+@pytest.mark.parametrize("factor, optimiser", [(1, "adam"), (3, "adam"), (1, "muon")])
 @pytest.mark.parametrize("at", [4, 8])
 def test_a_run_killed_and_resumed_has_the_bits_of_one_that_was_not(
-    cache: tuple, tmp_path: Path, at: int, factor: int
+    cache: tuple, tmp_path: Path, at: int, factor: int, optimiser: str
 ) -> None:
     def made() -> Phase:
-        return phase(modules={"student": expand(small(), factor)})
+        settings = SETTINGS.model_copy(update={"optimiser": optimiser})
+        return phase(settings, modules={"student": expand(small(), factor)})
 
     whole = run(cache, tmp_path / "whole", made())
     with pytest.raises(Killed):
