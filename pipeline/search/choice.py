@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 SURE = 2.0
 """Standard errors by which another has to be ahead of the recipe's own method."""
@@ -21,9 +21,9 @@ def ordered(values: Values) -> list[str]:
 
 
 def doubt(values: Values, own: str) -> float:
-    """How far ahead of the recipe's own method chance alone may bring another; 0 where one seed each cannot tell.
+    """How far ahead of the candidate `own` chance alone may bring another; 0 where one seed each cannot tell.
 
-    The median of what seeds differ by, so that one candidate that collapsed widens nothing; not of `own`: a method that
+    The median of what seeds differ by, so that one candidate that collapsed widens nothing; not of `own`: one that
     fails by half its seeds is not kept for it.
     """
     deviations = [statistics.stdev(v) for name, v in values.items() if name != own and len(v) > 1]
@@ -32,13 +32,18 @@ def doubt(values: Values, own: str) -> float:
     return SURE * CONSISTENT * statistics.median(deviations) * math.sqrt(2 / len(values[own]))
 
 
-def choose(values: Values, own: str, resolution: float) -> str:
-    """The best, unless `own` is among them and no more behind than chance may bring, or than figures are printed."""
-    best = ordered(values)[0]
-    if own not in values:
-        return best
-    behind = statistics.fmean(values[best]) - statistics.fmean(values[own])
-    return own if behind <= doubt(values, own) or undecided(values, resolution) else best
+def choose(values: Values, own: Collection[str], resolution: float) -> str:
+    """The best; but the best of `own`, where that is no more behind than chance may bring, or than figures are printed.
+
+    `own`: candidates with the recipe's own method.
+    """
+    order = ordered(values)
+    if not (mine := [name for name in order if name in own]):
+        return order[0]
+    if undecided(values, resolution):
+        return next(name for name in values if name in own)
+    behind = statistics.fmean(values[order[0]]) - statistics.fmean(values[mine[0]])
+    return mine[0] if behind <= doubt(values, mine[0]) else order[0]
 
 
 def undecided(values: Values, resolution: float) -> bool:

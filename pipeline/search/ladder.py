@@ -4,8 +4,8 @@ Successive halving in its plain form (Jamieson and Talwalkar, AISTATS 2016): all
 best third goes up, for three times the steps. On each rung every training begins anew with its whole schedule: a short
 cosine run predicts a long one, the first part of a long one, whose rate is still high, does not; and a rung's figures
 are then of equal trainings. Scratch goes up every rung, so it is always known what it reaches in the same steps, and so
-does the recipe's own method, which stays unless another is ahead by more than chance: what teachers bring to many
-pictures comes later than the last rung ends.
+does the best with the recipe's own method, which stays unless another is ahead by more than chance: what teachers bring
+to many pictures comes later than the last rung ends.
 
 The ladder is a sweep whose trials are known beforehand: the same files, the same engines. The first rung is too short
 to tell who is better; it measures paces. From them all further lengths are decided once and written down, so a run
@@ -58,8 +58,9 @@ class Ladder(Sweep):
         self.candidates, self.seconds, self.first = candidates, seconds, first
         self.halving = Halving((), REDUCTION)  # trials end at their rung's end
         self.paces = paces
-        self.always = {SCRATCH, recipe.method.name}.intersection(candidates)
-        """Those that go up every rung."""
+        self.own = [n for n, values in candidates.items() if not any(p.startswith("method") for p in values)]
+        """Those with the recipe's own method: the best of them goes up every rung, as scratch does."""
+        self.always = {SCRATCH, *self.own[:1]}.intersection(candidates)
         self.failure: FacultyError | None = None
         """Why there is no going on."""
         self.state = records.load(store, "ladder.json", read_state) or State()
@@ -254,10 +255,11 @@ class Ladder(Sweep):
 
     def _chosen(self, names: Sequence[str], at: int) -> list[list[Any]]:
         """What trains on rung `at` after the first, of the candidates that came through, best first."""
-        others = [name for name in names if name not in self.always]
+        always = {SCRATCH, *[name for name in names if name in self.own][:1]}
+        others = [name for name in names if name not in always]
         size = len(others) if at == 0 else -(-len(others) // allotment.KEPT)
         seeds = allotment.SEEDS if at == len(self.state.lengths) - 1 else 1
-        kept = [name for name in names if name in others[:size] or name in self.always]
+        kept = [name for name in names if name in others[:size] or name in always]
         return [[name, seed] for name in kept for seed in range(seeds)]
 
     def _open(self, steps: int, trials: list[list[Any]]) -> None:
@@ -278,7 +280,7 @@ class Ladder(Sweep):
         """The last training: the best of the last rung, in the time that is left. Decided once."""
         if self.state.final is None:
             last = self.decided_on()
-            name = choice.choose(self.figures(last), self.plan.recipe.method.name, self.resolution)
+            name = choice.choose(self.figures(last), self.own, self.resolution)
             pace = self.pace(name)
             assert pace is not None
             every = self.plan.recipe.train.evaluate_every

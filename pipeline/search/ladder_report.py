@@ -65,8 +65,8 @@ def verdict(ladder: Ladder) -> str:
         ahead = statistics.fmean(figures[best]) - statistics.fmean(figures[name])
         chance = choice.doubt(figures, name)
         said = (
-            f"{name}, the recipe's own, stays: {best} is ahead of it by {ahead:.{metric.digits}f}{unit} {where}, no "
-            f"more than chance may bring ({chance:.{metric.digits}f}). "
+            f"{name}, the recipe's own method, stays: {best} is ahead of it by {ahead:.{metric.digits}f}{unit} "
+            f"{where}, no more than chance may bring ({chance:.{metric.digits}f}). "
         )
         if SCRATCH in (best, name):
             return said.strip()

@@ -75,7 +75,7 @@ def test_every_rung_is_told_with_scratch_on_it(climbed) -> None:
     values: dict[str, list[float]] = {}
     for trial in last["trials"]:
         values.setdefault(trial["candidate"], []).append(trial["psnr_y"])
-    assert done.auto["chosen"] == choose(values, "mtkd", 0.001)
+    assert done.auto["chosen"] == choose(values, ["mtkd"], 0.001)
     assert done.auto["final"]["steps"] == 159, "95 % of 168 s"
     assert done.json["rows"][-1]["role"] == "student" and len(done.json["students"]) == 1
     assert "What was tried" in done.out and "9 steps each" in done.auto["verdict"]

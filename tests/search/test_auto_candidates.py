@@ -42,15 +42,19 @@ def test_upcycling_is_tried_where_the_recipe_has_its_views(root: Path) -> None:
         assert ("dukd" in found) is tried and set(CANDIDATES) <= set(found)
 
 
-def test_scratch_and_the_recipes_own_are_tried_at_a_higher_rate(root: Path) -> None:
+def test_scratch_and_the_recipes_own_are_tried_with_muon(root: Path) -> None:
     settings = recipe(root, train={"lr": 1e-3, "steps": 1000, "warmup": 7})
     found = candidates(settings)
-    own = with_values(settings, found[f"{settings.method.name}-fast"], "x")
-    alone = with_values(settings, found["scratch-fast"], "x")
+    own = with_values(settings, found[f"{settings.method.name}-muon"], "x")
+    alone = with_values(settings, found["scratch-muon"], "x")
     assert own.method == settings.method and alone.method.name == "scratch"
-    assert own.train == alone.train == settings.train.model_copy(update={"lr": 3e-3, "warmup": 50})
+    changes = {"lr": 3e-3, "warmup": 50, "optimiser": "muon"}
+    assert own.train == alone.train == settings.train.model_copy(update=changes)
     only = recipe(root, teachers=[], method={"name": "scratch"})
-    assert [name for name in candidates(only) if name.endswith("-fast")] == ["scratch-fast"]
+    assert [name for name in candidates(only) if name.endswith("-muon")] == ["scratch-muon"]
+    there = recipe(root, train={**changes, "steps": 1000})
+    names = candidates_of(there, lambda _: None)[0]
+    assert not any(name.endswith("-muon") for name in names), "it is what the recipe says"
 
 
 def test_who_is_named_is_tried_or_refused(root: Path) -> None:
@@ -105,7 +109,7 @@ def test_the_list_is_scratch_the_recipes_own_its_variants_and_the_tasks(
     file(root, tmp_path, compare={"variants": variants})
     done = auto(tmp_path, minutes=0.6)
     assert done.code == 2, "too little for all of them"
-    names = "scratch, mtkd, same, soft, kd, kd-handover, mtkd-low-fades, mtkd-low-handover, scratch-fast, mtkd-fast"
+    names = "scratch, mtkd, same, soft, kd, kd-handover, mtkd-low-fades, mtkd-low-handover, scratch-muon, mtkd-muon"
     assert f"10 candidates: {names}" in done.err, "the task's mtkd is the recipe's, its mtkd-low the variant"
 
 
@@ -113,7 +117,7 @@ def test_what_a_recipe_does_not_take_is_left_out_and_said(root: Path, tmp_path: 
     file(root, tmp_path, teachers=[], method={"name": "scratch"})
     done = auto(tmp_path)
     assert done.code == 0, done.err
-    assert list(done.auto["candidates"]) == ["scratch", "scratch-fast"]
+    assert list(done.auto["candidates"]) == ["scratch", "scratch-muon"]
     assert "needs at least one teacher" in done.auto["left_out"]["mtkd"]
     done = auto(tmp_path, "--candidates", "scratch")
     assert done.code == 0, done.err
@@ -136,7 +140,7 @@ def test_recognition_climbs_too(tmp_path: Path, quick) -> None:
 def finished(tmp_path: Path, steps: int = 9, **figures: list[float]) -> Ladder:
     """A ladder of one rung whose trainings ended with these figures, one a seed; the recipe's own method is mtkd."""
     folder = tmp_path / str(figures)
-    values = {name: {"method": {"name": name}} for name in figures}
+    values = {name: {} if name in ("mtkd", "other") else {"method": {"name": name}} for name in figures}
     stores = [Store.open(folder / name) for name in ("ladder", "paces")]
     made = Ladder(recipe(tmp_path), *stores, values, 100.0, 4, time.monotonic())
     made.state.rungs = [
@@ -165,13 +169,15 @@ def test_the_recipes_own_method_stays_unless_another_is_ahead_by_more_than_chanc
     seeds = {"scratch": [32.82, 32.76], "kd": [32.80, 32.74]}
     behind = finished(tmp_path, **seeds, mtkd=[32.70, 32.70])
     assert behind.decide().candidate == "mtkd"
-    said = "mtkd, the recipe's own, stays: scratch is ahead of it by 0.090 dB after 9 steps each, no more than chance"
-    assert verdict(behind) == f"{said} may bring (0.126)."
+    said = "mtkd, the recipe's own method, stays: scratch is ahead of it by 0.090 dB after 9 steps each"
+    assert verdict(behind) == f"{said}, no more than chance may bring (0.126)."
     beaten = finished(tmp_path, **seeds, mtkd=[32.66, 32.66])
     assert beaten.decide().candidate == "scratch" and "scratch it is" in verdict(beaten)
     third = finished(tmp_path, scratch=[32.0, 32.06], kd=[32.80, 32.74], mtkd=[32.70, 32.70])
     assert third.decide().candidate == "mtkd" and "kd is ahead of it by 0.070 dB" in verdict(third)
     assert "mtkd against scratch after 9 steps each: +0.670 dB (beyond the spread" in verdict(third)
+    muon = finished(tmp_path, **seeds, mtkd=[31.0, 31.0], other=[32.70, 32.70])
+    assert muon.decide().candidate == "other", "the best with the recipe's own method"
     half = finished(tmp_path, **seeds, mtkd=[32.9, 8.0])
     assert half.decide().candidate == "scratch", "one that fails by half its seeds is not kept for that"
     wide = finished(tmp_path, **seeds, rkd=[32.9, 8.0], mtkd=[32.66, 32.66])
