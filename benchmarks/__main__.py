@@ -21,6 +21,7 @@ SUBJECTS = (
     "sampler",
     "training",
     "halves",
+    "optimiser",
     "recognition",
     "teaching",
     "scaling",
