@@ -96,16 +96,17 @@ class Muon(torch.optim.Adam):
             return
         grads: list[Tensor] = [p.grad for p in parameters]  # type: ignore[misc]
         lr, moves = group["lr"], 1.0
-        if (
-            found := getattr(self, "found_inf", None)
-        ) is not None:  # a scaler of fp16 gradients leaves both to us
+        if (found := getattr(self, "found_inf", None)) is not None:
+            # A scaler of fp16 gradients leaves it to a fused optimiser to divide by its scale and to skip a step.
             scale = getattr(self, "grad_scale", None)
             grads = [torch.where(found > 0, 0.0, g if scale is None else g / scale) for g in grads]
             moves = 1 - found  # type: ignore[assignment]
         states = [self._state(p) for p in parameters]
         torch._foreach_add_([state["step"] for state in states], 1)
         momenta = [state["momentum"] for state in states]
-        torch._foreach_lerp_(momenta, grads, (1 - MOMENTUM) * moves)
+        off = torch._foreach_sub(grads, momenta)
+        torch._foreach_mul_(off, (1 - MOMENTUM) * moves)
+        torch._foreach_add_(momenta, off)
         ahead = torch._foreach_lerp(grads, momenta, MOMENTUM)
         if group["weight_decay"]:
             torch._foreach_mul_(list[Tensor](parameters), 1 - lr * moves * group["weight_decay"])
