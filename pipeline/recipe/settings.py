@@ -73,8 +73,8 @@ class Budget(Section):
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Decay of the exponential moving average that is evaluated and exported; 0 turns it off."""
     amp: Annotated[Literal["off", "bf16", "fp16"], Unquoted] = "off"
-    """Autocast; losses stay in fp32. On a CPU `bf16` holds where it has AMX or AVX512_BF16 (docs/scale.md says what it
-    brings), `fp16` never: said, then, and trained in fp32."""
+    """Autocast; losses stay in fp32, and with `bf16` the last tenth of the steps. On a CPU `bf16` holds where it has
+    AMX or AVX512_BF16 (docs/scale.md says what it brings), `fp16` never: said, then, and trained in fp32."""
     compile: bool = False
     """torch.compile on the trained networks."""
     log_every: Positive = 100

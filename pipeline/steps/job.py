@@ -20,6 +20,7 @@ from pipeline.recipe.settings import Budget, Section
 from pipeline.steps import seen
 from pipeline.steps.seen import Strip
 from pipeline.training import weights
+from pipeline.training.autocast import FINE
 from pipeline.training.loop import train
 from pipeline.training.surroundings import Batches, Curves, Hooks
 from pipeline.training.turns import TURN
@@ -260,7 +261,8 @@ def located(recipe: Any) -> dict[str, Any]:
 
 def weighty(settings: dict[str, Any]) -> dict[str, Any]:
     """Of a training's settings those that change its weights, not how often one looks."""
-    return {k: v for k, v in settings.items() if k not in OBSERVED_ONLY}
+    found = {k: v for k, v in settings.items() if k not in OBSERVED_ONLY}
+    return {**found, "fine": FINE} if found.get("amp") == "bf16" else found
 
 
 def weighty_method(settings: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ on another number of workers sees the same batches.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -21,12 +20,11 @@ from pipeline.cache.order import step_seed
 from pipeline.cache.store import Store
 from pipeline.errors import FacultyError
 from pipeline.methods.base import Phase
-from pipeline.recipe.settings import Budget
 from pipeline.training import checkpoint, cpu
-from pipeline.training.autocast import autocast, hindrance
+from pipeline.training.autocast import autocast, coarse_steps, hindrance
 from pipeline.training.graphed import Graphed, obstacle
 from pipeline.training.importance import weighted
-from pipeline.training.parts import Opponent, optimiser_of, plain, restore, shared, weighed
+from pipeline.training.parts import Opponent, learning_rate, optimiser_of, plain, restore, shared, weighed
 from pipeline.training.surroundings import Batch, Batches, Curves, Hooks
 from pipeline.training.turns import TURN
 
@@ -34,18 +32,6 @@ AHEAD = 100
 """Steps at most that are told to a GPU at once."""
 NEAR = 8
 """Steps at most after which a CPU looks whether its terms were finite: a look costs a hundredth of a small step."""
-
-
-def learning_rate(settings: Budget, step: int) -> float:
-    """Learning rate of `step` (0-based)."""
-    if step < settings.warmup:
-        return settings.lr * (step + 1) / settings.warmup
-    progress = (step - settings.warmup) / max(settings.steps - settings.warmup, 1)
-    if settings.schedule == "cosine":
-        return settings.min_lr + (settings.lr - settings.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
-    if settings.schedule == "multistep":
-        return settings.lr * settings.gamma ** sum(step >= m * settings.steps for m in settings.milestones)
-    return settings.lr
 
 
 def train(
@@ -134,6 +120,9 @@ class Loop:
             self.say(f"plain steps instead of a CUDA graph: {self.ungraphed}")
         if why := hindrance(device, self.settings.amp):
             self.say(why)
+        self.coarse = coarse_steps(device, self.settings.amp, self.settings.steps)
+        """Steps in half precision; what comes after them is in fp32."""
+        self.fine = self.coarse == 0
         self.opponent = Opponent(phase.adversary, device, world, capturable) if phase.adversary else None
         self.optimiser = optimiser_of(phase.modules.values(), self.settings, capturable)
         self.look_every = min(self.settings.log_every, AHEAD if device.type == "cuda" else NEAR)
@@ -147,6 +136,11 @@ class Loop:
 
     def step(self, step: int, batch: Batch, seed: int) -> None:
         """Step number `step`; what it draws at random is drawn from `seed`."""
+        if step >= self.coarse and not self.fine:
+            self.fine = True
+            self._graphed = (
+                Graphed(self) if self._graphed else None
+            )  # the one there is holds the other precision
         if self._graphed is not None:
             values = self._graphed.step(step, batch, seed)
         else:
@@ -160,6 +154,8 @@ class Loop:
         """How many steps there are from `step` on until it is looked at what they gave."""
         s = self.settings
         ends = [s.steps - step, *(n - step % n for n in (s.log_every, s.evaluate_every))]
+        if step < self.coarse:
+            ends.append(self.coarse - step)
         return max(1, min(*ends, self.look_every - len(self.pending)))
 
     def eager(self, step: int, tensors: dict[str, Tensor]) -> Tensor:
@@ -219,7 +215,7 @@ class Loop:
 
     def _autocast(self) -> Any:
         # A graph casts the weights anew in every step; what was kept of another step would be stale.
-        return autocast(self.device, self.settings.amp, cache=bool(self.ungraphed))
+        return autocast(self.device, "off" if self.fine else self.settings.amp, cache=bool(self.ungraphed))
 
     @torch.no_grad()
     def _average(self, step: int) -> None:

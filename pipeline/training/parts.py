@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -13,6 +14,18 @@ from pipeline.methods.base import Adversary
 from pipeline.recipe.schedule import Weight, weight_at
 from pipeline.recipe.settings import Budget
 from pipeline.training.muon import Muon, hidden
+
+
+def learning_rate(settings: Budget, step: int) -> float:
+    """Learning rate of `step` (0-based)."""
+    if step < settings.warmup:
+        return settings.lr * (step + 1) / settings.warmup
+    progress = (step - settings.warmup) / max(settings.steps - settings.warmup, 1)
+    if settings.schedule == "cosine":
+        return settings.min_lr + (settings.lr - settings.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+    if settings.schedule == "multistep":
+        return settings.lr * settings.gamma ** sum(step >= m * settings.steps for m in settings.milestones)
+    return settings.lr
 
 
 def optimiser_of(
