@@ -60,7 +60,6 @@ class Ladder(Sweep):
         self.paces = paces
         self.own = [n for n, values in candidates.items() if not any(p.startswith("method") for p in values)]
         """Those with the recipe's own method: the best of them goes up every rung, as scratch does."""
-        self.always = {SCRATCH, *self.own[:1]}.intersection(candidates)
         self.failure: FacultyError | None = None
         """Why there is no going on."""
         self.state = records.load(store, "ladder.json", read_state) or State()
@@ -227,14 +226,13 @@ class Ladder(Sweep):
             said = f"no candidate came through {state.rungs[-1].steps} steps: {causes}"
             self.failure = FacultyError(f"{said}. The same command tries again.")
             return False
-        rungs = allotment.shape(len([n for n in standing if n not in self.always]))
         if len(state.rungs) == 1:
             paces = {name: pace for name in standing if (pace := self.pace(name)) is not None}
             if not paces:  # trained by a ladder whose clock is gone: a step more tells
                 self.forget()
                 self.first += 1
                 return self._climb()
-            if not self._decide(rungs, paces):
+            if not self._decide(paces):
                 return False
         at = len(state.rungs) - 1
         if at >= len(state.lengths):
@@ -242,20 +240,27 @@ class Ladder(Sweep):
         self._open(state.lengths[at], self._chosen(standing, at))
         return True
 
-    def _decide(self, rungs: Sequence[allotment.Rung], paces: Mapping[str, Pace]) -> bool:
-        """Fix the lengths of all rungs; False where the budget is too small for them."""
+    def _decide(self, paces: Mapping[str, Pace]) -> bool:
+        """Fix the lengths of all rungs, by the paces of those that stand, best first; False where the budget is too
+        small for them."""
+        always = self._always(list(paces))
+        rungs = allotment.shape(len(paces.keys() - always))
         share = allotment.SHARE * self.left
-        first = allotment.first_steps(rungs, share, paces, self.always, self.abreast)
-        needed = allotment.needed(rungs, paces, self.always, self.abreast)
+        first = allotment.first_steps(rungs, share, paces, always, self.abreast)
+        needed = allotment.needed(rungs, paces, always, self.abreast)
         if first < allotment.LEAST_STEPS or needed > self.left:
             self.failure = self._too_short(needed)
             return False
         self.state.lengths = [rung.steps * first for rung in rungs]
         return True
 
+    def _always(self, names: Sequence[str]) -> set[str]:
+        """Those of the candidates that came through, best first, which go up whatever they reached."""
+        return {name for name in names if name == SCRATCH} | set([n for n in names if n in self.own][:1])
+
     def _chosen(self, names: Sequence[str], at: int) -> list[list[Any]]:
         """What trains on rung `at` after the first, of the candidates that came through, best first."""
-        always = {SCRATCH, *[name for name in names if name in self.own][:1]}
+        always = self._always(names)
         others = [name for name in names if name not in always]
         size = len(others) if at == 0 else -(-len(others) // allotment.KEPT)
         seeds = allotment.SEEDS if at == len(self.state.lengths) - 1 else 1

@@ -96,15 +96,12 @@ def test_what_is_no_matrix_moves_by_adam() -> None:
 @pytest.mark.parametrize(
     "name, options, count",
     [
-        (
-            "compact",
-            {"features": 8, "convs": 3},
-            3,
-        ),  # neither what reads the picture nor what makes the next one
+        ("compact", {"features": 8, "convs": 3}, 3),
         ("fsrcnn", {"d": 16, "s": 8, "m": 2, "head": "pixelshuffle"}, 4),  # shrink, two maps, expand
     ],
 )
 def test_layers_between_features_are_matrices(name: str, options: dict, count: int) -> None:
+    """Neither what reads the picture nor what makes the next one."""
     student = build(name, 2, **options)
     found = hidden(student)
     assert len(found) == count
