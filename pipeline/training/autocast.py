@@ -12,8 +12,8 @@ from teachers.precision import has_bf16
 Amp = Literal["off", "bf16", "fp16"]
 FINE = 0.1
 """Share of the steps, the last ones, that a training in bf16 does in fp32. A network learns the rounding of its weights
-too, which nobody who runs it in fp32 has: FSRCNN, which carries the whole picture through its layers, gave pictures one
-grey level too dark, and lost 0.4 dB by that (docs/results.md). fp16 rounds eight times finer."""
+too, which nobody who runs it in fp32 has: FSRCNN, which carries the whole picture through its layers, gave pictures a
+grey level too dark, and lost 0.12 dB by that (docs/results.md). fp16 rounds eight times finer."""
 
 
 def hindrance(device: torch.device, amp: Amp) -> str:

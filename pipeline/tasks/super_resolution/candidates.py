@@ -31,7 +31,7 @@ UPCYCLED: dict[str, dict[str, Any]] = {
 }
 """Tried too where the recipe has upcycled views: for one candidate alone all teachers would have to answer them."""
 MUON: dict[str, Any] = {"train.optimiser": "muon", "train.lr": 3e-3}
-"""Of those called `-muon`: with it small students learn in a fraction of the steps (docs/results.md)."""
+"""Of those called `-muon`: with it many students learn in a third of the steps (docs/results.md)."""
 WARMUP = 0.05
 """Of the recipe's steps, those in which that rate is reached."""
 
