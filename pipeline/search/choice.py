@@ -1,4 +1,4 @@
-"""Who of a rung's trainings is worth the last one: arithmetic on figures of equal trainings."""
+"""Who of a rung's candidates goes up, and is worth the last training: arithmetic on figures of equal trainings."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ Values = Mapping[str, Sequence[float]]
 def ordered(values: Values) -> list[str]:
     """The candidates, the best mean first, ties in their order."""
     return sorted(values, key=lambda name: -statistics.fmean(values[name]))
+
+
+def always(order: Sequence[str], scratch: str, own: Collection[str]) -> set[str]:
+    """Of candidates in `order`, best first, those that go up whatever they reached: scratch and the best of `own`."""
+    return {name for name in order if name == scratch} | set([name for name in order if name in own][:1])
 
 
 def doubt(values: Values, own: str) -> float:

@@ -243,7 +243,7 @@ class Ladder(Sweep):
     def _decide(self, paces: Mapping[str, Pace]) -> bool:
         """Fix the lengths of all rungs, by the paces of those that stand, best first; False where the budget is too
         small for them."""
-        always = self._always(list(paces))
+        always = choice.always(list(paces), SCRATCH, self.own)
         rungs = allotment.shape(len(paces.keys() - always))
         share = allotment.SHARE * self.left
         first = allotment.first_steps(rungs, share, paces, always, self.abreast)
@@ -254,13 +254,9 @@ class Ladder(Sweep):
         self.state.lengths = [rung.steps * first for rung in rungs]
         return True
 
-    def _always(self, names: Sequence[str]) -> set[str]:
-        """Those of the candidates that came through, best first, which go up whatever they reached."""
-        return {name for name in names if name == SCRATCH} | set([n for n in names if n in self.own][:1])
-
     def _chosen(self, names: Sequence[str], at: int) -> list[list[Any]]:
         """What trains on rung `at` after the first, of the candidates that came through, best first."""
-        always = self._always(names)
+        always = choice.always(names, SCRATCH, self.own)
         others = [name for name in names if name not in always]
         size = len(others) if at == 0 else -(-len(others) // allotment.KEPT)
         seeds = allotment.SEEDS if at == len(self.state.lengths) - 1 else 1
