@@ -201,6 +201,8 @@ class _Plain(_Live):
         self._since: tuple[float, float] | None = None
         """(time, done) from which the pace is taken: what came before, perhaps in another run, tells none."""
         self._before = 0.0, 0.0
+        self._arrived = 0.0
+        """When what is done was last more than before: it may be told again and again meanwhile."""
         self._said = time.monotonic()
         self._judged = ""
         self._ended = False
@@ -227,7 +229,10 @@ class _Plain(_Live):
         self._moved(done, note)
 
     def _moved(self, done: float, note: str) -> None:
-        self._done, now = done, time.monotonic()
+        now = time.monotonic()
+        if done != self._done or self._since is None:
+            self._arrived = now
+        self._done = done
         if self._since is None and not done:
             return
         if self._since is None:
@@ -242,7 +247,8 @@ class _Plain(_Live):
             return  # the last one is told at the end
         # What came in the moment since a line is no pace: then it is that since the line before.
         begun, at = self._since if now - then >= self._every else self._before
-        rate = (done - at) / (now - begun) if now - begun > 0.5 else 0.0
+        taken = self._arrived - begun
+        rate = (done - at) / taken if taken > 0.5 else 0.0
         words = [f"{done:g}/{self._total:g} {self._unit}".rstrip()]
         if rate > 0:
             words += [
@@ -252,7 +258,7 @@ class _Plain(_Live):
         self._say(", ".join([*words, *([self.note] if self.note else [])]))
         self._said = now
         if done != before and now - then >= self._every:
-            self._before, self._since = self._since, (now, done)
+            self._before, self._since = self._since, (self._arrived, done)
 
 
 def lasting(seconds: float) -> str:

@@ -73,6 +73,17 @@ def test_the_pace_is_not_that_of_a_moment(log: tuple[Terminal, io.StringIO, Cloc
     assert paces == ["6.25", "11.9", "12.7"]
 
 
+def test_the_pace_is_by_when_news_came_not_by_when_it_is_told(log: tuple[Terminal, io.StringIO, Clock]) -> None:
+    terminal, sink, clock = log
+    with terminal.line("kd", 10_000, "steps") as line:
+        line.to(100, "loss 0.1")
+        for second in range(1, 601):  # a hundred steps every eight seconds, told again every second
+            clock.now += 1
+            line.to(100 + 100 * (second // 8), "loss 0.1")
+    paces = [float(found) for found in re.findall(r"([\d.]+) steps/s", sink.getvalue())]
+    assert len(paces) > 30 and set(paces) == {12.5}
+
+
 def test_every_evaluation_is_told_at_once(log: tuple[Terminal, io.StringIO, Clock]) -> None:
     terminal, sink, clock = log
     with terminal.line("kd", 4000, "steps") as line:
