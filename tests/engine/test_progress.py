@@ -73,7 +73,9 @@ def test_the_pace_is_not_that_of_a_moment(log: tuple[Terminal, io.StringIO, Cloc
     assert paces == ["6.25", "11.9", "12.7"]
 
 
-def test_the_pace_is_by_when_news_came_not_by_when_it_is_told(log: tuple[Terminal, io.StringIO, Clock]) -> None:
+def test_the_pace_is_by_when_news_came_not_by_when_it_is_told(
+    log: tuple[Terminal, io.StringIO, Clock],
+) -> None:
     terminal, sink, clock = log
     with terminal.line("kd", 10_000, "steps") as line:
         line.to(100, "loss 0.1")
