@@ -42,7 +42,7 @@ def main(figures: str, out: str) -> None:
     axes.set_xlim(0.03, 2)
     axes.set_xticks([0.05, 0.1, 0.2, 0.5, 1, 2], labels=["0.05", "0.1", "0.2", "0.5", "1", "2"])
     axes.minorticks_off()
-    axes.set_xlabel("hours on two cores, teachers and all trainings of the comparison included")
+    axes.set_xlabel("hours on two cores, teachers included")
     axes.set_ylabel("dB over the student alone")
     axes.grid(color="#e3e6eb")
     axes.legend(loc="upper right", frameon=False)
