@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import ray
 from ray_kit import processes
 from road_kit import Road, flip, hashes, picture, recipe, snapshot, teacher
 
@@ -50,6 +51,14 @@ def test_what_a_teacher_leaves_free_another_gets(
 ) -> None:
     _, facts, tasks = shards
     monkeypatch.setattr(teaching, "WORTH_S", 0.0)
+    grow = teaching.Pool.grow
+
+    def grown_up(pool: teaching.Pool) -> None:
+        """Both begin together: a process that is slow to start must not come when the other is done with everything."""
+        grow(pool)
+        ray.wait(list(pool.starting), num_returns=len(pool.starting))
+
+    monkeypatch.setattr(teaching.Pool, "grow", grown_up)
     caplog.set_level("INFO", logger="pipeline.engine.teach")
     seen: list[tuple[str, str]] = []
     beside = replace(tasks[0], folder="outputs/beside")
