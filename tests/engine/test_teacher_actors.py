@@ -62,6 +62,7 @@ def test_what_a_teacher_leaves_free_another_gets(
     caplog.set_level("INFO", logger="pipeline.engine.teach")
     seen: list[tuple[str, str]] = []
     beside = replace(tasks[0], folder="outputs/beside")
+    tasks = [replace(t, folder=f"outputs/long{n}") for n in range(3) for t in tasks]
     RayEngine().teach(
         {"short": (facts, [beside]), "long": (facts, tasks)},
         recipe(tmp_path, teach={"actors": actors}).teach,
