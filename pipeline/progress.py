@@ -202,7 +202,7 @@ class _Plain(_Live):
         """(time, done) from which the pace is taken: what came before, perhaps in another run, tells none."""
         self._before = 0.0, 0.0
         self._arrived = 0.0
-        """When what is done was last more than before: it may be told again and again meanwhile."""
+        """When what is done last changed: it is told again and again meanwhile."""
         self._said = time.monotonic()
         self._judged = ""
         self._ended = False
@@ -246,7 +246,8 @@ class _Plain(_Live):
         if not self._every or done >= self._total or not (judged or now - max(then, self._said) >= pause):
             return  # the last one is told at the end
         # What came in the moment since a line is no pace: then it is that since the line before.
-        begun, at = self._since if now - then >= self._every else self._before
+        lately = self._arrived - then < self._every
+        begun, at = self._before if lately and done != before else self._since
         taken = self._arrived - begun
         rate = (done - at) / taken if taken > 0.5 else 0.0
         words = [f"{done:g}/{self._total:g} {self._unit}".rstrip()]
@@ -258,7 +259,7 @@ class _Plain(_Live):
         self._say(", ".join([*words, *([self.note] if self.note else [])]))
         self._said = now
         if done != before and now - then >= self._every:
-            self._before, self._since = self._since, (self._arrived, done)
+            self._before, self._since = (self._before if lately else self._since), (self._arrived, done)
 
 
 def lasting(seconds: float) -> str:

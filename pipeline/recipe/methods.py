@@ -87,8 +87,8 @@ class MTKD(Assisted):
     the whole batch."""
     low: Annotated[float, Field(ge=0)] | Ramp | Piecewise = 1.0
     """Ours: weight of the loss' low band, on top of `distill`. Published it is 1; at 0.33 all coefficients count alike,
-    from which small students learn faster by Adam, no faster by Muon. With a schedule that falls to 0 the run's end is
-    about details alone."""
+    from which FSRCNN learns faster (docs/results.md). With a schedule that falls to 0 the run's end is about details
+    alone."""
     dual_tree: bool = False
     """Ours: the shift-invariant dual-tree complex transform instead of `wavelet`."""
     handover: tuple[Fraction, Fraction] | None = None

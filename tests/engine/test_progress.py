@@ -86,6 +86,20 @@ def test_the_pace_is_by_when_news_came_not_by_when_it_is_told(
     assert len(paces) > 30 and set(paces) == {12.5}
 
 
+def test_a_moment_stays_one_where_nothing_comes_after_it(log: tuple[Terminal, io.StringIO, Clock]) -> None:
+    terminal, sink, clock = log
+    with terminal.line("kd", 2000, "steps") as line:
+        line.to(800, "loss 0.1")
+        clock.now += 16
+        line.to(900, "loss 0.1")
+        clock.now += 0.8
+        for _ in range(16):  # told again, and nothing new
+            line.to(1000, "loss 0.1")
+            clock.now += 1
+    paces = re.findall(r"([\d.]+) steps/s", sink.getvalue())
+    assert paces == ["6.25", "11.9"]
+
+
 def test_every_evaluation_is_told_at_once(log: tuple[Terminal, io.StringIO, Clock]) -> None:
     terminal, sink, clock = log
     with terminal.line("kd", 4000, "steps") as line:
